@@ -1,0 +1,36 @@
+# drivesim: everything a fresh clone needs. Each target does its own set-up.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-stamp
+WORKERS ?= 2
+DEMO := runs/demo
+# Small tensors on few cores: more threads per process only wait for each other.
+export OMP_NUM_THREADS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench
+
+help:  ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+setup: $(STAMP)  ## create .venv with the tested versions
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v < (3, 13) else f"drivesim needs Python 3.10, 3.11 or 3.12; this is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+test: $(STAMP)  ## run all tests (under 12 minutes on two cores)
+	$(BIN)/python -m pytest -n $(WORKERS) tests
+
+check: $(STAMP)  ## ruff, mypy and the tests that guard the layout
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_layout.py tests/test_imports.py
+
+bench: $(STAMP)  ## measure speeds
+	$(BIN)/python -m pytest -q -s tests/benchmarks

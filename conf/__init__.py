@@ -1,0 +1,1 @@
+"""drivesim's shipped configs; installed as drivesim.conf."""

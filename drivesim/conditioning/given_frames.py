@@ -1,0 +1,34 @@
+"""Given frames as context channels: c_S = (m * z, m), the paper's prediction conditioning (§3.2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def context_of(latents_BTCHW: Tensor, given_BT: Tensor) -> Tensor:
+    """Context channels of clips in which some frames are given.
+
+    Args:
+        latents_BTCHW: latents of all frames; those that are not given are not looked at.
+        given_BT: bool, True = the frame is given.
+
+    Returns:
+        (B, T, C + 1, H, W): the given latents, zero elsewhere, and the mask.
+    """
+    mask = given_BT[:, :, None, None, None].to(latents_BTCHW.dtype)
+    shape = (*latents_BTCHW.shape[:2], 1, *latents_BTCHW.shape[3:])
+    # where, not a product: frames that are not given may hold anything, also NaN
+    given = torch.where(mask > 0, latents_BTCHW, torch.zeros_like(latents_BTCHW))
+    return torch.cat([given, mask.expand(shape)], dim=2)
+
+
+def no_context(latents_BTCHW: Tensor) -> Tensor:
+    """Context channels with no frame given (S = 0): the unconditional branch of context guidance."""
+    b, t = latents_BTCHW.shape[:2]
+    return context_of(latents_BTCHW, torch.zeros(b, t, dtype=torch.bool, device=latents_BTCHW.device))
+
+
+def first_frames_given(num_given_B: Tensor, num_frames: int) -> Tensor:
+    """(B, T) bool: the first `num_given_B[b]` of T frames are given."""
+    return torch.arange(num_frames, device=num_given_B.device)[None] < num_given_B[:, None]

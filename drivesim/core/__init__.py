@@ -1,0 +1,1 @@
+"""Facts of the world that every part shares: clips, boxes, cameras, scenes, seeds, files, video."""

@@ -1,0 +1,69 @@
+"""A run folder explains itself: resolved config, versions, commit, command line, model fingerprint."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from drivesim.core.files import atomic_path, write_json
+
+CONFIG_FILE = "config.yaml"
+ORIGIN_FILE = "made_by.json"
+_RECORDED = ("drivesim", "torch", "diffusers", "lightning", "numpy", "opencv-python-headless", "av", "ray")
+
+
+def record_run(folder: Path, config: Mapping[str, Any], *, fingerprint: str | None = None) -> None:
+    """Writes what made a run folder: `config.yaml` and `made_by.json`; the latest run of a folder counts.
+
+    Args:
+        folder: the run's folder; made when it is not there.
+        config: the resolved config, plain values.
+        fingerprint: of the model's weights; None = the command uses no model.
+    """
+    with atomic_path(folder / CONFIG_FILE) as temporary:
+        temporary.write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
+    origin = {
+        "command": shlex.join(["drivesim", *sys.argv[1:]]),
+        "versions": versions(),
+        "commit": commit(),
+        "model_fingerprint": fingerprint,
+    }
+    write_json(folder / ORIGIN_FILE, origin)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result may depend on."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in _RECORDED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def commit() -> str | None:
+    """Commit of the checkout that this code runs from, "+changes" when edited; None = no checkout."""
+    source = Path(__file__).resolve().parents[2]
+    if not (source / ".git").exists():
+        return None
+    try:
+        head = _git(source, "rev-parse", "HEAD")
+        edited = _git(source, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return None  # git is not installed, or the repository has no commit yet
+    return head + ("+changes" if edited else "")
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+

@@ -1,0 +1,327 @@
+"""Video files through PyAV: probe, read by timestamps, write H.264 that browsers play, join without re-encoding.
+
+Times are seconds since the file's first shown frame, whatever offset the container starts at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from drivesim.core.files import atomic_path
+
+_DEFAULT_CRF = 18  # x264: visually lossless for most eyes
+_BT601 = 6  # AVCOL_SPC_SMPTE170M
+_LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG
+_KEY_FRAME_EVERY_S = 4.0  # how far a browser has to decode after a jump
+
+
+@dataclass(kw_only=True, slots=True)
+class VideoInfo:
+    """What a video file says of itself, found without decoding a picture."""
+
+    fps: float  # average over the whole file
+    num_frames: int  # frames whose data is there
+    header_frames: int | None  # announced by the header: more than num_frames = truncated; None = unknown
+    duration_s: float  # last frame's own duration included
+    size_hw: tuple[int, int]  # as stored, before any rotation
+    timestamps_s: NDArray[np.float64]  # (num_frames,) increasing, the first about 0
+    codec: str  # FFmpeg's name, "h264"
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container and its first video stream; FFmpeg's errors become ValueErrors that name the file."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ValueError(f"{path}: no video stream in it")
+            stream = container.streams.video[0]
+            if stream.time_base is None:
+                raise ValueError(f"{path}: no timestamps in it")
+            yield container, stream
+    except av.error.FFmpegError as error:
+        raise ValueError(f"{path}: cannot be read as video: {error.strerror}") from error
+
+
+def _time_s(pts: int, stream: VideoStream) -> float:
+    assert stream.time_base is not None
+    return float((pts - (stream.start_time or 0)) * stream.time_base)
+
+
+def probe(path: str | Path) -> VideoInfo:
+    """Reads all packets of a file, decodes none.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no video, or holds no frame.
+    """
+    with _opened(path) as (container, stream):
+        ticks = []
+        for packet in container.demux(stream):
+            pts = packet.dts if packet.pts is None else packet.pts
+            if packet.size and pts is not None and not packet.is_discard:
+                ticks.append(pts)
+        if not ticks:
+            raise ValueError(f"{path}: no frame in it")
+        timestamps_s = np.array([_time_s(pts, stream) for pts in sorted(ticks)])
+        stated_fps = float(stream.average_rate or stream.guessed_rate or 0)
+        span_s = float(timestamps_s[-1] - timestamps_s[0])
+        fps = (len(timestamps_s) - 1) / span_s if span_s > 0 else stated_fps
+        return VideoInfo(
+            fps=fps,
+            num_frames=len(timestamps_s),
+            header_frames=stream.frames or None,
+            duration_s=span_s + (1.0 / fps if fps else 0.0),
+            size_hw=(stream.codec_context.height, stream.codec_context.width),
+            timestamps_s=timestamps_s,
+            codec=stream.codec_context.name,
+        )
+
+
+def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[tuple[float, VideoFrame]]:
+    for frame in container.decode(stream):
+        pts = frame.dts if frame.pts is None else frame.pts
+        if pts is not None:
+            yield _time_s(pts, stream), frame
+
+
+def _to_rgb(frame: VideoFrame) -> NDArray[np.uint8]:
+    """The picture as shown: uint8 RGB (H, W, 3), with the container's rotation applied."""
+    picture: NDArray[Any] = frame.to_ndarray(format="rgb24")
+    if frame.rotation:
+        picture = np.rot90(picture, k=round(frame.rotation / 90))
+    return np.ascontiguousarray(picture, dtype=np.uint8)
+
+
+def iter_frames(path: str | Path) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+    """All frames in the order shown: (time in seconds, uint8 RGB (H, W, 3)); one in memory at a time.
+
+    Raises:
+        FileNotFoundError, ValueError: as `probe`, and ValueError where the data is damaged.
+    """
+    with _opened(path) as (container, stream):
+        for time_s, frame in _decoded(container, stream):
+            yield time_s, _to_rgb(frame)
+
+
+def read_at(path: str | Path, times_s: NDArray[np.float64], tolerance_s: float | None = None) -> NDArray[np.uint8]:
+    """The frame shown at each of the given times.
+
+    That is the last frame that starts at or before the time, or at most `tolerance_s` after it. A
+    time before the first frame gets the first.
+
+    Args:
+        path: Video file.
+        times_s: (T,) seconds since the first frame, in any order.
+        tolerance_s: Absorbs rounded timestamps; None = half a frame's average duration. Pass a small
+            one to get exact frames of a file whose rate varies.
+
+    Returns:
+        uint8 RGB (T, H, W, 3).
+
+    Raises:
+        FileNotFoundError, ValueError: as `probe`; ValueError also for a time more than half a
+            frame's duration after the last frame's end.
+    """
+    times_s = np.asarray(times_s, dtype=np.float64)
+    if times_s.ndim != 1 or len(times_s) == 0:
+        raise ValueError(f"times_s has shape {times_s.shape}, expected (T,) with T >= 1")
+    with _opened(path) as (container, stream):
+        half_s = 0.5 / float(stream.average_rate or stream.guessed_rate or 25)
+        early_s = half_s if tolerance_s is None else tolerance_s
+        order = np.argsort(times_s, kind="stable")
+        _seek_before(container, stream, float(times_s[order[0]]) - 2 * half_s)
+        found: dict[int, NDArray[np.uint8]] = {}
+        waiting = [int(index) for index in order[::-1]]  # the earliest is last
+        shown: tuple[float, VideoFrame] | None = None
+        for time_s, frame in _decoded(container, stream):
+            if shown is not None:
+                _serve(waiting, times_s, shown[1], time_s - early_s, found)
+            shown = (time_s, frame)
+            if not waiting:
+                break
+        if shown is None:
+            raise ValueError(f"{path}: no frame can be decoded")
+        _serve(waiting, times_s, shown[1], shown[0] + 3 * half_s, found)
+    if waiting:
+        raise ValueError(f"{path}: no frame at {times_s[waiting[0]]:.3f} s; the last one starts at {shown[0]:.3f} s")
+    return np.stack([found[index] for index in range(len(times_s))])
+
+
+def _seek_before(container: InputContainer, stream: VideoStream, time_s: float) -> None:
+    """Moves to a key frame at or before a time; at the file's beginning there is nothing to do."""
+    if time_s <= 0:
+        return
+    assert stream.time_base is not None
+    pts = int(time_s / stream.time_base) + (stream.start_time or 0)
+    container.seek(pts, stream=stream, backward=True)
+
+
+def _serve(
+    waiting: list[int],
+    times_s: NDArray[np.float64],
+    frame: VideoFrame,
+    before_s: float,
+    found: dict[int, NDArray[np.uint8]],
+) -> None:
+    """Gives `frame` to all waiting times before `before_s` and takes them off the list."""
+    if not waiting or times_s[waiting[-1]] >= before_s:
+        return
+    picture = _to_rgb(frame)
+    while waiting and times_s[waiting[-1]] < before_s:
+        found[waiting.pop()] = picture
+
+
+def read_all(path: str | Path) -> tuple[NDArray[np.uint8], float]:
+    """All frames, uint8 RGB (T, H, W, 3), and the average frames per second; for short files."""
+    times_s, frames = [], []
+    for time_s, frame in iter_frames(path):
+        times_s.append(time_s)
+        frames.append(frame)
+    if not frames:
+        raise ValueError(f"{path}: no frame can be decoded")
+    if len(frames) == 1:
+        return np.stack(frames), probe(path).fps
+    return np.stack(frames), (len(frames) - 1) / (times_s[-1] - times_s[0])
+
+
+class VideoWriter:
+    """Streams RGB frames into an MP4 that plays in browsers: H.264, yuv420p, index in front.
+
+    The file has its name only once it is whole: inside `with` it is written under a temporary name,
+    and an error removes it. One encoder thread and no B-frames: the same frames give the same
+    bytes, and files of one size and rate can be joined (`join_videos`).
+    """
+
+    def __init__(self, path: str | Path, fps: float, crf: int = _DEFAULT_CRF) -> None:
+        """Opens nothing yet.
+
+        Args:
+            path: Where the MP4 goes; must end in .mp4.
+            fps: Frames per second.
+            crf: x264's constant quality, 0 (lossless) to 51.
+        """
+        self.path = Path(path)
+        if self.path.suffix != ".mp4":
+            raise ValueError(f"{path}: videos are written as .mp4")
+        if not fps > 0:
+            raise ValueError(f"{fps} frames per second; must be above 0")
+        self.rate = Fraction(fps).limit_denominator(1001)
+        self.crf = crf
+        self.num_frames = 0
+        self._stack = ExitStack()
+        self._stream: VideoStream | None = None
+
+    def __enter__(self) -> VideoWriter:
+        with ExitStack() as stack:  # closes what is open if the next line fails
+            temporary = stack.enter_context(atomic_path(self.path))
+            self._container = stack.enter_context(av.open(str(temporary), mode="w", options={"movflags": "+faststart"}))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._stack.__exit__(kind, error, trace)
+            return
+        with self._stack:
+            if self._stream is None:
+                raise ValueError(f"{self.path}: a video without a frame")
+            self._container.mux(self._stream.encode(None))
+
+    def write(self, frame_HWC: NDArray[np.uint8]) -> None:
+        """Adds one uint8 RGB frame (H, W, 3); all have the first one's even height and width."""
+        if self._stream is None:
+            self._stream = self._add_stream(frame_HWC)
+        expected = (self._stream.height, self._stream.width, 3)
+        if frame_HWC.dtype != np.uint8 or frame_HWC.shape != expected:
+            raise ValueError(f"{self.path}: frame is {frame_HWC.dtype} {frame_HWC.shape}, expected uint8 {expected}")
+        frame = VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")
+        frame.pts = self.num_frames
+        frame.time_base = 1 / self.rate
+        self._container.mux(self._stream.encode(frame))
+        self.num_frames += 1
+
+    def _add_stream(self, frame_HWC: NDArray[np.uint8]) -> VideoStream:
+        height, width = frame_HWC.shape[:2]
+        if height % 2 or width % 2:
+            raise ValueError(f"{self.path}: {width} x {height} pixels; yuv420p needs an even width and height")
+        stream = self._container.add_stream("libx264", rate=self.rate)
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream.time_base = 1 / self.rate
+        # Untagged, browsers guess the matrix by the picture's height; what is written here is BT.601.
+        stream.codec_context.colorspace = _BT601
+        stream.codec_context.color_range = _LIMITED_RANGE
+        stream.codec_context.thread_count = 1
+        stream.options = {
+            "crf": str(self.crf),
+            "preset": "medium",
+            "bf": "0",
+            "g": str(max(1, round(_KEY_FRAME_EVERY_S * self.rate))),
+        }
+        return stream
+
+
+def join_videos(parts: Sequence[str | Path], path: str | Path) -> int:
+    """Joins files of one `VideoWriter` kind into one MP4 by copying their packets; nothing is encoded again.
+
+    Returns:
+        The number of frames.
+
+    Raises:
+        ValueError: no parts, or parts of different size, rate or codec settings.
+    """
+    if not parts:
+        raise ValueError(f"{path}: no parts to join")
+    num_frames = 0
+    target: VideoStream | None = None
+    with atomic_path(path) as temporary, av.open(str(temporary), "w", options={"movflags": "+faststart"}) as out:
+        for source, packet in _packets(parts):
+            if target is None:
+                target = out.add_stream_from_template(source)
+                target.time_base = source.time_base
+            _stamp(packet, num_frames, source)
+            packet.stream = target
+            out.mux(packet)
+            num_frames += 1
+    return num_frames
+
+
+def _packets(parts: Sequence[str | Path]) -> Iterator[tuple[VideoStream, Packet[VideoStream]]]:
+    """All packets of files of one kind. A generator, so that a writer's error is not blamed on the file read."""
+    first_settings: tuple[object, ...] | None = None
+    for part in parts:
+        with _opened(part) as (container, stream):
+            settings = (stream.codec_context.extradata, stream.average_rate, stream.time_base)
+            first_settings = first_settings or settings
+            if settings != first_settings:
+                raise ValueError(f"{part}: differs from {parts[0]} in size, rate or codec settings")
+            for packet in container.demux(stream):
+                if packet.size:  # the last one is an empty flush packet
+                    yield stream, packet
+
+
+def _stamp(packet: Packet[VideoStream], frame_index: int, source: VideoStream) -> None:
+    """Gives a packet the time of the joined file's frame `frame_index`."""
+    assert source.average_rate is not None and source.time_base is not None
+    ticks = 1 / (source.average_rate * source.time_base)  # a frame's duration
+    packet.pts = packet.dts = round(frame_index * ticks)
+    packet.duration = round((frame_index + 1) * ticks) - round(frame_index * ticks)

@@ -1,0 +1,168 @@
+"""Training items as a pure function of (seed, item number), and batches of them.
+
+Axes: B batch, T frames, C channels, H height, W width, N boxes, 4 = left, top, right, bottom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.utils.data import Dataset
+
+from drivesim.core.seeds import numpy_generator
+from drivesim.data.conditions import UNKNOWN, Conditions
+from drivesim.data.frames import FrameCache
+from drivesim.data.latents import LatentCache
+
+Item = dict[str, Tensor]
+Batch = dict[str, Tensor]
+
+
+class _Windows:
+    """All places in a cache where a clip of `num_frames` at `fps` fits without a missing frame."""
+
+    def __init__(self, conditions: dict[str, Conditions], cache_fps: float, num_frames: int, fps: float | None) -> None:
+        self.stride = _stride(cache_fps, cache_fps if fps is None else fps)
+        self.num_frames = num_frames
+        self.drives = list(conditions)
+        self.starts = [_starts(conditions[drive].valid_T, num_frames, self.stride) for drive in self.drives]
+        self.ends = np.cumsum([len(starts) for starts in self.starts])
+        if self.ends[-1] == 0:
+            raise ValueError(f"no drive holds {num_frames} frames at {cache_fps / self.stride:g} fps without a gap")
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def choose(self, rng: np.random.Generator) -> tuple[str, NDArray[np.int64]]:
+        """A drive and frame numbers (num_frames,); every window is as likely as any other."""
+        number = int(rng.integers(len(self)))
+        place = int(np.searchsorted(self.ends, number, side="right"))
+        start = self.starts[place][number - self.ends[place]]  # counted from the end: negative
+        return self.drives[place], start + self.stride * np.arange(self.num_frames)
+
+
+def _stride(cache_fps: float, fps: float) -> int:
+    stride = round(cache_fps / fps)
+    if stride < 1 or abs(cache_fps / fps - stride) > 1e-6:
+        choices = ", ".join(f"{cache_fps / k:g}" for k in (1, 2, 3, 4, 5))
+        raise ValueError(f"{fps:g} fps wanted of a cache at {cache_fps:g}; valid are {choices}, ...")
+    return stride
+
+
+def _starts(valid_T: NDArray[np.bool_], num_frames: int, stride: int) -> NDArray[np.int64]:
+    last = len(valid_T) - (num_frames - 1) * stride
+    starts = np.arange(max(0, last))
+    frames = starts[:, None] + stride * np.arange(num_frames)
+    return starts[valid_T[frames].all(axis=1)] if len(starts) else starts
+
+
+class FrameDataset(Dataset[Item]):
+    """Random pictures, or short clips of them, for the autoencoder.
+
+    Item i holds `frames_TCHW` float32 in [-1, 1] and the conditions; it depends on (seed, i) alone,
+    for any i >= 0.
+    """
+
+    def __init__(
+        self, cache: FrameCache, *, seed: int, num_frames: int = 1, fps: float | None = None, flip: bool = True
+    ) -> None:
+        """Finds the windows.
+
+        Args:
+            cache: The frames.
+            seed: Of the choice of windows.
+            num_frames: Frames an item.
+            fps: Their rate, a whole fraction of the cache's; None = the cache's.
+            flip: Mirror half of the items left to right.
+
+        Raises:
+            ValueError: a rate that the cache does not hold, or no window long enough.
+        """
+        self.cache, self.seed, self.flip = cache, seed, flip
+        self.windows = _Windows(cache.conditions, cache.fps, num_frames, fps)
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def where(self, index: int) -> tuple[str, NDArray[np.int64], bool]:
+        """Drive, frame numbers, and whether item `index` is mirrored."""
+        rng = numpy_generator(self.seed, "frames", index)
+        drive, frames = self.windows.choose(rng)
+        return drive, frames, self.flip and bool(rng.integers(2))
+
+    def __getitem__(self, index: int) -> Item:
+        drive, frames, is_flipped = self.where(index)
+        pictures_TCHW = torch.from_numpy(self.cache.read(drive, frames)).permute(0, 3, 1, 2)
+        item = _condition_item(self.cache.conditions[drive], frames)
+        if is_flipped:
+            pictures_TCHW = pictures_TCHW.flip(-1)
+            item["boxes_TN4"] = _mirrored(item["boxes_TN4"], item["classes_TN"])
+        return {"frames_TCHW": pictures_TCHW.float() / 127.5 - 1.0, **item}
+
+
+class LatentClipDataset(Dataset[Item]):
+    """Random clips of latents: `latents_TCHW` float32 and the conditions.
+
+    Item i depends on (seed, i) alone, for any i >= 0.
+    """
+
+    def __init__(self, cache: LatentCache, *, seed: int, num_frames: int, fps: float | None = None) -> None:
+        """Finds the windows; arguments and errors as `FrameDataset`."""
+        self.cache, self.seed = cache, seed
+        self.windows = _Windows(cache.conditions, cache.fps, num_frames, fps)
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def where(self, index: int) -> tuple[str, NDArray[np.int64]]:
+        """Drive and frame numbers of item `index`."""
+        return self.windows.choose(numpy_generator(self.seed, "clip", index))
+
+    def __getitem__(self, index: int) -> Item:
+        drive, frames = self.where(index)
+        return {"latents_TCHW": self.cache.read(drive, frames), **_condition_item(self.cache.conditions[drive], frames)}
+
+
+def _condition_item(conditions: Conditions, frames: NDArray[np.int64]) -> Item:
+    boxes_TN4, classes_TN = conditions.at(frames)
+    return {
+        "boxes_TN4": torch.from_numpy(boxes_TN4),
+        "classes_TN": torch.from_numpy(classes_TN),
+        "num_cars_T": torch.from_numpy(conditions.num_cars_T[frames]),
+        "is_night": torch.tensor(conditions.is_night),
+        "has_boxes": torch.tensor(conditions.has_boxes),
+    }
+
+
+def _mirrored(boxes_TN4: Tensor, classes_TN: Tensor) -> Tensor:
+    left, top, right, bottom = boxes_TN4.unbind(-1)
+    mirrored = torch.stack([1 - right, top, 1 - left, bottom], dim=-1)
+    return torch.where((classes_TN == UNKNOWN)[..., None], boxes_TN4, mirrored)  # padding stays zero
+
+
+def collate(items: Sequence[Item]) -> Batch:
+    """One batch of items.
+
+    Returns:
+        `latents_BTCHW` float32, or `frames_BTCHW` float32 in [-1, 1]; `boxes_BTN4` float32 shares of
+        the picture; `classes_BTN` int64, -1 = padding; `num_cars_BT` int64, -1 = unknown;
+        `is_night_B` int64, 0 day, 1 night, -1 unknown; `has_boxes_B` bool, False = not known. N is
+        the largest count in the batch and 0 where no item has a box.
+    """
+    most = max(item["classes_TN"].shape[1] for item in items)
+    pictures = "latents" if "latents_TCHW" in items[0] else "frames"
+    boxes = [pad(item["boxes_TN4"], (0, 0, 0, most - item["boxes_TN4"].shape[1])) for item in items]
+    classes = [pad(item["classes_TN"], (0, most - item["classes_TN"].shape[1]), value=UNKNOWN) for item in items]
+    return {
+        f"{pictures}_BTCHW": torch.stack([item[f"{pictures}_TCHW"] for item in items]),
+        "boxes_BTN4": torch.stack(boxes),
+        "classes_BTN": torch.stack(classes),
+        "num_cars_BT": torch.stack([item["num_cars_T"] for item in items]),
+        "is_night_B": torch.stack([item["is_night"] for item in items]),
+        "has_boxes_B": torch.stack([item["has_boxes"] for item in items]),
+    }

@@ -1,0 +1,96 @@
+"""What a source of real driving offers: drives in splits, clips at a wanted rate and size, and its problems."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drivesim.core.clip import Clip
+
+SPLITS = ("train", "val", "test")
+
+
+class ProblemKind(str, Enum):
+    """What can be wrong with a data set; the value is what the report prints."""
+
+    UNREADABLE = "unreadable file"
+    TRUNCATED = "truncated file"
+    MISSING_IMAGE = "missing image"
+    MISSING_POSE = "missing pose"
+    TOO_SHORT = "too few frames"
+    VARYING_RATE = "varying frame rate"
+    WRONG_RATE = "wrong frame rate"
+    GAP = "gap in time"
+    BROKEN_BOX = "broken box"
+    BOX_OUTSIDE = "box outside the picture"
+    SAME_CLIP = "same clip in two splits"
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Problem:
+    """One thing that is wrong with one drive or file."""
+
+    where: str  # drive or file name
+    kind: ProblemKind
+    detail: str  # numbers, times, the cause
+
+
+@dataclass(kw_only=True, slots=True)
+class Drive:
+    """One recording without cuts. Splits are made of whole drives."""
+
+    name: str  # unique in its source
+    split: str  # one of SPLITS
+    duration_s: float  # the last frame's own duration included
+    fps: float  # native rate: one over the median time between frames
+    num_frames: int  # native frames
+    size_hw: tuple[int, int]  # native picture, pixels
+    is_night: bool | None = None  # None = unknown
+
+
+class ClipSource(Protocol):
+    """Where clips come from. Times are seconds since the drive's first frame."""
+
+    @property
+    def name(self) -> str:
+        """Short name of the data set."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when what the source serves changes; keys the caches."""
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether clips come with boxes."""
+
+    def drives(self, split: str) -> list[Drive]:
+        """The drives of a split that can be read, by name."""
+
+    def timestamps_s(self, drive: str) -> NDArray[np.float64]:
+        """(num_frames,) times of a drive's native frames; the first is 0."""
+
+    def read(self, drive: str, *, start_s: float, num_frames: int, fps: float, size_hw: tuple[int, int]) -> Clip:
+        """A clip at a wanted rate: of each wanted time the nearest native frame, cropped to shape, then resized.
+
+        Raises:
+            ValueError: unknown drive, a rate above the native one, a time without a frame, or a
+                damaged picture.
+        """
+
+    def problems(self) -> list[Problem]:
+        """What is wrong with the drives, whether served or not."""
+
+
+def check_split(split: str) -> str:
+    """The split, if it is one.
+
+    Raises:
+        ValueError: it is not; names the valid ones.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
+    return split

@@ -1,0 +1,1 @@
+"""The diffusion objective, guidance and the sampling loop."""

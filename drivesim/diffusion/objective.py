@@ -1,0 +1,42 @@
+"""The training objective of variance-preserving diffusion (§1: x_t = a_t x + s_t e)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+
+def add_noise(x: Tensor, noise: Tensor, timestep_B: Tensor, schedule: DDIMScheduler) -> tuple[Tensor, Tensor]:
+    """Noisy samples and what the network has to predict.
+
+    Args:
+        x: clean samples (B, ...).
+        noise: standard normal noise like `x`.
+        timestep_B: int64 diffusion step of each sample.
+        schedule: its alphas and its prediction type are read.
+
+    Returns:
+        x_t = a x + s e, and the target: e, or v = a e - s x (Salimans & Ho 2022).
+    """
+    alpha_bar = schedule.alphas_cumprod.to(x.device)[timestep_B].view(-1, *([1] * (x.ndim - 1)))
+    a, s = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    noisy = a * x + s * noise
+    if schedule.config.prediction_type == "epsilon":
+        return noisy, noise
+    if schedule.config.prediction_type == "v_prediction":
+        return noisy, a * noise - s * x
+    raise ValueError(f"prediction type {schedule.config.prediction_type!r}; valid: epsilon, v_prediction")
+
+
+def diffusion_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error over everything."""
+    return F.mse_loss(prediction.float(), target.float())
+
+
+def draw_timesteps(batch: int, schedule: DDIMScheduler, generator: torch.Generator) -> Tensor:
+    """Steps (B,) int64, one in each of B equal parts of the schedule: uniform, with less variance a batch."""
+    shares = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
+    shares = shares[torch.randperm(batch, generator=generator)]
+    return (shares * schedule.config.num_train_timesteps).long()

@@ -1,0 +1,72 @@
+"""The sampling loop, and guidance as objects that turn one denoiser into another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from drivesim.diffusion.schedule import SamplingConfig, make_sampler
+
+# (noisy samples (B, ...), timestep (B,)) -> prediction (B, ...)
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+
+
+class Guidance:
+    """f' = f(without) + scale * (f(with) - f(without)).
+
+    Classifier-free guidance leaves out labels, boxes or text; context guidance leaves out the given
+    frames (§3.2). Both are this formula; what is left out is the caller's.
+    """
+
+    def __init__(self, with_condition: Denoiser, without_condition: Denoiser, scale: float):
+        self.with_condition = with_condition
+        self.without_condition = without_condition
+        self.scale = scale
+
+    def __call__(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        """The guided prediction; one network call instead of two when the scale is 1."""
+        conditional = self.with_condition(sample, timestep)
+        if self.scale == 1.0:
+            return conditional
+        unconditional = self.without_condition(sample, timestep)
+        return unconditional + self.scale * (conditional - unconditional)
+
+
+@torch.no_grad()
+def sample(
+    denoise: Denoiser,
+    shape: tuple[int, ...],
+    schedule: DDIMScheduler,
+    config: SamplingConfig,
+    generators: Sequence[torch.Generator],
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Samples from noise.
+
+    Args:
+        denoise: the (guided) network.
+        shape: of one sample.
+        schedule: the model's noise schedule.
+        config: sampler, steps, eta.
+        generators: one for each sample, so that a sample does not depend on its batch.
+        device: where the network is.
+        dtype: of the samples.
+
+    Returns:
+        Clean samples (B, *shape).
+    """
+    # Noise comes from CPU generators: the same key gives the same noise on every device.
+    x = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device, dtype)
+    sampler = make_sampler(schedule, config)
+    extra = {"eta": config.eta, "generator": list(generators)} if config.eta else {}
+    x = x * sampler.init_noise_sigma
+    for timestep in sampler.timesteps:
+        model_input = sampler.scale_model_input(x, timestep)
+        prediction = denoise(model_input, timestep.to(device).expand(len(x)))
+        x = sampler.step(prediction, timestep, x, **extra).prev_sample
+    return x

@@ -1,0 +1,161 @@
+"""A small network of our own that sees what moves and what is there; scores by it need no download.
+
+Legend: B clips, T frames, C channels, H x W pixels, D features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+INPUT_HW = (64, 128)
+
+# How a clip can be played; telling these apart is what makes the features see motion.
+PLAYBACKS = ("forward", "reversed", "shuffled", "frozen", "jittered", "blurred")
+
+
+@dataclass(kw_only=True, slots=True)
+class ClipNetworkConfig:
+    """Sizes of a `ClipNetwork`."""
+
+    channels: tuple[int, int, int, int] = (16, 32, 64, 96)  # after 2, 4, 8 and 16 times smaller pictures
+    clip_features: int = 128  # D of a clip's vector
+    frame_features: int = 96  # D of a frame's vector
+    grid_hw: tuple[int, int] = (4, 8)  # cells of the map of where cars are
+
+
+@dataclass(kw_only=True, slots=True)
+class ClipPredictions:
+    """What the heads say; training alone looks at them."""
+
+    playback: Tensor  # (B, len(PLAYBACKS)) logits
+    ego: Tensor  # (B, T, 2) way forward and yaw (left positive) since the frame before, scaled
+    num_cars: Tensor  # (B, T) log(1 + cars)
+    nearest: Tensor  # (B, T) 10 m / distance of the nearest car, 0 = none
+    night: Tensor  # (B, T) logit
+    occupancy: Tensor  # (B, T, grid height, grid width) logit of a car's box covering the cell's centre
+
+
+class ClipNetwork(nn.Module):
+    """A 2-D trunk for each frame and, from its 4 times smaller maps, a 3-D branch for motion.
+
+    Any number of frames from 2 on, at any rate. Brightness and contrast are taken out by group norm.
+    """
+
+    def __init__(self, config: ClipNetworkConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or ClipNetworkConfig()
+        self.playbacks = PLAYBACKS
+        self.input_hw = INPUT_HW
+        self.grid_hw = config.grid_hw
+        c2, c4, c8, c16 = config.channels
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, c2, 5, stride=2, padding=2),
+            nn.GroupNorm(4, c2),
+            nn.SiLU(),
+            nn.Conv2d(c2, c4, 3, stride=2, padding=1),
+            nn.GroupNorm(8, c4),
+            nn.SiLU(),
+        )
+        self.frame_branch = nn.Sequential(
+            nn.Conv2d(c4, c8, 3, stride=2, padding=1),
+            nn.GroupNorm(8, c8),
+            nn.SiLU(),
+            nn.Conv2d(c8, c16, 3, stride=2, padding=1),
+            nn.GroupNorm(8, c16),
+            nn.SiLU(),
+            nn.Conv2d(c16, c16, 3, padding=1),
+            nn.SiLU(),
+        )
+        self.motion_branch = nn.Sequential(
+            nn.Conv3d(c4, c8, 3, stride=(1, 2, 2), padding=1),
+            nn.GroupNorm(8, c8),
+            nn.SiLU(),
+            nn.Conv3d(c8, c8, 3, padding=1),
+            nn.GroupNorm(8, c8),
+            nn.SiLU(),
+            nn.Conv3d(c8, c16, 3, stride=(1, 2, 2), padding=1),
+            nn.GroupNorm(8, c16),
+            nn.SiLU(),
+        )
+        self.frame_vector = nn.Linear(2 * c16, config.frame_features)
+        self.clip_vector = nn.Sequential(nn.Linear(4 * c16, config.clip_features), nn.SiLU())
+        self.playback_head = nn.Linear(config.clip_features, len(PLAYBACKS))
+        self.ego_head = nn.Sequential(nn.Linear(2 * c16, 64), nn.SiLU(), nn.Linear(64, 2))
+        self.clip_ego_head = nn.Linear(config.clip_features, 2)
+        self.scene_head = nn.Linear(config.frame_features, 3)
+        self.occupancy_head = nn.Conv2d(c16, 1, 1)
+
+    def forward(self, frames_BTCHW: Tensor) -> ClipPredictions:
+        """All heads' answers for float frames in [-1, 1] of INPUT_HW."""
+        maps_2d, maps_3d = self._maps(frames_BTCHW)
+        clip = self._clip_vector(maps_2d, maps_3d)
+        scene = self.scene_head(nn.functional.silu(self._frame_vector(maps_2d)))
+        # left and right half apart: they tell a turn from a slide
+        halves = torch.cat([half.mean(dim=(-2, -1)) for half in maps_3d.chunk(2, dim=-1)], dim=1).transpose(1, 2)
+        ego = self.ego_head(halves) + self.clip_ego_head(clip)[:, None]
+        return ClipPredictions(
+            playback=self.playback_head(clip),
+            ego=ego,
+            num_cars=scene[..., 0],
+            nearest=scene[..., 1],
+            night=scene[..., 2],
+            occupancy=self.occupancy_head(maps_2d.flatten(0, 1)).unflatten(0, maps_2d.shape[:2]).squeeze(2),
+        )
+
+    def clip_features(self, frames_BTCHW: Tensor) -> Tensor:
+        """One vector (B, D) a clip, for float frames in [-1, 1] of INPUT_HW."""
+        return self._clip_vector(*self._maps(frames_BTCHW))
+
+    def frame_features(self, frames_BTCHW: Tensor) -> Tensor:
+        """One vector (B, T, D) a frame, from the 2-D trunk alone."""
+        stem = self.stem(frames_BTCHW.flatten(0, 1))
+        return self._frame_vector(self.frame_branch(stem).unflatten(0, frames_BTCHW.shape[:2]))
+
+    def _maps(self, frames_BTCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps of single frames (B, T, C, h, w) and of motion (B, C, T, h, w)."""
+        stem = self.stem(frames_BTCHW.flatten(0, 1))
+        maps_2d = self.frame_branch(stem).unflatten(0, frames_BTCHW.shape[:2])
+        maps_3d = self.motion_branch(stem.unflatten(0, frames_BTCHW.shape[:2]).transpose(1, 2))
+        return maps_2d, maps_3d
+
+    def _frame_vector(self, maps_2d: Tensor) -> Tensor:
+        pooled = torch.cat([maps_2d.mean(dim=(-2, -1)), maps_2d.amax(dim=(-2, -1))], dim=-1)
+        vector: Tensor = self.frame_vector(pooled)
+        return vector
+
+    def _clip_vector(self, maps_2d: Tensor, maps_3d: Tensor) -> Tensor:
+        motion = maps_3d.mean(dim=(-2, -1))  # (B, C, T)
+        spread = motion.std(dim=2, unbiased=False)
+        peak = maps_3d.amax(dim=(-3, -2, -1))
+        pooled = torch.cat([motion.mean(dim=2), spread, peak, maps_2d.mean(dim=(1, 3, 4))], dim=1)
+        vector: Tensor = self.clip_vector(pooled)
+        return vector
+
+    def save(self, path: Path) -> None:
+        """Writes the weights as fp16 safetensors."""
+        save_file({name: value.half().contiguous() for name, value in self.state_dict().items()}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> ClipNetwork:
+        """A network of the default sizes with the weights of a file, in float32 and evaluation mode.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file holds other tensors than this network has.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file; the weights of the clip network belong there")
+        network = cls()
+        with safe_open(path, framework="pt") as file:
+            weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (no mapping)
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(f"{path}: not the weights of this clip network: {error}") from error
+        return network.eval()

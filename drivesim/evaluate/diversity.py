@@ -1,0 +1,102 @@
+"""How far the futures of one start frame part, against what a codec alone does to one of them.
+
+Legend: K videos, T frames, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drivesim.core.video import VideoWriter, iter_frames
+from drivesim.evaluate.videos import Frame, Video
+
+REENCODING_CRF = (18, 23, 28, 33)  # x264 qualities from visually lossless to plainly worse
+_SAME_START = 12.0  # mean grey levels by which two encodings of one start frame may differ
+
+
+@dataclass(kw_only=True, slots=True)
+class Diversity:
+    """Spread of K futures: the root mean square difference of pixels, averaged over pairs."""
+
+    name: str  # of the start
+    num_futures: int
+    futures: float  # grey levels of 255, over the common length
+    reencodings: float  # the same for encodings of the first future at `REENCODING_CRF`
+    curve: list[float]  # futures' spread frame by frame
+
+    @property
+    def ratio(self) -> float:
+        """Above 1: the futures differ by more than coding noise."""
+        return self.futures / self.reencodings if self.reencodings > 0 else float("inf")
+
+
+def pairwise_spread(videos: Sequence[Iterable[Frame]]) -> NDArray[np.float64]:
+    """(T,) root mean square difference in grey levels, averaged over all pairs, for the common length.
+
+    Raises:
+        ValueError: fewer than two videos, or frames of different sizes.
+    """
+    if len(videos) < 2:
+        raise ValueError(f"{len(videos)} videos; a spread needs at least 2")
+    spread = []
+    for frames in zip(*videos, strict=False):  # the shortest video ends it
+        if len({frame.shape for frame in frames}) > 1:
+            raise ValueError(f"videos of different sizes: {sorted({frame.shape for frame in frames})}")
+        pictures = [frame.astype(np.float32) for frame in frames]
+        spread.append(np.mean([np.sqrt(np.mean((a - b) ** 2)) for a, b in combinations(pictures, 2)]))
+    return np.array(spread, dtype=np.float64)
+
+
+def measure_diversity(name: str, futures: Sequence[Video], fps: float) -> Diversity:
+    """The spread of futures beside that of as many re-encodings of the first one.
+
+    Args:
+        name: Of the start, for the row.
+        futures: At least two videos of one start frame.
+        fps: Frames a second; only the encoder looks at it.
+    """
+    curve = pairwise_spread([_frames(video) for video in futures])
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"crf_{crf}.mp4" for crf in REENCODING_CRF]
+        for path, crf in zip(paths, REENCODING_CRF, strict=True):
+            with VideoWriter(path, fps, crf=crf) as writer:
+                for frame in _frames(futures[0]):
+                    writer.write(frame)
+        noise = pairwise_spread([(frame for _, frame in iter_frames(path)) for path in paths])
+    return Diversity(
+        name=name,
+        num_futures=len(futures),
+        futures=float(curve.mean()),
+        reencodings=float(noise[: len(curve)].mean()),
+        curve=[float(value) for value in curve],
+    )
+
+
+def same_starts(videos: Sequence[Video]) -> dict[str, list[Video]]:
+    """Videos in one folder whose first frames are one picture, by the folder's name; single ones are left out."""
+    groups: dict[str, list[tuple[Frame, Video]]] = {}
+    for video in videos:
+        if video.path is None:
+            continue
+        first = next(iter(_frames(video)), None)
+        if first is None:
+            continue
+        group = groups.setdefault(video.path.parent.name, [])
+        if not group or _alike(group[0][0], first):
+            group.append((first, video))
+    return {name: [video for _, video in group] for name, group in groups.items() if len(group) > 1}
+
+
+def _alike(a: Frame, b: Frame) -> bool:
+    return a.shape == b.shape and float(np.abs(a.astype(np.float32) - b).mean()) < _SAME_START
+
+
+def _frames(video: Video) -> Iterable[Frame]:
+    return (frame for _, frame in video.timed_frames(None))

@@ -1,0 +1,204 @@
+"""Networks that turn frames into feature vectors, and the only place that may call a score FVD or FID.
+
+Legend: B clips, T frames, H x W pixels, C channels, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from drivesim.core.files import sha256_file
+from drivesim.core.picture import resize_area
+from drivesim.evaluate.clip_network import INPUT_HW, ClipNetwork
+from drivesim.evaluate.frames import as_uint8
+from drivesim.evaluate.weights_files import Checksum, checked_file
+
+I3D_GIT_BLOB_SHA1 = "93daef59c7ae0e9e8f76225521407e60cbafa6aa"
+INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+_SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "toytown_clip.safetensors"
+_WHERE_I3D = (
+    "i3d_torchscript.pt is the network of StyleGAN-V's FVD; get it from the StyleGAN-V project "
+    "(https://github.com/universome/stylegan-v) and give its path as `weights`"
+)
+_WHERE_INCEPTION = (
+    "inception-2015-12-05.pt is NVIDIA's TorchScript copy of the FID network "
+    "(https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt); "
+    "give its path or that URL as `weights`"
+)
+
+
+class FeatureKind(str, Enum):
+    """What one feature vector stands for."""
+
+    CLIP = "clip"
+    FRAME = "frame"
+
+
+class Extractor(Protocol):
+    """A network for a Fréchet distance; anything of this form can be handed to `evaluate`."""
+
+    name: str
+    kind: FeatureKind
+    feature_dim: int  # D
+    min_frames: int  # clips shorter than this are refused
+    fingerprint: str  # sha256 of the weight file
+    is_standard: bool  # the network by which FVD or FID is defined, checked by its bytes
+    metric_name: str  # what a distance of its features may be called
+
+    def __call__(self, frames_BTHWC: NDArray[np.uint8]) -> Tensor:
+        """float32 (B, D) for clips, (B * T, D) for frames."""
+        ...
+
+
+@dataclass(kw_only=True, slots=True)
+class ExtractorConfig:
+    """Which network, and where its weights are."""
+
+    name: str = "toytown-clip"  # one of `EXTRACTORS`
+    weights: str | None = None  # path or URL; None = shipped with the package, where it is
+    sha256: str | None = None  # checksum of other weights than the standard ones
+    git_blob_sha1: str | None = None  # the same as git's blob id
+    feature_dim: int | None = None  # of other weights; None = that of the standard ones
+    device: str = "cpu"  # a torch device
+    cache_folder: str = "~/.cache/drivesim"  # for downloaded weights
+
+
+def make_extractor(config: ExtractorConfig) -> Extractor:
+    """The network of a config, loaded and checked.
+
+    Raises:
+        ValueError: an unknown name, or weights with another checksum.
+        FileNotFoundError: weights that are not there or cannot be downloaded.
+    """
+    if config.name not in EXTRACTORS:
+        raise ValueError(f"unknown extractor {config.name!r}; choose from {', '.join(EXTRACTORS)}")
+    return EXTRACTORS[config.name](config)
+
+
+class ToytownExtractor:
+    """Our own small network, trained on toytown: works offline; never FVD, never FID."""
+
+    is_standard = False
+
+    def __init__(self, config: ExtractorConfig, kind: FeatureKind) -> None:
+        path = Path(config.weights).expanduser() if config.weights else _SHIPPED_WEIGHTS
+        self.network = ClipNetwork.load(path).to(config.device)
+        self.fingerprint = sha256_file(path)
+        if config.sha256 and self.fingerprint != config.sha256.lower():
+            raise ValueError(f"{path}: its sha256 is {self.fingerprint}, expected {config.sha256.lower()}")
+        self.name = f"toytown-{kind.value}"
+        self.kind = kind
+        self.metric_name = f"Fréchet {kind.value} distance ({self.name})"
+        self.min_frames = 2 if kind is FeatureKind.CLIP else 1
+        sizes = self.network.config
+        self.feature_dim = sizes.clip_features if kind is FeatureKind.CLIP else sizes.frame_features
+        self.device = config.device
+
+    @torch.inference_mode()
+    def __call__(self, frames_BTHWC: NDArray[np.uint8]) -> Tensor:
+        """float32 (B, D) or (B * T, D); frames of any size are area-resized to 64 x 128."""
+        frames = resize_area(_checked(frames_BTHWC, self), INPUT_HW)
+        scaled = torch.from_numpy(frames).to(self.device).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+        if self.kind is FeatureKind.CLIP:
+            return self.network.clip_features(scaled).float().cpu()
+        return self.network.frame_features(scaled).flatten(0, 1).float().cpu()
+
+
+class TorchScriptExtractor:
+    """A published TorchScript network: I3D for FVD or Inception for FID, by its file's bytes."""
+
+    def __init__(self, config: ExtractorConfig, standard: StandardNetwork) -> None:
+        checksum = standard.checksum
+        if config.sha256 or config.git_blob_sha1:
+            checksum = Checksum(sha256=config.sha256, git_blob_sha1=config.git_blob_sha1)
+        if config.weights is None:
+            raise FileNotFoundError(
+                f"extractor {config.name}: no weights given (expected: {checksum}). {standard.where_to_get}"
+            )
+        path = checked_file(config.weights, checksum, Path(config.cache_folder), standard.where_to_get)
+        self.network: Any = torch.jit.load(str(path), map_location=config.device).eval()  # type: ignore[no-untyped-call]
+        self.fingerprint = sha256_file(path)
+        self.is_standard = standard.checksum.problem(path) is None
+        self.name = config.name
+        self.kind = standard.kind
+        self.min_frames = standard.min_frames
+        self.feature_dim = config.feature_dim or standard.feature_dim
+        weights = f"{config.name} of other weights, sha256 {self.fingerprint[:8]}"
+        other = f"Fréchet {standard.kind.value} distance ({weights})"
+        self.metric_name = standard.metric_name if self.is_standard else other
+        self.device = config.device
+
+    @torch.inference_mode()
+    def __call__(self, frames_BTHWC: NDArray[np.uint8]) -> Tensor:
+        """float32 (B, D) or (B * T, D); resize and range are the network's own."""
+        frames = torch.from_numpy(_checked(frames_BTHWC, self)).to(self.device)
+        if self.kind is FeatureKind.CLIP:
+            # uint8 in, as StyleGAN-V and Long Video GAN call it
+            clips = frames.permute(0, 4, 1, 2, 3).contiguous()
+            features = self.network(clips, rescale=True, resize=True, return_features=True)
+        else:
+            features = self.network(frames.flatten(0, 1).permute(0, 3, 1, 2).contiguous(), return_features=True)
+        if features.ndim == 1:  # a batch of one comes back squeezed
+            features = features[None]
+        if features.shape[1:] != (self.feature_dim,):
+            found = tuple(features.shape)
+            raise ValueError(f"{self.name}: features of shape {found}, expected (N, {self.feature_dim})")
+        return torch.as_tensor(features).float().cpu()
+
+
+@dataclass(kw_only=True, slots=True)
+class StandardNetwork:
+    """A network that a published metric is defined by."""
+
+    metric_name: str
+    kind: FeatureKind
+    feature_dim: int
+    min_frames: int
+    checksum: Checksum
+    where_to_get: str
+
+
+STANDARD_NETWORKS: dict[str, StandardNetwork] = {
+    "i3d-torchscript": StandardNetwork(
+        metric_name="FVD",
+        kind=FeatureKind.CLIP,
+        feature_dim=400,
+        min_frames=9,  # with 8 the average pool over 2 has 1 frame left
+        checksum=Checksum(git_blob_sha1=I3D_GIT_BLOB_SHA1),
+        where_to_get=_WHERE_I3D,
+    ),
+    "inception-2015": StandardNetwork(
+        metric_name="FID",
+        kind=FeatureKind.FRAME,
+        feature_dim=2048,
+        min_frames=1,
+        checksum=Checksum(sha256=INCEPTION_SHA256),
+        where_to_get=_WHERE_INCEPTION,
+    ),
+}
+
+EXTRACTORS: dict[str, Callable[[ExtractorConfig], Extractor]] = {
+    "toytown-clip": lambda config: ToytownExtractor(config, FeatureKind.CLIP),
+    "toytown-frame": lambda config: ToytownExtractor(config, FeatureKind.FRAME),
+    "i3d-torchscript": lambda config: TorchScriptExtractor(config, STANDARD_NETWORKS["i3d-torchscript"]),
+    "inception-2015": lambda config: TorchScriptExtractor(config, STANDARD_NETWORKS["inception-2015"]),
+}
+
+
+def _checked(frames_BTHWC: NDArray[np.uint8], extractor: Extractor) -> NDArray[np.uint8]:
+    frames = np.ascontiguousarray(as_uint8(frames_BTHWC))
+    if frames.ndim != 5:
+        raise ValueError(f"{extractor.name}: frames have shape {frames.shape}, expected (B, T, H, W, 3)")
+    if frames.shape[1] < extractor.min_frames:
+        least = extractor.min_frames
+        raise ValueError(f"{extractor.name}: clips of {frames.shape[1]} frames; it needs at least {least}")
+    return frames

@@ -1,0 +1,127 @@
+"""The Fréchet distance between two sets of feature vectors, from streamed float64 statistics.
+
+Legend: N vectors, D features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Covariance(str, Enum):
+    """How the scatter is divided; published scores differ by it, so the protocol card states it."""
+
+    UNBIASED = "unbiased"  # 1 / (N - 1): google, pytorch-fid, torchmetrics, torch-fidelity
+    POPULATION = "population"  # 1 / N: StyleGAN-V, Long Video GAN, cd-fvd
+
+
+@dataclass(slots=True)
+class FrechetStatistics:
+    """Count, mean and scatter of feature vectors, merged by Chan, Golub and LeVeque's update.
+
+    Sums of squares would lose digits where |mean| >> std; this form does not, and the order and
+    the batches in which vectors arrive change the result by rounding alone.
+    """
+
+    count: int
+    mean: NDArray[np.float64]  # (D,)
+    scatter: NDArray[np.float64]  # (D, D) sum of outer products of the deviations from the mean
+
+    @classmethod
+    def empty(cls, feature_dim: int) -> FrechetStatistics:
+        """The statistics of no vectors."""
+        return cls(count=0, mean=np.zeros(feature_dim), scatter=np.zeros((feature_dim, feature_dim)))
+
+    @property
+    def feature_dim(self) -> int:
+        """D."""
+        return len(self.mean)
+
+    def reset(self) -> None:
+        """Forgets all vectors."""
+        self.count = 0
+        self.mean = np.zeros_like(self.mean)
+        self.scatter = np.zeros_like(self.scatter)
+
+    def update(self, features: NDArray[np.floating]) -> None:
+        """Adds vectors (N, D); N may be 0.
+
+        Raises:
+            ValueError: another D, or a value that is not finite.
+        """
+        features = np.asarray(features, dtype=np.float64)
+        if features.ndim != 2 or features.shape[1] != self.feature_dim:
+            raise ValueError(f"features have shape {features.shape}, expected (N, {self.feature_dim})")
+        if not np.isfinite(features).all():
+            raise ValueError("features hold NaN or infinite values; look at the frames and the extractor")
+        if len(features) == 0:
+            return
+        mean = features.mean(axis=0)
+        centred = features - mean
+        self.merge(FrechetStatistics(len(features), mean, centred.T @ centred))
+
+    def merge(self, other: FrechetStatistics) -> None:
+        """Adds the vectors that `other` has seen."""
+        if other.feature_dim != self.feature_dim:
+            raise ValueError(f"statistics of {other.feature_dim} features cannot join those of {self.feature_dim}")
+        if other.count == 0:
+            return
+        total = self.count + other.count
+        delta = other.mean - self.mean
+        self.scatter = self.scatter + other.scatter + np.outer(delta, delta) * (self.count * other.count / total)
+        self.mean = self.mean + delta * (other.count / total)
+        self.count = total
+
+    def covariance(self, kind: Covariance = Covariance.UNBIASED) -> NDArray[np.float64]:
+        """The covariance matrix (D, D).
+
+        Raises:
+            ValueError: fewer than two vectors; a covariance of 0 there would pass for a result.
+        """
+        if self.count < 2:
+            raise ValueError(f"{self.count} feature vectors; a covariance needs at least 2")
+        return self.scatter / (self.count - 1 if kind is Covariance.UNBIASED else self.count)
+
+    def packed(self) -> NDArray[np.float64]:
+        """All of it as one vector (1 + D + D * D,), for states that travel between processes."""
+        return np.concatenate([[float(self.count)], self.mean, self.scatter.ravel()])
+
+    @classmethod
+    def unpacked(cls, values: NDArray[np.float64], feature_dim: int) -> FrechetStatistics:
+        """The inverse of `packed`."""
+        if values.shape != (1 + feature_dim + feature_dim**2,):
+            raise ValueError(f"packed statistics have shape {values.shape}, not that of {feature_dim} features")
+        scatter = values[1 + feature_dim :].reshape(feature_dim, feature_dim)
+        return cls(count=round(float(values[0])), mean=values[1 : 1 + feature_dim], scatter=scatter)
+
+
+def frechet_distance(a: FrechetStatistics, b: FrechetStatistics, covariance: Covariance = Covariance.UNBIASED) -> float:
+    """|m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2), exact for covariances of any rank.
+
+    With S = L L^T, tr (S1 S2)^(1/2) is the sum of the singular values of L1^T L2. Directions
+    without variance are left out of L, so that no square root of rounding noise enters, which is
+    what spoils `sqrtm` for fewer vectors than features (Dowson and Landau 1982 for the distance).
+
+    Raises:
+        ValueError: fewer than two vectors on a side, or different feature sizes.
+    """
+    if a.feature_dim != b.feature_dim:
+        raise ValueError(f"features of {a.feature_dim} against {b.feature_dim} values: two different extractors")
+    covariance_a, covariance_b = a.covariance(covariance), b.covariance(covariance)
+    root_a, root_b = _root(covariance_a, a.count - 1), _root(covariance_b, b.count - 1)
+    overlap = float(np.linalg.svd(root_a.T @ root_b, compute_uv=False).sum()) if root_a.size and root_b.size else 0.0
+    gap = a.mean - b.mean
+    distance = float(gap @ gap + np.trace(covariance_a) + np.trace(covariance_b)) - 2 * overlap
+    return max(distance, 0.0)  # below 0 by rounding alone
+
+
+def _root(covariance: NDArray[np.float64], max_rank: int) -> NDArray[np.float64]:
+    """L (D, R) with L L^T = covariance, R the numerical rank, at most `max_rank`."""
+    values, vectors = np.linalg.eigh(covariance)
+    values, vectors = values[::-1][:max_rank], vectors[:, ::-1][:, :max_rank]
+    keep = values > len(covariance) * np.finfo(np.float64).eps * max(float(values[0]), 0.0)
+    return np.asarray(vectors[:, keep] * np.sqrt(values[keep]))

@@ -1,0 +1,149 @@
+"""What makes two scores comparable: the protocol, and the card that is written with every score."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from importlib import metadata
+from typing import Any
+
+from drivesim.evaluate.extractors import Extractor, ExtractorConfig
+from drivesim.evaluate.frechet import Covariance
+
+_LIBRARIES = ("torch", "numpy", "av", "opencv-python-headless", "torchmetrics")
+
+
+class ResizeFilter(str, Enum):
+    """How frames are brought to the protocol's size before any extractor sees them."""
+
+    AREA = "area"  # average when shrinking (antialiased), bicubic when growing
+    BILINEAR = "bilinear"  # half-pixel centres, no antialias
+    BICUBIC = "bicubic"  # half-pixel centres, no antialias
+
+
+class Crop(str, Enum):
+    """What happens to frames of another shape than the protocol's."""
+
+    CENTRE = "centre"  # the largest centred part of the right shape
+    NONE = "none"  # squashed
+
+
+class ClipChoice(str, Enum):
+    """Which clips of a video are scored."""
+
+    ALL = "all"  # one every `spacing_frames`
+    FIRST = "first"  # the first one alone
+
+
+def _default_extractors() -> list[ExtractorConfig]:
+    return [ExtractorConfig(name="toytown-clip"), ExtractorConfig(name="toytown-frame")]
+
+
+@dataclass(kw_only=True, slots=True)
+class ProtocolConfig:
+    """How videos become clips and clips become a score."""
+
+    name: str = "drivesim-keyframes"  # for people; the card holds all that counts
+    num_frames: int = 8  # frames of a clip
+    fps: float | None = None  # rate at which clips are sampled by timestamps; None = every frame of each video
+    frame_stride: int = 1  # every how manieth of those frames a clip takes
+    spacing_frames: int | None = None  # from one clip's start to the next's; None = clips do not overlap
+    clip_choice: ClipChoice = ClipChoice.ALL  # which clips of a video
+    max_clips: int | None = None  # clips a side at most, in the videos' order; None = all
+    size_hw: tuple[int, int] | None = None  # height and width before the extractors; None = the generated videos'
+    resize: ResizeFilter = ResizeFilter.AREA  # filter towards size_hw
+    crop: Crop = Crop.CENTRE  # for videos of another shape than size_hw
+    context_frames: int = 1  # given frames at the front of each generated video, at the protocol's rate
+    count_context: bool = False  # True = given frames are scored as if they were generated
+    untimed_fps: float | None = None  # rate of arrays and PNG folders, which carry none; None = the protocol's fps
+    covariance: Covariance = Covariance.UNBIASED  # 1 / (N - 1) or 1 / N
+    extractors: list[ExtractorConfig] = field(default_factory=_default_extractors)  # a score each
+    seed: int = 0  # of the shuffled control
+
+    def __post_init__(self) -> None:
+        """Refuses what has no meaning."""
+        for name in ("num_frames", "frame_stride", "spacing_frames", "max_clips"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"protocol.{name} is {value}; it must be at least 1")
+        for name in ("fps", "untimed_fps"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"protocol.{name} is {value}; it must be above 0")
+        if self.context_frames < 0:
+            raise ValueError(f"protocol.context_frames is {self.context_frames}; it must not be negative")
+        if not self.extractors:
+            raise ValueError("protocol.extractors is empty; name at least one, such as toytown-clip")
+
+    @property
+    def span_frames(self) -> int:
+        """Frames from a clip's first to its last, both counted."""
+        return (self.num_frames - 1) * self.frame_stride + 1
+
+
+@dataclass(kw_only=True, slots=True)
+class SetCard:
+    """One side of a score."""
+
+    name: str  # folder, or what the caller calls it
+    num_videos: int = 0  # scored
+    num_left_out: int = 0  # unreadable, too short, of the wrong rate
+    num_clips: int = 0
+    sha256: str = ""  # of the videos' own digests in order; "" = nothing was read
+
+
+@dataclass(kw_only=True, slots=True)
+class ProtocolCard:
+    """Everything that a score depends on."""
+
+    protocol: dict[str, Any]  # the resolved ProtocolConfig
+    extractors: list[dict[str, Any]]  # name, metric, weights' sha256, whether standard
+    generated: SetCard
+    real: SetCard
+    versions: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def comparable_sha256(self) -> str:
+        """Digest of all but the generated side: two scores with the same one may be compared."""
+        held = {"protocol": self.protocol, "extractors": self.extractors, "real": asdict(self.real)}
+        return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
+
+
+def make_card(
+    config: ProtocolConfig, extractors: list[Extractor], size_hw: tuple[int, int], generated: SetCard, real: SetCard
+) -> ProtocolCard:
+    """The card of a finished evaluation; `size_hw` is what the config's None became."""
+    protocol = {key: value.value if isinstance(value, Enum) else value for key, value in asdict(config).items()}
+    del protocol["extractors"]  # paths and devices do not matter; the networks follow by their bytes
+    protocol["size_hw"] = list(size_hw)
+    networks = [
+        {
+            "name": extractor.name,
+            "metric": extractor.metric_name,
+            "kind": extractor.kind.value,
+            "feature_dim": extractor.feature_dim,
+            "weights_sha256": extractor.fingerprint,
+            "is_standard": extractor.is_standard,
+        }
+        for extractor in extractors
+    ]
+    return ProtocolCard(
+        protocol=protocol, extractors=networks, generated=generated, real=real, versions=library_versions()
+    )
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of all that touches pixels or features."""
+    versions = {"python": platform.python_version()}
+    for library in _LIBRARIES:
+        try:
+            versions[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            versions[library] = "not installed as a package"
+    return versions

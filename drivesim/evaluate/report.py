@@ -1,0 +1,194 @@
+"""The report: one HTML file with scores, controls, card, videos and film strips in it; opens from disk."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from drivesim.core.files import atomic_path
+from drivesim.core.picture import resize_area
+from drivesim.core.video import VideoWriter, probe
+from drivesim.evaluate.diversity import Diversity
+from drivesim.evaluate.protocol import SetCard
+from drivesim.evaluate.scores import Score, ScoreRow, Scores
+from drivesim.evaluate.videos import Frame, Video
+
+_TEMPLATE = Path(__file__).parent / "report_template.html"
+_STRIP_FRAMES = 8
+_STRIP_HEIGHT_PX = 72
+_JPEG_QUALITY = 85
+_UNTIMED_FPS = 4.0  # at which arrays and picture folders without a rate are shown
+
+
+@dataclass(kw_only=True, slots=True)
+class ReportConfig:
+    """How much the HTML file shows."""
+
+    title: str = "drivesim evaluation"  # heading
+    num_generated: int = 16  # generated videos shown
+    num_real: int = 4  # real videos shown
+    max_video_mb: float = 40.0  # of all embedded videos together; later ones are shown as film strips alone
+
+
+def write_report(
+    config: ReportConfig, scores: Scores, generated: Sequence[Video], real: Sequence[Video], path: Path
+) -> Path:
+    """Writes the report and returns its path; a video that cannot be read is named in it."""
+    budget = _Budget(int(config.max_video_mb * 1e6))
+    fields = {
+        "title": html.escape(config.title),
+        "sets": html.escape(f"{_set(scores.card.generated)} against real {_set(scores.card.real)}"),
+        "verdict": _verdict(scores.scores),
+        "warnings": "".join(f'<p class="warning">{html.escape(text)}</p>' for text in scores.warnings),
+        "scores": "".join(_metric(scores.scores, name) for name in dict.fromkeys(s.extractor for s in scores.scores)),
+        "diversity": "".join(_diversity(entry) for entry in scores.diversity),
+        "generated": "".join(_figure(video, budget) for video in generated[: config.num_generated]),
+        "real": "".join(_figure(video, budget) for video in real[: config.num_real]),
+        "more": _more(len(generated), config.num_generated),
+        "card": html.escape(json.dumps(scores.card.as_dict(), indent=2, ensure_ascii=False)),
+        "card_sha256": scores.card_sha256,
+    }
+    text = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(fields)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def _set(card: SetCard) -> str:
+    return f"{card.name} ({card.num_videos} videos, {card.num_clips} clips)"
+
+
+class _Budget:
+    """Bytes that videos may still take."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def take(self, size: int) -> bool:
+        """Whether `size` bytes fit; if so, they are taken."""
+        if size > self.left:
+            return False
+        self.left -= size
+        return True
+
+
+def _verdict(scores: Sequence[Score]) -> str:
+    """One sentence a metric: what the generated videos beat."""
+    sentences = []
+    for name in dict.fromkeys(score.extractor for score in scores):
+        rows = {score.row: score for score in scores if score.extractor == name}
+        mine = rows[ScoreRow.GENERATED]
+        controls = [rows[row] for row in (ScoreRow.FROZEN, ScoreRow.SHUFFLED) if row in rows]
+        if not controls:
+            continue
+        beaten = all(mine.value < control.value for control in controls)
+        parts = " and ".join(f"{control.row.value} ({control.value:.4g})" for control in controls)
+        word, mark = ("nearer to real driving than", "good") if beaten else ("not nearer to real driving than", "bad")
+        text = f"{mine.metric}: the generated videos ({mine.value:.4g}) are {word} {parts}."
+        sentences.append(f'<p class="{mark}">{html.escape(text)}</p>')
+    return "".join(sentences)
+
+
+def _metric(scores: Sequence[Score], extractor: str) -> str:
+    """The table of one extractor, with bars from 0 to the largest value."""
+    rows = [score for score in scores if score.extractor == extractor]
+    largest = max(score.value for score in rows) or 1.0
+    cells = "".join(
+        f'<tr class="{"mine" if score.row is ScoreRow.GENERATED else "control"}">'
+        f"<th>{html.escape(score.row.value)}</th>"
+        f'<td class="value">{score.value:.5g}</td>'
+        f'<td class="bar"><i style="width:{100 * score.value / largest:.2f}%"></i></td>'
+        f'<td class="count">{score.num_left} / {score.num_right}</td></tr>'
+        for score in rows
+    )
+    head = "<tr><th></th><td>distance</td><td>lower is nearer to real</td><td>vectors</td></tr>"
+    return f'<section class="metric"><h3>{html.escape(rows[0].metric)}</h3><table>{head}{cells}</table></section>'
+
+
+def _diversity(entry: Diversity) -> str:
+    """One start frame's futures: numbers and the curve of their spread."""
+    text = (
+        f"{entry.name}: {entry.num_futures} futures differ by {entry.futures:.2f} grey levels (root mean square over "
+        f"pairs), re-encodings of one by {entry.reencodings:.2f}: {entry.ratio:.3g} times as much."
+    )
+    top = max(max(entry.curve), entry.reencodings, 1e-9)
+    steps = max(len(entry.curve) - 1, 1)
+    points = " ".join(f"{300 * i / steps:.1f},{58 - 54 * value / top:.1f}" for i, value in enumerate(entry.curve))
+    level = 58 - 54 * entry.reencodings / top
+    return (
+        f'<div class="diversity"><svg viewBox="0 0 300 60" role="img" aria-label="spread over time">'
+        f'<line x1="0" x2="300" y1="{level:.1f}" y2="{level:.1f}"/><polyline points="{points}"/></svg>'
+        f"<p>{html.escape(text)}</p></div>"
+    )
+
+
+def _more(num_videos: int, shown: int) -> str:
+    return f"<p>{num_videos - shown} more generated videos are not shown.</p>" if num_videos > shown else ""
+
+
+def _figure(video: Video, budget: _Budget) -> str:
+    """A video with its film strip; the strip alone when the video does not fit."""
+    name = html.escape(video.name)
+    try:
+        frames = _evenly(video)
+        data = _mp4(video)
+    except (ValueError, OSError) as error:
+        return f'<figure><figcaption>{name}</figcaption><p class="warning">{html.escape(str(error))}</p></figure>'
+    strip = f'<img class="strip" alt="frames of {name}" src="{_jpeg(_strip(frames))}">'
+    if not budget.take(len(data)):
+        return f"<figure>{strip}<figcaption>{name} (not embedded: over report.max_video_mb)</figcaption></figure>"
+    source = "data:video/mp4;base64," + base64.b64encode(data).decode()
+    poster = _jpeg(frames[0])
+    player = f'<video controls loop muted playsinline preload="metadata" poster="{poster}" src="{source}"></video>'
+    return f"<figure>{player}{strip}<figcaption>{name}</figcaption></figure>"
+
+
+def _evenly(video: Video) -> list[Frame]:
+    """Frames spread over the video; memory holds twice as many at most, whatever its length."""
+    kept: list[Frame] = []
+    step = 1
+    for index, (_, frame) in enumerate(video.timed_frames(None)):
+        if index % step:
+            continue
+        kept.append(frame)
+        if len(kept) == 2 * _STRIP_FRAMES:
+            kept, step = kept[::2], 2 * step
+    if not kept:
+        raise ValueError(f"{video.name}: no frame in it")
+    chosen = np.linspace(0, len(kept) - 1, min(_STRIP_FRAMES, len(kept))).round().astype(int)
+    return [kept[index] for index in chosen]
+
+
+def _strip(frames: Sequence[Frame]) -> NDArray[np.uint8]:
+    height, width = frames[0].shape[:2]
+    size = (_STRIP_HEIGHT_PX, max(1, round(width * _STRIP_HEIGHT_PX / height)))
+    return np.concatenate([resize_area(frame, size) for frame in frames], axis=1)
+
+
+def _jpeg(picture_HWC: NDArray[np.uint8]) -> str:
+    done, data = cv2.imencode(".jpg", picture_HWC[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    assert done
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
+
+
+def _mp4(video: Video) -> bytes:
+    """The video as a browser plays it: H.264 files as they are, all else encoded."""
+    if video.path is not None and video.path.suffix.lower() == ".mp4" and probe(video.path).codec == "h264":
+        return video.path.read_bytes()
+    fps = video.fps or (probe(video.path).fps if video.is_timed and video.path is not None else _UNTIMED_FPS)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "shown.mp4"
+        with VideoWriter(path, fps) as writer:
+            for _, frame in video.timed_frames(None):
+                writer.write(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2])  # yuv420p needs even sides
+        return path.read_bytes()

@@ -1,0 +1,167 @@
+"""Videos of any maker as streams of timed frames: files, GIFs, folders of pictures, arrays, iterables.
+
+Legend: T frames, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drivesim.core.files import sha256_file
+from drivesim.core.picture import load_picture
+from drivesim.core.video import iter_frames, probe
+from drivesim.evaluate.frames import as_uint8
+
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
+ARRAY_SUFFIXES = (".npy", ".npz")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+Frame = NDArray[np.uint8]  # (H, W, 3)
+
+
+@dataclass(kw_only=True, slots=True)
+class Video:
+    """One video: a file, a folder of pictures, or frames in memory."""
+
+    name: str  # unique in its set
+    path: Path | None = None  # a file or a folder of pictures
+    frames: Any = None  # (T, H, W, 3) in place of a path
+    fps: float | None = None  # of frames in memory; None = not known
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the file itself says when each frame is shown."""
+        return self.path is not None and self.path.suffix.lower() in VIDEO_SUFFIXES
+
+    def sha256(self) -> str:
+        """Digest of the video's bytes."""
+        if self.path is None:
+            return hashlib.sha256(np.ascontiguousarray(as_uint8(self.frames, self.name)).tobytes()).hexdigest()
+        if self.path.is_file():
+            return sha256_file(self.path)
+        digests = "".join(sha256_file(picture) for picture in _pictures(self.path))
+        return hashlib.sha256(digests.encode()).hexdigest()
+
+    def timed_frames(self, untimed_fps: float | None) -> Iterator[tuple[float, Frame]]:
+        """(seconds since the first frame, uint8 frame), one in memory at a time.
+
+        Args:
+            untimed_fps: Rate of what carries none; None = frame k is at k seconds.
+
+        Raises:
+            ValueError: unreadable, truncated, or frames that are no 8-bit RGB pictures.
+        """
+        if self.is_timed:
+            assert self.path is not None
+            return _whole_file(self.path)
+        frames, fps = self._untimed()
+        rate = fps or untimed_fps or 1.0
+        return ((index / rate, as_uint8(frame, self.name)) for index, frame in enumerate(frames))
+
+    def _untimed(self) -> tuple[Iterable[Any], float | None]:
+        if self.path is None:
+            return self.frames, self.fps
+        if self.path.is_dir():
+            return (load_picture(picture) for picture in _pictures(self.path)), None
+        return _load_array(self.path)
+
+
+def _whole_file(path: Path) -> Iterator[tuple[float, Frame]]:
+    """All frames of a file; a shorter stream than the file announces is an error, not a shorter video."""
+    info = probe(path)
+    num_frames = 0
+    for num_frames, timed in enumerate(iter_frames(path), start=1):  # noqa: B007 (read after the loop)
+        yield timed
+    announced = max(info.num_frames, info.header_frames or 0)
+    if path.suffix.lower() != ".gif" and num_frames < announced:
+        raise ValueError(f"{path}: truncated: {num_frames} of {announced} frames can be decoded")
+
+
+def _load_array(path: Path) -> tuple[NDArray[Any], float | None]:
+    """The video of an NPY or NPZ file (an array of four axes, and `fps` where an NPZ has it)."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError, BadZipFile) as error:
+        raise ValueError(f"{path}: cannot be read as an array: {error}") from error
+    if isinstance(loaded, np.ndarray):
+        return _four_axes(loaded, path), None
+    with loaded:
+        fps = float(loaded["fps"]) if "fps" in loaded.files else None
+        arrays = [loaded[name] for name in loaded.files if name != "fps"]
+    videos = [array for array in arrays if array.ndim == 4]
+    if len(videos) != 1:
+        raise ValueError(f"{path}: {len(videos)} arrays of four axes in it; expected one video (T, H, W, 3)")
+    return _four_axes(videos[0], path), fps
+
+
+def _four_axes(array: NDArray[Any], path: Path) -> NDArray[Any]:
+    if array.ndim != 4 or array.shape[-1] != 3:
+        raise ValueError(f"{path}: shape {array.shape}; expected one video (T, H, W, 3)")
+    return array
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sorts frame_2 before frame_10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
+
+
+def _pictures(folder: Path) -> list[Path]:
+    found = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES]
+    return sorted(found, key=_natural)
+
+
+def find_videos(folder: str | Path) -> list[Video]:
+    """All videos under a folder, in natural order of their paths.
+
+    A folder that holds pictures and no video files, arrays or folders is one video; pictures beside
+    videos, such as a run's contact sheet, are not.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: nothing in it.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    if folder.is_file():
+        if folder.suffix.lower() not in VIDEO_SUFFIXES + ARRAY_SUFFIXES:
+            raise ValueError(f"{folder}: not a video; expected {', '.join(VIDEO_SUFFIXES + ARRAY_SUFFIXES)}")
+        return [Video(name=folder.name, path=folder)]
+    paths = sorted(_video_paths(folder), key=_natural)
+    if not paths:
+        wanted = ", ".join(VIDEO_SUFFIXES + ARRAY_SUFFIXES)
+        raise ValueError(f"{folder}: no videos in it; expected files ({wanted}) or folders of PNG or JPEG frames")
+    base = folder.parent if paths == [folder] else folder
+    return [Video(name=path.relative_to(base).as_posix(), path=path) for path in paths]
+
+
+def _video_paths(folder: Path) -> Iterator[Path]:
+    entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    files = [path for path in entries if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES + ARRAY_SUFFIXES]
+    folders = [path for path in entries if path.is_dir()]
+    yield from files
+    for inner in folders:
+        yield from _video_paths(inner)
+    if not files and not folders and len(_pictures(folder)) > 1:
+        yield folder
+
+
+def as_videos(source: str | Path | Iterable[Any]) -> tuple[str, Iterable[Video]]:
+    """A set's name and its videos, from a folder, a file, or an iterable of `Video`s or arrays (T, H, W, 3)."""
+    if isinstance(source, (str, Path)):
+        return Path(source).name or str(source), find_videos(source)
+    return "in memory", _named(source)
+
+
+def _named(items: Iterable[Any]) -> Iterator[Video]:
+    for index, item in enumerate(items):
+        yield item if isinstance(item, Video) else Video(name=f"video_{index:05d}", frames=item)

@@ -1,0 +1,102 @@
+"""Fresh networks from typed configs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from diffusers import AutoencoderKL, UNet2DConditionModel
+
+from drivesim.conditioning.driving import DrivingConditioner
+from drivesim.models.temporal_stack import TemporalStack
+
+
+@dataclass(kw_only=True, slots=True)
+class AutoencoderConfig:
+    """KL image autoencoder; its downsampling factor is 2 ** (levels - 1)."""
+
+    block_out_channels: list[int] = field(default_factory=lambda: [128, 128, 256, 512])  # top to bottom
+    layers_per_block: int = 2  # residual blocks of a level
+    latent_channels: int = 4  # channels of a latent
+    norm_num_groups: int = 32  # groups of the group norms
+
+
+def make_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
+    """A fresh `AutoencoderKL`."""
+    levels = len(config.block_out_channels)
+    return AutoencoderKL(
+        block_out_channels=tuple(config.block_out_channels),
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        layers_per_block=config.layers_per_block,
+        latent_channels=config.latent_channels,
+        norm_num_groups=config.norm_num_groups,
+        scaling_factor=1.0,
+        shift_factor=0.0,
+    )
+
+
+@dataclass(kw_only=True, slots=True)
+class BackboneConfig:
+    """Image U-Net and its conditioner."""
+
+    block_out_channels: list[int] = field(default_factory=lambda: [224, 224, 448, 672, 896])  # top to bottom
+    attention: list[bool] = field(default_factory=lambda: [False, True, True, True, False])  # which levels have it
+    layers_per_block: int = 4  # residual blocks of a level
+    channels_per_head: int = 32  # width of an attention head
+    norm_num_groups: int = 32  # groups of the group norms
+    token_dim: int = 256  # width of conditioning tokens
+    conditioner_layers: int = 2  # layers of the transformer that fuses boxes
+
+
+def make_backbone(config: BackboneConfig, latent_channels: int, latent_hw: tuple[int, int]) -> UNet2DConditionModel:
+    """A fresh `UNet2DConditionModel`.
+
+    Raises:
+        ValueError: latents that the number of levels cannot halve.
+    """
+    levels = len(config.block_out_channels)
+    if len(config.attention) != levels:
+        raise ValueError(f"backbone: {len(config.attention)} entries in attention for {levels} block_out_channels")
+    if any(side % 2 ** (levels - 1) for side in latent_hw):
+        raise ValueError(f"backbone: latents of {latent_hw} cannot be halved {levels - 1} times; use fewer levels")
+    down = tuple("CrossAttnDownBlock2D" if here else "DownBlock2D" for here in config.attention)
+    up = tuple("CrossAttnUpBlock2D" if here else "UpBlock2D" for here in reversed(config.attention))
+    return UNet2DConditionModel(
+        sample_size=latent_hw,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        block_out_channels=tuple(config.block_out_channels),
+        down_block_types=down,
+        up_block_types=up,
+        layers_per_block=config.layers_per_block,
+        attention_head_dim=tuple(c // config.channels_per_head for c in config.block_out_channels),
+        norm_num_groups=config.norm_num_groups,
+        cross_attention_dim=config.token_dim,
+    )
+
+
+def make_conditioner(config: BackboneConfig) -> DrivingConditioner:
+    """A fresh conditioner whose tokens fit the backbone."""
+    return DrivingConditioner(dim=config.token_dim, num_layers=config.conditioner_layers)
+
+
+@dataclass(kw_only=True, slots=True)
+class TemporalConfig:
+    """Temporal layers (Table 8)."""
+
+    num_frames: int = 10  # frames of one call
+    per_frame_alpha: bool = True  # one alpha a frame index; False = one for all frames
+    context_channels: int = 128  # channels that given frames are convolved to
+    feed_forward_mult: int = 4  # width of the temporal feed-forward layers
+
+
+def make_temporal_stack(config: TemporalConfig, backbone: UNet2DConditionModel) -> TemporalStack:
+    """Fresh temporal layers for a backbone, with context from given frames."""
+    return TemporalStack.for_backbone(
+        backbone,
+        num_frames=config.num_frames,
+        per_frame_alpha=config.per_frame_alpha,
+        context_in_channels=backbone.config.in_channels + 1,
+        context_channels=config.context_channels,
+        feed_forward_mult=config.feed_forward_mult,
+    )

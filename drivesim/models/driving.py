@@ -1,0 +1,151 @@
+"""The driving family as one object: encode, decode, design frames from conditions, predict frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from drivesim.conditioning.driving import DrivingConditions
+from drivesim.diffusion.schedule import Sampler, SamplingConfig
+from drivesim.models import autoencoder as coder
+from drivesim.models.folder import find_model, fingerprint, load_parts, read_index
+from drivesim.models.generate import generate_frames, predict_frames
+from drivesim.models.video_unet import VideoUNet
+
+
+class DrivingModel:
+    """A loaded driving model: autoencoder, image backbone with conditioner, temporal stack.
+
+    Args:
+        parts: what `models.folder.load_parts` gives.
+        index: what `models.folder.read_index` gives.
+        fingerprint: over the weights.
+        design_sampling: None = the model's own.
+        predict_sampling: None = the model's own.
+    """
+
+    def __init__(
+        self,
+        parts: dict[str, Any],
+        index: dict[str, Any],
+        fingerprint: str,
+        *,
+        design_sampling: SamplingConfig | None = None,
+        predict_sampling: SamplingConfig | None = None,
+    ):
+        self.autoencoder = parts["autoencoder"]
+        self.conditioner = parts["conditioner"]
+        self.schedule = parts["scheduler"]
+        self.video_unet = VideoUNet(parts["backbone"], parts["temporal"]).eval().requires_grad_(False)
+        self.fingerprint = fingerprint
+        self.name: str = index["name"]
+        self.fps = float(index["fps"])
+        self.size_hw: tuple[int, int] = (int(index["size_hw"][0]), int(index["size_hw"][1]))
+        self.num_frames = int(parts["temporal"].config.num_frames)
+        self.design_sampling = design_sampling or _sampling(index["design_sampling"])
+        self.predict_sampling = predict_sampling or _sampling(index["predict_sampling"])
+        self._check_sizes()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder_or_name: str | Path,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        design_sampling: SamplingConfig | None = None,
+        predict_sampling: SamplingConfig | None = None,
+    ) -> DrivingModel:
+        """Loads a model folder, or a model that ships with the package by its name.
+
+        Raises:
+            ValueError: no such model; a part is missing, a pickle, truncated, or of another size: says which.
+        """
+        folder = find_model(folder_or_name)
+        index = read_index(folder)
+        parts = load_parts(folder, dtype=dtype)
+        for part in parts.values():
+            if isinstance(part, torch.nn.Module):
+                part.to(device)
+        return cls(
+            parts, index, fingerprint(folder), design_sampling=design_sampling, predict_sampling=predict_sampling
+        )
+
+    def _check_sizes(self) -> None:
+        """Raises ValueError when parts of different models were put into one folder."""
+        backbone, config = self.video_unet.backbone, self.autoencoder.config
+        f = coder.downsampling(self.autoencoder)
+        latent_hw = (self.size_hw[0] // f, self.size_hw[1] // f)
+        pairs = {
+            "channels of a latent (autoencoder, backbone)": (config.latent_channels, backbone.config.in_channels),
+            "size of a latent (model index, backbone)": (latent_hw, tuple(backbone.config.sample_size)),
+            "width of a token (conditioner, backbone)": (
+                self.conditioner.config.dim,
+                backbone.config.cross_attention_dim,
+            ),
+            "context channels (temporal, autoencoder + mask)": (
+                self.video_unet.temporal.config.context_in_channels,
+                config.latent_channels + 1,
+            ),
+        }
+        for what, (one, other) in pairs.items():
+            if one != other:
+                raise ValueError(f"model {self.name!r}: parts do not fit together: {what}: {one} and {other}")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        device: torch.device = self.video_unet.backbone.device
+        return device
+
+    def encode(self, frames_THWC: NDArray[np.uint8]) -> Tensor:
+        """uint8 frames (T, H, W, 3) of `size_hw` to scaled latents (T, C, h, w).
+
+        Raises:
+            ValueError: frames of another size.
+        """
+        if frames_THWC.shape[1:3] != self.size_hw:
+            raise ValueError(f"frames of {frames_THWC.shape[1:3]} (height, width); {self.name} takes {self.size_hw}")
+        return coder.encode(self.autoencoder, frames_THWC)
+
+    def decode(self, latents_TCHW: Tensor) -> NDArray[np.uint8]:
+        """Scaled latents (T, C, h, w) to uint8 frames (T, H, W, 3)."""
+        return coder.decode(self.autoencoder, latents_TCHW)
+
+    def design(self, conditions: DrivingConditions, generators: Sequence[torch.Generator]) -> Tensor:
+        """Latents (B, C, h, w) of start frames that obey boxes and labels, one generator a frame."""
+        return generate_frames(
+            self.video_unet.backbone, self.conditioner, self.schedule, conditions, self.design_sampling, generators
+        )
+
+    def predict(
+        self, given_BSCHW: Tensor, *, generators: list[torch.Generator], is_night: list[bool | None]
+    ) -> Tensor:
+        """Latents (B, num_frames, C, h, w) of clips that begin with the given S = 1 or 2 frames, unchanged.
+
+        Args:
+            given_BSCHW: latents of the given frames.
+            generators: one a clip.
+            is_night: one a clip; None = unknown.
+        """
+        unknown: list[None] = [None] * len(is_night)
+        return predict_frames(
+            self.video_unet,
+            self.conditioner,
+            self.schedule,
+            given_BSCHW.to(self.device),
+            self.num_frames,
+            DrivingConditions.of_pictures(unknown, self.size_hw, is_night, unknown),
+            self.predict_sampling,
+            generators,
+        )
+
+
+def _sampling(stored: dict[str, Any]) -> SamplingConfig:
+    return SamplingConfig(**{**stored, "sampler": Sampler(stored["sampler"])})

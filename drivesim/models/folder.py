@@ -1,0 +1,139 @@
+"""Model folders in diffusers' format: one sub-folder a part, safetensors only, an index on top."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors import SafetensorError, safe_open
+
+from drivesim.conditioning.driving import DrivingConditioner
+from drivesim.models.temporal_stack import TemporalStack
+
+INDEX = "model_index.json"
+
+# part -> (class, config file, weight file or None)
+PARTS: dict[str, tuple[Any, str, str | None]] = {
+    "autoencoder": (AutoencoderKL, "config.json", "diffusion_pytorch_model.safetensors"),
+    "backbone": (UNet2DConditionModel, "config.json", "diffusion_pytorch_model.safetensors"),
+    "conditioner": (DrivingConditioner, "config.json", "diffusion_pytorch_model.safetensors"),
+    "temporal": (TemporalStack, "config.json", "diffusion_pytorch_model.safetensors"),
+    "scheduler": (DDIMScheduler, "scheduler_config.json", None),
+}
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def find_model(folder_or_name: str | Path) -> Path:
+    """The folder of a model: a path, or the name of one that ships with the package.
+
+    Raises:
+        ValueError: neither; names the shipped models.
+    """
+    folder = Path(folder_or_name)
+    if folder.is_dir():
+        return folder
+    shipped = Path(str(files("drivesim.models"))) / "shipped"
+    if (shipped / str(folder_or_name)).is_dir():
+        return shipped / str(folder_or_name)
+    names = sorted(path.name for path in shipped.iterdir() if path.is_dir()) if shipped.is_dir() else []
+    raise ValueError(f"no model folder {str(folder_or_name)!r}; shipped with the package: {', '.join(names) or 'none'}")
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The model's own facts: name, frame rate, picture size, sampling.
+
+    Raises:
+        ValueError: no index, or one that cannot be read.
+    """
+    path = folder / INDEX
+    if not path.is_file():
+        raise ValueError(f"{folder}: not a model folder, {INDEX} is missing")
+    try:
+        index = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from error
+    missing = sorted({"name", "fps", "size_hw", "design_sampling", "predict_sampling"} - set(index))
+    if missing:
+        raise ValueError(f"{path}: missing keys {', '.join(missing)}")
+    return index  # type: ignore[no-any-return]
+
+
+def load_parts(folder: Path, names: Iterable[str] = tuple(PARTS), dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """The parts of a model folder by name, in evaluation mode.
+
+    Raises:
+        ValueError: a part that is missing, a pickle, not of its class, or of another size; says which.
+    """
+    return {name: _load_part(folder, name, dtype) for name in names}
+
+
+def _load_part(folder: Path, name: str, dtype: torch.dtype) -> Any:
+    part_class, config_file, weight_file = PARTS[name]
+    part = folder / name
+    if not (part / config_file).is_file():
+        raise ValueError(f"{folder}: part {name!r} is missing ({name}/{config_file} not found)")
+    try:
+        stored_class = json.loads((part / config_file).read_text()).get("_class_name", part_class.__name__)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{folder}: part {name!r}: {config_file} is not JSON: {error}") from error
+    if stored_class != part_class.__name__:
+        raise ValueError(f"{folder}: part {name!r} is a {stored_class}, expected {part_class.__name__}")
+    if weight_file is None:
+        return part_class.from_pretrained(part, local_files_only=True)
+    _check_weights(folder, name, part / weight_file)
+    try:
+        model = part_class.from_pretrained(
+            part, torch_dtype=dtype, local_files_only=True, low_cpu_mem_usage=False, use_safetensors=True
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise ValueError(f"{folder}: part {name!r}: weights and config do not belong together: {first_line}") from error
+    return model.eval()
+
+
+def _check_weights(folder: Path, name: str, path: Path) -> None:
+    if not path.is_file():
+        pickles = sorted(p.name for pattern in PICKLES for p in path.parent.glob(pattern))
+        if pickles:
+            raise ValueError(f"{folder}: part {name!r} holds the pickle {pickles[0]}; only safetensors are loaded")
+        raise ValueError(f"{folder}: part {name!r} is missing its weights ({name}/{path.name})")
+    try:
+        with safe_open(path, framework="pt") as file:
+            list(file.keys())
+    except SafetensorError as error:
+        raise ValueError(f"{folder}: part {name!r}: {path.name} is truncated or no safetensors file: {error}") from error
+
+
+def save_parts(folder: Path, parts: dict[str, Any], dtype: torch.dtype = torch.float32) -> None:
+    """Writes parts into a model folder, their weights in `dtype`."""
+    for name, part in parts.items():
+        if isinstance(part, torch.nn.Module):
+            kept = part.dtype
+            part.to(dtype).save_pretrained(folder / name)
+            part.to(kept)
+        else:
+            part.save_pretrained(folder / name)
+
+
+def write_index(folder: Path, index: dict[str, Any]) -> None:
+    """Writes the model's own facts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def fingerprint(folder: Path, names: Iterable[str] = tuple(PARTS)) -> str:
+    """sha256 over the weights and configs of some parts; two equal models have equal fingerprints."""
+    digest = hashlib.sha256()
+    for name in sorted(names):
+        _, config_file, weight_file = PARTS[name]
+        for file in (config_file, weight_file):
+            if file is not None:
+                digest.update(f"{name}/{file}".encode())
+                digest.update((folder / name / file).read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,212 @@
+"""The temporal layers of a Video LDM as a component of their own, apart from the image backbone.
+
+The stack mirrors the block tree of a `UNet2DConditionModel` and knows nothing of its weights: saved
+alone, it can be moved to any backbone of the same shape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from drivesim.nn.temporal import (
+    Mix,
+    TemporalResBlock,
+    TemporalTransformerBlock,
+    from_time_view,
+    sinusoidal,
+    to_time_view,
+)
+
+
+class TemporalResLayer(nn.Module):
+    """What follows one spatial residual block: context, temporal residual block, mix."""
+
+    def __init__(self, channels: int, config: dict[str, int]):
+        super().__init__()
+        context_channels = config["context_channels"] if config["context_in_channels"] else 0
+        self.context_conv = (
+            nn.Conv2d(config["context_in_channels"], context_channels, 3, padding=1) if context_channels else None
+        )
+        self.block = TemporalResBlock(
+            channels, config["time_embed_dim"], groups=config["norm_num_groups"], context_channels=context_channels
+        )
+        self.mix = Mix(config["num_alphas"])
+
+    def forward(self, h_NCHW: Tensor, time_embed_BTD: Tensor, context_NCHW: Tensor | None) -> Tensor:
+        """`(B T) C H W` -> `(B T) C H W`."""
+        num_frames = time_embed_BTD.shape[1]
+        context = None
+        if self.context_conv is not None:
+            assert context_NCHW is not None, "this temporal stack was built with context: given frames are needed"
+            resized = F.interpolate(context_NCHW, size=h_NCHW.shape[2:], mode="area")
+            context = to_time_view(self.context_conv(resized), num_frames)
+        spatial = to_time_view(h_NCHW, num_frames)
+        temporal = self.block(spatial, time_embed_BTD, context)
+        mixed = self.mix(spatial.transpose(1, 2), temporal.transpose(1, 2)).transpose(1, 2)
+        return from_time_view(mixed, h_NCHW)
+
+
+class TemporalAttentionLayer(nn.Module):
+    """What follows the blocks of one spatial transformer: frame positions, attention over time, mix."""
+
+    def __init__(self, channels: int, heads: int, config: dict[str, int], cross_attention_dim: int | None):
+        super().__init__()
+        self.channels = channels
+        self.position = nn.Sequential(
+            nn.Linear(channels, 4 * channels), nn.SiLU(), nn.Linear(4 * channels, channels)
+        )
+        self.blocks = nn.ModuleList(
+            TemporalTransformerBlock(
+                channels, heads, context_dim=cross_attention_dim, feed_forward_mult=config["feed_forward_mult"]
+            )
+            for _ in range(config["layers"])
+        )
+        self.mix = Mix(config["num_alphas"])
+
+    def positions(self, num_frames: int, like: Tensor) -> Tensor:
+        """(1, T, 1, C) embedding of the frame index."""
+        index = torch.arange(num_frames, device=like.device)
+        embedding: Tensor = self.position(sinusoidal(index, self.channels).to(like.dtype))
+        return embedding[None, :, None]
+
+    def forward(self, index: int, h_BTPC: Tensor, positions: Tensor, tokens_BLC: Tensor | None) -> Tensor:
+        """Output of spatial transformer block `index`, mixed with what attention over time makes of it."""
+        return self.mix(h_BTPC, self.blocks[index](h_BTPC + positions, tokens_BLC))  # type: ignore[no-any-return]
+
+
+class TemporalBlock(nn.Module):
+    """The temporal layers of one U-Net block: one a residual block, one a spatial transformer."""
+
+    def __init__(self, resnets: Sequence[nn.Module], attentions: Sequence[nn.Module]):
+        super().__init__()
+        self.resnets = nn.ModuleList(resnets)
+        self.attentions = nn.ModuleList(attentions)
+
+
+class TemporalStack(ModelMixin, ConfigMixin):
+    """All temporal layers of a Video LDM.
+
+    Args:
+        block_out_channels: channels of the backbone's blocks, top to bottom.
+        layers_per_block: residual blocks of each down block; up blocks have one more.
+        attention_blocks: whether the down block of that level has spatial transformers.
+        num_heads: attention heads of each level.
+        transformer_layers: spatial transformer blocks of each level's transformers.
+        time_embed_dim: width of the backbone's time embedding.
+        norm_num_groups: groups of the backbone's group norms.
+        num_frames: frames the stack is trained on.
+        per_frame_alpha: one alpha for each frame index (driving); False = one for all (text-to-video).
+        context_in_channels: channels of the given frames and their mask; 0 = no context.
+        context_channels: channels that the context is convolved to.
+        cross_attention_dim: width of tokens that attention over time sees; None = none.
+        feed_forward_mult: width of the temporal feed-forward layers.
+    """
+
+    _supports_gradient_checkpointing = False
+
+    @register_to_config
+    def __init__(
+        self,
+        block_out_channels: tuple[int, ...],
+        layers_per_block: tuple[int, ...],
+        attention_blocks: tuple[bool, ...],
+        num_heads: tuple[int, ...],
+        transformer_layers: tuple[int, ...],
+        time_embed_dim: int,
+        norm_num_groups: int = 32,
+        num_frames: int = 10,
+        per_frame_alpha: bool = True,
+        context_in_channels: int = 0,
+        context_channels: int = 128,
+        cross_attention_dim: int | None = None,
+        feed_forward_mult: int = 4,
+    ):
+        super().__init__()
+        shared = {
+            "time_embed_dim": time_embed_dim,
+            "norm_num_groups": norm_num_groups,
+            "num_alphas": num_frames if per_frame_alpha else 1,
+            "context_in_channels": context_in_channels,
+            "context_channels": context_channels,
+            "feed_forward_mult": feed_forward_mult,
+        }
+
+        def block(level: int, num_resnets: int, num_attentions: int) -> TemporalBlock:
+            channels = block_out_channels[level]
+            config = shared | {"layers": transformer_layers[level]}
+            return TemporalBlock(
+                [TemporalResLayer(channels, config) for _ in range(num_resnets)],
+                [
+                    TemporalAttentionLayer(channels, num_heads[level], config, cross_attention_dim)
+                    for _ in range(num_attentions)
+                ],
+            )
+
+        levels = range(len(block_out_channels))
+        depth = layers_per_block
+        self.down_blocks = nn.ModuleList(block(i, depth[i], depth[i] if attention_blocks[i] else 0) for i in levels)
+        self.mid_block = block(levels[-1], 2, 1)
+        self.up_blocks = nn.ModuleList(
+            block(i, depth[i] + 1, depth[i] + 1 if attention_blocks[i] else 0) for i in reversed(levels)
+        )
+
+    @classmethod
+    def for_backbone(
+        cls,
+        backbone: UNet2DConditionModel,
+        *,
+        num_frames: int = 10,
+        per_frame_alpha: bool = True,
+        context_in_channels: int = 0,
+        context_channels: int = 128,
+        cross_attention_dim: int | None = None,
+        feed_forward_mult: int = 4,
+    ) -> TemporalStack:
+        """The stack that fits a backbone.
+
+        Raises:
+            ValueError: a block type without a temporal counterpart.
+        """
+        config = backbone.config
+        known = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}
+        unknown = set(config.down_block_types) - set(known)
+        if unknown or config.mid_block_type != "UNetMidBlock2DCrossAttn":
+            raise ValueError(
+                f"no temporal layers for blocks {sorted(unknown) or config.mid_block_type}; known: {sorted(known)}, "
+                "UNetMidBlock2DCrossAttn"
+            )
+        levels = len(config.block_out_channels)
+
+        def each_level(value: int | Sequence[int]) -> tuple[int, ...]:
+            return (value,) * levels if isinstance(value, int) else tuple(value)
+
+        return cls(
+            block_out_channels=tuple(config.block_out_channels),
+            layers_per_block=each_level(config.layers_per_block),
+            attention_blocks=tuple(known[name] for name in config.down_block_types),
+            # diffusers' attention_head_dim is, for historical reasons, the number of heads.
+            num_heads=each_level(config.num_attention_heads or config.attention_head_dim),
+            transformer_layers=each_level(config.transformer_layers_per_block),
+            time_embed_dim=backbone.time_embedding.linear_2.out_features,
+            norm_num_groups=math.gcd(config.norm_num_groups, 32),
+            num_frames=num_frames,
+            per_frame_alpha=per_frame_alpha,
+            context_in_channels=context_in_channels,
+            context_channels=context_channels,
+            cross_attention_dim=cross_attention_dim,
+            feed_forward_mult=feed_forward_mult,
+        )
+
+    def set_alpha(self, value: float) -> None:
+        """Sets every alpha; 1.0 makes the video model the image model exactly."""
+        logit = math.inf if value >= 1 else math.log(max(value, 1e-12) / (1 - value))
+        for module in self.modules():
+            if isinstance(module, Mix):
+                module.logit.data.fill_(logit)

@@ -1,0 +1,159 @@
+"""The Video LDM's network: an unmodified image backbone and a temporal stack, run in one explicit loop."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from torch import Tensor, nn
+
+from drivesim.models.temporal_stack import TemporalAttentionLayer, TemporalBlock, TemporalStack
+
+
+class VideoUNet(nn.Module):
+    """`backbone` on every frame, `temporal` between its layers. alpha = 1 equals the backbone bit for bit.
+
+    Args:
+        backbone: image LDM's U-Net; its frames go through the batch axis.
+        temporal: a stack built by `TemporalStack.for_backbone(backbone)`.
+    """
+
+    def __init__(self, backbone: UNet2DConditionModel, temporal: TemporalStack):
+        super().__init__()
+        shape = TemporalStack.for_backbone(backbone).config
+        for key in ("block_out_channels", "layers_per_block", "attention_blocks", "transformer_layers"):
+            if tuple(shape[key]) != tuple(temporal.config[key]):
+                raise ValueError(
+                    f"temporal stack does not fit the backbone: {key} is {tuple(temporal.config[key])}, "
+                    f"the backbone has {tuple(shape[key])}"
+                )
+        self.backbone = backbone
+        self.temporal = temporal
+
+    def forward(
+        self,
+        sample_BTCHW: Tensor,
+        timestep_B: Tensor,
+        tokens_BLC: Tensor,
+        *,
+        token_mask_BL: Tensor | None = None,
+        context_BTCHW: Tensor | None = None,
+        temporal_tokens_BLC: Tensor | None = None,
+    ) -> Tensor:
+        """Denoises clips.
+
+        Args:
+            sample_BTCHW: noisy latents.
+            timestep_B: diffusion step of each sample.
+            tokens_BLC: conditioning tokens of each sample, seen by the spatial layers of all its frames.
+            token_mask_BL: True = a token, False = padding; None = all are tokens.
+            context_BTCHW: given frames and their mask (`conditioning.given_frames`); None = a stack without context.
+            temporal_tokens_BLC: tokens for the temporal layers; None = a stack without cross-attention.
+
+        Returns:
+            The prediction (B, T, C, H, W), of the kind the backbone was trained for.
+        """
+        b, t = sample_BTCHW.shape[:2]
+        unet = self.backbone
+        run = _Run(
+            # Repeated before the embedding: a matrix product of another batch size rounds differently.
+            time_embed=self._time_embedding(timestep_B.repeat_interleave(t), sample_BTCHW),
+            num_frames=t,
+            tokens=tokens_BLC.repeat_interleave(t, dim=0),
+            token_bias=_attention_bias(token_mask_BL, t, sample_BTCHW.dtype),
+            context=None if context_BTCHW is None else context_BTCHW.flatten(0, 1),
+            temporal_tokens=temporal_tokens_BLC,
+        )
+        h = unet.conv_in(sample_BTCHW.flatten(0, 1))
+        skips = [h]
+        for block, temporal in zip(unet.down_blocks, self.temporal.down_blocks, strict=True):
+            for index, resnet in enumerate(block.resnets):
+                h = run.layer(h, resnet, _at(block, "attentions", index), temporal, index)
+                skips.append(h)
+            for downsampler in block.downsamplers or ():
+                h = downsampler(h)
+                skips.append(h)
+        h = run.mid(h, unet.mid_block, self.temporal.mid_block)
+        for block, temporal in zip(unet.up_blocks, self.temporal.up_blocks, strict=True):
+            for index, resnet in enumerate(block.resnets):
+                h = torch.cat([h, skips.pop()], dim=1)
+                h = run.layer(h, resnet, _at(block, "attentions", index), temporal, index)
+            for upsampler in block.upsamplers or ():
+                h = upsampler(h, skips[-1].shape[2:])
+        h = unet.conv_out(unet.conv_act(unet.conv_norm_out(h)))
+        return h.unflatten(0, (b, t))
+
+    def _time_embedding(self, timestep_N: Tensor, like: Tensor) -> Tensor:
+        unet = self.backbone
+        embedding: Tensor = unet.time_embedding(unet.time_proj(timestep_N).to(like.dtype))
+        return embedding
+
+
+def _at(block: nn.Module, name: str, index: int) -> Transformer2DModel | None:
+    modules = getattr(block, name, None)
+    return modules[index] if modules is not None else None
+
+
+def _attention_bias(mask_BL: Tensor | None, num_frames: int, dtype: torch.dtype) -> Tensor | None:
+    """(B T, 1, L): 0 for a token, a large negative number for padding, as diffusers' U-Net makes it."""
+    if mask_BL is None:
+        return None
+    return ((1 - mask_BL.to(dtype)) * -10000.0).repeat_interleave(num_frames, dim=0).unsqueeze(1)
+
+
+class _Run:
+    """What stays the same through all layers of one forward pass."""
+
+    def __init__(
+        self,
+        *,
+        time_embed: Tensor,
+        num_frames: int,
+        tokens: Tensor,
+        token_bias: Tensor | None,
+        context: Tensor | None,
+        temporal_tokens: Tensor | None,
+    ):
+        self.time_embed_ND = time_embed
+        self.time_embed_BTD = time_embed.unflatten(0, (-1, num_frames))
+        self.num_frames = num_frames
+        self.tokens = tokens
+        self.token_bias = token_bias
+        self.context = context
+        self.temporal_tokens = temporal_tokens
+
+    def layer(
+        self, h: Tensor, resnet: nn.Module, attention: Transformer2DModel | None, temporal: TemporalBlock, index: int
+    ) -> Tensor:
+        """One spatial residual block and transformer, each followed by its temporal layer."""
+        h = temporal.resnets[index](resnet(h, self.time_embed_ND), self.time_embed_BTD, self.context)
+        if attention is None:
+            return h
+        return self.transformer(h, attention, temporal.attentions[index])  # type: ignore[arg-type]
+
+    def mid(self, h: Tensor, block: nn.Module, temporal: TemporalBlock) -> Tensor:
+        """Residual block, transformer, residual block."""
+        h = self.layer(h, block.resnets[0], block.attentions[0], temporal, 0)
+        return self.layer(h, block.resnets[1], None, temporal, 1)
+
+    def transformer(self, h_NCHW: Tensor, spatial: Transformer2DModel, temporal: TemporalAttentionLayer) -> Tensor:
+        """A spatial transformer whose every block is followed by attention over time."""
+        n, _, height, width = h_NCHW.shape
+        linear = spatial.use_linear_projection
+        x = spatial.norm(h_NCHW)
+        if not linear:
+            x = spatial.proj_in(x)
+        x = x.permute(0, 2, 3, 1).reshape(n, height * width, -1)
+        if linear:
+            x = spatial.proj_in(x)
+        positions = temporal.positions(self.num_frames, x)
+        for index, block in enumerate(spatial.transformer_blocks):
+            x = block(x, encoder_hidden_states=self.tokens, encoder_attention_mask=self.token_bias)
+            video_BTPC = x.unflatten(0, (-1, self.num_frames))
+            x = temporal(index, video_BTPC, positions, self.temporal_tokens).flatten(0, 1)
+        if linear:
+            x = spatial.proj_out(x)
+        x = x.reshape(n, height, width, -1).permute(0, 3, 1, 2).contiguous()
+        if not linear:
+            x = spatial.proj_out(x)
+        return x + h_NCHW

@@ -1,0 +1,164 @@
+"""Layers that see a stack of frames in time: convolution, attention and the mix with the image layers.
+
+Axes: B samples, T frames, C channels, H W picture, P = H * W positions. Image layers see frames as
+`(B T) C H W`. In channels-last memory that tensor and `B C T P` are views of each other, so a
+(3, 1, 1) convolution is a (3, 1) Conv2d on the view and nothing is copied.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# CUDA's fused attention kernels refuse batches of 65,536 and above.
+MAX_ATTENTION_BATCH = 32_768
+
+
+def to_time_view(frames_NCHW: Tensor, num_frames: int) -> Tensor:
+    """`(B T) C H W` -> `B C T P`; a view when the input is channels-last."""
+    n, c, h, w = frames_NCHW.shape
+    channels_last = frames_NCHW.permute(0, 2, 3, 1)
+    return channels_last.reshape(n // num_frames, num_frames, h * w, c).permute(0, 3, 1, 2)
+
+
+def from_time_view(video_BCTP: Tensor, like_NCHW: Tensor) -> Tensor:
+    """`B C T P` -> `(B T) C H W` in the memory layout of `like_NCHW`; the inverse of `to_time_view`.
+
+    The layout is kept because convolution kernels of another layout round differently: alpha = 1 has
+    to give the image model's picture bit for bit.
+    """
+    n, c, h, w = like_NCHW.shape
+    frames = video_BCTP.permute(0, 2, 3, 1).reshape(n, h, w, c).permute(0, 3, 1, 2)
+    return frames.contiguous() if like_NCHW.is_contiguous() else frames
+
+
+def sinusoidal(positions: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
+    """Sinusoidal embeddings (N, dim) of positions (N,), cosines first (as diffusers' flip_sin_to_cos)."""
+    half = dim // 2
+    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=positions.device) / half)
+    angles = positions.float()[:, None] * frequencies[None]
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class Mix(nn.Module):
+    """`alpha * spatial + (1 - alpha) * temporal`, alpha = sigmoid of a learned number (§3.1).
+
+    Args:
+        num_alphas: 1 = one alpha for all frames; T = one for each frame index.
+    """
+
+    def __init__(self, num_alphas: int = 1, initial: float = 0.5):
+        super().__init__()
+        self.logit = nn.Parameter(torch.full((num_alphas,), math.log(initial / (1 - initial))))
+
+    def alpha(self, num_frames: int) -> Tensor:
+        """(T,) in [0, 1], or (1,) when all frames share one."""
+        if len(self.logit) not in (1, num_frames):
+            assert num_frames < len(self.logit), f"{num_frames} frames, but alphas for {len(self.logit)}"
+            return torch.sigmoid(self.logit[:num_frames])
+        return torch.sigmoid(self.logit)
+
+    def forward(self, spatial_BTX: Tensor, temporal_BTX: Tensor) -> Tensor:
+        """Both (B, T, ...); alpha = 1 gives back `spatial_BTX` exactly."""
+        alpha = self.alpha(spatial_BTX.shape[1]).to(spatial_BTX.dtype)
+        alpha = alpha.view(1, -1, *([1] * (spatial_BTX.ndim - 2)))
+        return alpha * spatial_BTX + (1 - alpha) * temporal_BTX
+
+
+class TemporalResBlock(nn.Module):
+    """Residual block of two (3, 1, 1) convolutions over time, as in Stable Video Diffusion.
+
+    With `context_channels` the given frames' features are concatenated before the first convolution
+    (fig. 4). The last convolution starts at zero, so a fresh block changes nothing.
+    """
+
+    def __init__(self, channels: int, time_embed_dim: int, *, groups: int = 32, context_channels: int = 0):
+        super().__init__()
+        wide = channels + context_channels
+        self.norm1 = nn.GroupNorm(math.gcd(groups, wide), wide, eps=1e-6)
+        self.conv1 = nn.Conv2d(wide, channels, (3, 1), padding=(1, 0))
+        self.time_emb_proj = nn.Linear(time_embed_dim, channels)
+        self.norm2 = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.conv2 = nn.Conv2d(channels, channels, (3, 1), padding=(1, 0))
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, video_BCTP: Tensor, time_embed_BTD: Tensor, context_BCTP: Tensor | None = None) -> Tensor:
+        """`B C T P` -> `B C T P`."""
+        x = video_BCTP if context_BCTP is None else torch.cat([video_BCTP, context_BCTP], dim=1)
+        x = self.conv1(F.silu(self.norm1(x)))
+        x = x + self.time_emb_proj(F.silu(time_embed_BTD)).transpose(1, 2)[..., None]
+        x = self.conv2(F.silu(self.norm2(x)))
+        return video_BCTP + x
+
+
+class FeedForward(nn.Module):
+    """Gated linear unit with GELU (GEGLU), `mult` times wider inside."""
+
+    def __init__(self, dim: int, mult: int = 4):
+        super().__init__()
+        self.proj_in = nn.Linear(dim, 2 * mult * dim)
+        self.proj_out = nn.Linear(mult * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) -> (..., dim)."""
+        hidden, gate = self.proj_in(x).chunk(2, dim=-1)
+        return self.proj_out(hidden * F.gelu(gate))
+
+
+class Attention(nn.Module):
+    """Multi-head attention; keys and values may come from other tokens, shared by all positions."""
+
+    def __init__(self, dim: int, heads: int, context_dim: int | None = None):
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(dim, dim, bias=False)
+        self.to_k = nn.Linear(context_dim or dim, dim, bias=False)
+        self.to_v = nn.Linear(context_dim or dim, dim, bias=False)
+        self.to_out = nn.Linear(dim, dim)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def forward(self, x_NTC: Tensor, context_NLC: Tensor | None = None) -> Tensor:
+        """(N, T, C) -> (N, T, C), softmax over T, or over L when tokens are given."""
+        source = x_NTC if context_NLC is None else context_NLC
+        q, k, v = self._split(self.to_q(x_NTC)), self._split(self.to_k(source)), self._split(self.to_v(source))
+        return self.to_out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class TemporalTransformerBlock(nn.Module):
+    """Attention over the frames of one position, in Stable Video Diffusion's order of layers."""
+
+    def __init__(self, dim: int, heads: int, *, context_dim: int | None = None, feed_forward_mult: int = 4):
+        super().__init__()
+        self.norm_in = nn.LayerNorm(dim)
+        self.ff_in = FeedForward(dim, feed_forward_mult)
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn1 = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim) if context_dim is not None else None
+        self.attn2 = Attention(dim, heads, context_dim) if context_dim is not None else None
+        self.norm3 = nn.LayerNorm(dim)
+        self.ff = FeedForward(dim, feed_forward_mult)
+
+    def forward(self, x_BTPC: Tensor, tokens_BLC: Tensor | None = None) -> Tensor:
+        """`B T P C` -> `B T P C`; `tokens_BLC` are one sample's, seen by all its positions."""
+        b, t, p, c = x_BTPC.shape
+        x = x_BTPC.transpose(1, 2).reshape(b * p, t, c)
+        x = x + self.ff_in(self.norm_in(x))
+        x = x + self._self_attention(self.norm1(x))
+        if self.attn2 is not None and self.norm2 is not None:
+            assert tokens_BLC is not None, "this temporal stack was built with cross-attention: tokens are needed"
+            # All positions of a sample as one query sequence: keys and values are projected once per sample.
+            query = self.norm2(x).view(b, p * t, c)
+            x = x + self.attn2(query, tokens_BLC).view(b * p, t, c)
+        x = x + self.ff(self.norm3(x))
+        return x.view(b, p, t, c).transpose(1, 2)
+
+    def _self_attention(self, x_NTC: Tensor) -> Tensor:
+        if len(x_NTC) <= MAX_ATTENTION_BATCH:
+            return self.attn1(x_NTC)  # type: ignore[no-any-return]
+        return torch.cat([self.attn1(part) for part in x_NTC.split(MAX_ATTENTION_BATCH)])

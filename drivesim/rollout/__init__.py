@@ -1,0 +1,1 @@
+"""Rollouts: from one start frame to many futures as videos, minutes long, in memory that does not grow."""

@@ -1,0 +1,92 @@
+"""One future from its start to its row, the same code in every pool."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from drivesim.core.files import sha256_file
+from drivesim.rollout.model import PredictionModel
+from drivesim.rollout.plan import Plan
+from drivesim.rollout.rows import Events, Progress, Row
+from drivesim.rollout.world import World
+from drivesim.rollout.writer import FutureWriter
+
+
+@dataclass(kw_only=True, slots=True)
+class Task:
+    """All that a worker needs for one future, besides the model."""
+
+    future: int
+    run_dir: Path  # absolute: a worker's working directory may be another
+    start_name: str
+    start_latents_CHW: torch.Tensor
+    is_night: bool | None
+    run_seed: int
+    num_frames: int  # wanted
+    segment_chunks: int  # chunks a segment
+    crf: int
+
+    def failed(self, error: str, trace: str | None = None, *, frames: int = 0, seconds: float = 0.0) -> Row:
+        """The row of this future when it did not come to its end."""
+        return Row(
+            ok=False, future=self.future, start=self.start_name, seed=self.run_seed,
+            frames=frames, seconds=seconds, error=error, traceback=trace,
+        )  # fmt: skip
+
+
+def run_future(task: Task, model: PredictionModel) -> Events:
+    """Makes a future, or what is left of it; the last thing it yields is its row.
+
+    An error ends this future alone: it becomes a row with its cause, whatever it was.
+    """
+    began_s = time.perf_counter()
+    num_frames = 0
+    writer = FutureWriter(task.run_dir, task.future, fps=model.fps, crf=task.crf)
+    try:
+        for progress in _make_video(task, model, writer):
+            num_frames = progress.num_frames
+            yield progress
+        digest = sha256_file(writer.video)
+    except Exception as error:
+        cause = f"{type(error).__name__}: {error}"
+        seconds = time.perf_counter() - began_s
+        yield task.failed(cause, traceback.format_exc(), frames=num_frames, seconds=seconds)
+        return
+    yield Row(
+        ok=True,
+        future=task.future,
+        start=task.start_name,
+        seed=task.run_seed,
+        frames=task.num_frames,
+        seconds=time.perf_counter() - began_s,
+        video=writer.video.name,
+        sha256=digest,
+    )
+
+
+def _make_video(task: Task, model: PredictionModel, writer: FutureWriter) -> Iterator[Progress]:
+    plan = Plan(num_frames=task.num_frames, frames_per_call=model.num_frames)
+    world = World(model, run_seed=task.run_seed, start_name=task.start_name, is_night=task.is_night)
+    state, first_segment = writer.load_state() or (world.reset(task.start_latents_CHW, task.future), 0)
+    num_segments = plan.num_segments(task.segment_chunks)
+    for index in range(first_segment, num_segments):
+        with writer.segment(index) as video:
+            for chunk_index in plan.segment(index, task.segment_chunks):
+                chunk = plan.chunk(chunk_index)
+                state, frames_THWC = world.step(state)
+                for frame_HWC in frames_THWC[: chunk.num_new]:
+                    video.write(frame_HWC)
+                yield Progress(
+                    future=task.future,
+                    num_frames=chunk.first_frame + chunk.num_new,
+                    total_frames=task.num_frames,
+                )
+        writer.save_state(state, index + 1)
+    num_joined = writer.join(num_segments)
+    assert num_joined == task.num_frames, f"{num_joined} frames in the video, {task.num_frames} planned"

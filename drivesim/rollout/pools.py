@@ -1,0 +1,176 @@
+"""Where futures are made: here, one after the other, or by Ray's workers, several at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+
+from drivesim.rollout.future import Task, run_future
+from drivesim.rollout.model import PredictionModel
+from drivesim.rollout.rows import Events, Progress, Row
+
+LoadModel = Callable[[], PredictionModel]
+
+_OBJECT_STORE_BYTES = 128 << 20  # tasks and rows are small; frames go to the disk, not through Ray
+
+
+class PoolKind(str, Enum):
+    """The pools there are."""
+
+    HERE = "here"
+    RAY = "ray"
+
+
+@dataclass(kw_only=True, slots=True)
+class PoolConfig:
+    """Who makes the futures. Frames do not depend on `kind` and `workers`."""
+
+    kind: PoolKind = PoolKind.HERE
+    workers: int | None = None  # Ray: processes at once; None = as many as the cores serve
+    threads: int = 1  # torch threads a process, in both pools: sums round differently with another number
+    gpus_per_worker: float = 0.0  # Ray: share of a GPU that each worker takes; 0 = it sees none
+    max_retries: int = 1  # Ray: how often a future whose worker died is taken up again
+
+    def validate(self) -> None:
+        """Raises ValueError for numbers that make no pool."""
+        if self.threads < 1 or (self.workers is not None and self.workers < 1):
+            raise ValueError(f"pool: workers={self.workers}, threads={self.threads}; must be 1 or more")
+        if self.max_retries < 0 or self.gpus_per_worker < 0:
+            raise ValueError(
+                f"pool: max_retries={self.max_retries}, gpus_per_worker={self.gpus_per_worker}; must be 0 or more"
+            )
+
+
+@contextmanager
+def torch_threads(num_threads: int) -> Iterator[None]:
+    """Runs a block with that many torch threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def run_here(config: PoolConfig, tasks: Sequence[Task], model: PredictionModel) -> Events:
+    """Makes futures one after the other in this process."""
+    with torch_threads(config.threads):
+        for task in tasks:
+            yield from run_future(task, model)
+
+
+def run_ray(config: PoolConfig, tasks: Sequence[Task], load_model: LoadModel) -> Events:
+    """Makes futures in Ray's workers, each of which loads the model once.
+
+    Ray is started, and shut down at the end, unless it runs already.
+
+    Args:
+        config: Number and size of the workers.
+        tasks: One a future.
+        load_model: Makes the model; shipped to the workers, so a function of a module or a partial of one.
+    """
+    if not tasks:
+        return
+    import ray  # slow to import, and not needed by the other pool
+
+    num_workers = min(len(tasks), config.workers or max(1, _num_cores() // config.threads))
+    starts_ray = not ray.is_initialized()
+    if starts_ray:
+        ray.init(
+            num_cpus=num_workers * config.threads,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=_OBJECT_STORE_BYTES,
+        )
+    try:
+        fleet = _Fleet(ray, config, load_model, num_workers)
+        try:
+            yield from fleet.run(tasks)
+        finally:
+            fleet.stop()
+    finally:
+        if starts_ray:
+            ray.shutdown()
+
+
+def _num_cores() -> int:
+    """The cores that this process may use; macOS does not tell and gives all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Worker:
+    """Lives in a process of its own and holds the model."""
+
+    def __init__(self, load_model: LoadModel, num_threads: int) -> None:
+        torch.set_num_threads(num_threads)
+        self.model = load_model()
+
+    def run(self, task: Task) -> Events:
+        yield from run_future(task, self.model)
+
+
+class _Fleet:
+    """Hands tasks to workers, and a dead worker's task to a new one."""
+
+    def __init__(self, ray: Any, config: PoolConfig, load_model: LoadModel, num_workers: int) -> None:
+        self.ray = ray
+        self.max_tries = 1 + config.max_retries
+        cores = int(ray.cluster_resources().get("CPU", 0)) // config.threads
+        if cores < 1:
+            raise ValueError(f"Ray runs with fewer cores than the {config.threads} threads of one worker")
+        # Ray gives OMP_NUM_THREADS = num_cpus to the worker, before torch is imported there.
+        actor = ray.remote(_Worker).options(num_cpus=config.threads, num_gpus=config.gpus_per_worker)
+        self._new_worker = lambda: actor.remote(load_model, config.threads)
+        self.idle = [self._new_worker() for _ in range(min(num_workers, cores))]
+        self.running: dict[Any, tuple[Any, Task, int]] = {}  # stream -> worker, task, which try
+
+    def run(self, tasks: Sequence[Task]) -> Events:
+        waiting = deque((task, 1) for task in tasks)
+        while waiting or self.running:
+            while waiting and self.idle:
+                task, try_number = waiting.popleft()
+                worker = self.idle.pop()
+                stream = worker.run.options(num_returns="streaming").remote(task)
+                self.running[stream] = (worker, task, try_number)
+            ready, _ = self.ray.wait(list(self.running), num_returns=1)
+            event = self._next_event(ready[0], waiting)
+            if event is not None:
+                yield event
+
+    def _next_event(self, stream: Any, waiting: deque[tuple[Task, int]]) -> Progress | Row | None:
+        """What a worker reports; None = it is done with its task, or died and the task waits again."""
+        worker, task, try_number = self.running[stream]
+        try:
+            event: Progress | Row = self.ray.get(next(stream))
+            return event
+        except StopIteration:
+            del self.running[stream]
+            self.idle.append(worker)
+            return None
+        except self.ray.exceptions.RayError as error:
+            del self.running[stream]
+            self.ray.kill(worker)  # does nothing to one that is dead already
+            self.idle.append(self._new_worker())
+            if try_number < self.max_tries:
+                waiting.appendleft((task, try_number + 1))
+                return None
+            return task.failed(f"worker died ({try_number} of {self.max_tries} tries): {_one_line(error)}", str(error))
+
+    def stop(self) -> None:
+        """Ends the workers, busy or not."""
+        for worker in [*self.idle, *(worker for worker, _, _ in self.running.values())]:
+            self.ray.kill(worker)
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -1,0 +1,166 @@
+"""A rollout: K futures of one start frame, as videos and rows in a run folder that can be resumed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from drivesim.core.files import read_json, sha256_file, write_json
+from drivesim.rollout.future import Task
+from drivesim.rollout.model import PredictionModel
+from drivesim.rollout.pools import LoadModel, PoolConfig, PoolKind, run_here, run_ray, torch_threads
+from drivesim.rollout.rows import Events, Progress, Row, last_rows, write_row
+from drivesim.rollout.start import Start
+from drivesim.rollout.writer import FutureWriter
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(kw_only=True, slots=True)
+class RolloutConfig:
+    """How many futures, how long, and who makes them."""
+
+    futures: int = 4  # they differ by their number in the key of the noise
+    seconds: float = 60.0  # length of each; rounded to whole frames
+    seed: int = 0  # same seed, start and model = same bytes
+    segment_chunks: int = 4  # chunks (8 key frames each) after which a segment is closed; a kill costs at most one
+    crf: int = 18  # x264's quality of the videos: 0 lossless .. 51 worst
+    pool: PoolConfig = field(default_factory=PoolConfig)
+
+    def validate(self) -> None:
+        """Raises ValueError for numbers that make no rollout."""
+        if self.futures < 1 or self.segment_chunks < 1:
+            raise ValueError(
+                f"rollout: futures={self.futures}, segment_chunks={self.segment_chunks}; must be 1 or more"
+            )
+        if not self.seconds > 0:
+            raise ValueError(f"rollout: seconds={self.seconds}; must be above 0")
+        if not 0 <= self.crf <= 51:
+            raise ValueError(f"rollout: crf={self.crf}; must be 0 (lossless) to 51 (worst)")
+        self.pool.validate()
+
+
+def run_rollout(
+    config: RolloutConfig,
+    start: Start,
+    load_model: LoadModel,
+    run_dir: str | Path,
+    on_progress: OnProgress | None = None,
+) -> list[Row]:
+    """Makes the futures that the run folder does not hold yet.
+
+    The folder gets future_000.mp4 ..., rows.jsonl (one row a future), run.json (what fixes the
+    frames) and, while a future is unfinished, its parts/.
+
+    Args:
+        config: Futures, length, seed, pool.
+        start: The start frame, of the model's size.
+        load_model: Makes the model; the Ray pool calls it once in each worker, too.
+        run_dir: The run's folder; one that holds the same run, finished or not, is gone on with.
+        on_progress: Called after every chunk of every future; None = nobody listens.
+
+    Returns:
+        One row a future, in order; a future that failed has `ok=False` and its cause.
+
+    Raises:
+        ValueError: a number in the config, the start frame's size, or the folder holds another run.
+    """
+    config.validate()
+    run_dir = Path(run_dir).resolve()
+    model: PredictionModel | None = load_model()
+    assert model is not None
+    tasks = _tasks(config, start, model, run_dir)
+    _claim_folder(run_dir, _identity(config, start, model, tasks[0].num_frames))
+    rows_path = run_dir / "rows.jsonl"
+    rows = {future: row for future, row in last_rows(rows_path).items() if _is_whole(row, run_dir)}
+    missing = [task for task in tasks if task.future not in rows]
+    fps = model.fps
+    if config.pool.kind is PoolKind.HERE:
+        events = run_here(config.pool, missing, model)
+    else:
+        model = None  # the workers load their own
+        events = run_ray(config.pool, missing, load_model)
+    with closing(events):  # an interrupt ends workers and unfinished files now, not when memory is collected
+        for row in _listen(events, on_progress):
+            write_row(rows_path, row)
+            rows[row.future] = row
+            if row.ok:
+                FutureWriter(run_dir, row.future, fps=fps, crf=config.crf).remove_parts()
+    return [rows[task.future] for task in tasks]
+
+
+def _listen(events: Events, on_progress: OnProgress | None) -> Iterator[Row]:
+    """Passes progress on; yields the rows."""
+    for event in events:
+        if isinstance(event, Row):
+            yield event
+        elif on_progress is not None:
+            on_progress(event)
+
+
+def _tasks(config: RolloutConfig, start: Start, model: PredictionModel, run_dir: Path) -> Sequence[Task]:
+    size_hw = start.frame_HWC.shape[:2]
+    if size_hw != tuple(model.size_hw):
+        raise ValueError(f"start {start.name}: frame of {size_hw} (height, width), the model's is {model.size_hw}")
+    with torch_threads(config.pool.threads):
+        latents_CHW = model.encode(start.frame_HWC[None])[0].cpu()
+    return [
+        Task(
+            future=future,
+            run_dir=run_dir,
+            start_name=start.name,
+            start_latents_CHW=latents_CHW,
+            is_night=start.is_night,
+            run_seed=config.seed,
+            num_frames=max(1, round(config.seconds * model.fps)),
+            segment_chunks=config.segment_chunks,
+            crf=config.crf,
+        )
+        for future in range(config.futures)
+    ]
+
+
+def _identity(config: RolloutConfig, start: Start, model: PredictionModel, num_frames: int) -> dict[str, Any]:
+    """What fixes every byte of a future's video, apart from the future's number."""
+    return {
+        "model": model.fingerprint,
+        "fps": model.fps,
+        "start": start.name,
+        "start_sha256": hashlib.sha256(start.frame_HWC.tobytes()).hexdigest(),
+        "is_night": start.is_night,
+        "seed": config.seed,
+        "num_frames": num_frames,
+        "segment_chunks": config.segment_chunks,
+        "crf": config.crf,
+        "threads": config.pool.threads,
+    }
+
+
+def _claim_folder(run_dir: Path, identity: dict[str, Any]) -> None:
+    """Notes in run.json what the folder holds; refuses one that holds another run."""
+    path = run_dir / "run.json"
+    for left_by_a_kill in run_dir.glob(".tmp-*"):
+        left_by_a_kill.unlink()
+    if not path.exists():
+        write_json(path, identity)
+        return
+    held = read_json(path)
+    differences = [
+        f"{key} {held.get(key)!r} there, {identity.get(key)!r} here"
+        for key in sorted({*held, *identity})
+        if held.get(key) != identity.get(key)
+    ]
+    if differences:
+        raise ValueError(f"{run_dir} holds another run ({'; '.join(differences)}); choose another folder or delete it")
+
+
+def _is_whole(row: Row, run_dir: Path) -> bool:
+    """Whether a future is finished and its video has not been harmed since."""
+    if not row.ok or row.video is None:
+        return False
+    video = run_dir / row.video
+    return video.exists() and sha256_file(video) == row.sha256

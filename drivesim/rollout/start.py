@@ -1,0 +1,84 @@
+"""Start frames from what a person has: a picture or a video file."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drivesim.core.picture import check_size, crop_to_aspect, load_picture, resize_area
+from drivesim.core.video import read_at
+
+logger = logging.getLogger(__name__)
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
+
+
+@dataclass(kw_only=True, slots=True)
+class Start:
+    """The one frame that all futures of a run start from."""
+
+    name: str  # part of the key of every random number
+    frame_HWC: NDArray[np.uint8]  # RGB, of the model's size
+    is_night: bool | None = None  # None = unknown
+
+
+def start_from_file(
+    path: str | Path, size_hw: tuple[int, int], *, start_s: float = 0.0, is_night: bool | None = None
+) -> Start:
+    """A start from a picture or a video, told apart by the file's suffix.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: neither a picture nor a video by its suffix, or unusable (see the two below).
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in PICTURE_SUFFIXES:
+        return start_from_image(path, size_hw, is_night=is_night)
+    if suffix in VIDEO_SUFFIXES:
+        return start_from_clip(path, size_hw, start_s=start_s, is_night=is_night)
+    choices = f"pictures ({', '.join(PICTURE_SUFFIXES)}) or videos ({', '.join(VIDEO_SUFFIXES)})"
+    raise ValueError(f"{path}: a rollout starts from {choices}; this name ends in {suffix!r}")
+
+
+def start_from_image(path: str | Path, size_hw: tuple[int, int], *, is_night: bool | None = None) -> Start:
+    """A start from a picture file, cropped to the model's shape and resized to its size.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no picture, an alpha channel, or smaller than `size_hw` after the crop.
+    """
+    return Start(name=Path(path).stem, frame_HWC=_fitted(load_picture(path), size_hw, str(path)), is_night=is_night)
+
+
+def start_from_clip(
+    path: str | Path, size_hw: tuple[int, int], *, start_s: float = 0.0, is_night: bool | None = None
+) -> Start:
+    """A start from the frame that a video shows at `start_s` seconds, cropped and resized likewise.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no video, no frame at that time, or smaller than `size_hw` after the crop.
+    """
+    if start_s < 0:
+        raise ValueError(f"start_s is {start_s}; must be 0 or more")
+    frame = read_at(path, np.array([start_s]))[0]
+    return Start(
+        name=f"{Path(path).stem}@{start_s:g}s", frame_HWC=_fitted(frame, size_hw, str(path)), is_night=is_night
+    )
+
+
+def _fitted(frame_HWC: NDArray[np.uint8], size_hw: tuple[int, int], name: str) -> NDArray[np.uint8]:
+    """The frame in the model's shape and size; says so when something is cut off."""
+    part, (top, left) = crop_to_aspect(frame_HWC, size_hw[1] / size_hw[0])
+    if part.shape != frame_HWC.shape:
+        logger.warning(
+            "%s: %d x %d pixels cropped to %d x %d (width x height, from left %d, top %d)",
+            name, frame_HWC.shape[1], frame_HWC.shape[0], part.shape[1], part.shape[0], left, top,
+        )  # fmt: skip
+    check_size(part, size_hw, name)
+    return resize_area(part, size_hw)

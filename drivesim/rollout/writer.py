@@ -1,0 +1,92 @@
+"""A future's files: closed video segments with the state to go on from, then one whole MP4."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from drivesim.core.files import atomic_path
+from drivesim.core.video import VideoWriter, join_videos
+from drivesim.rollout.world import State
+
+
+class FutureWriter:
+    """Writes a future so that a kill at any moment costs at most one segment.
+
+    Segments end at fixed chunks and start with a key frame, and the whole video is their packets in a
+    row, never encoded again. So a video that was stopped and resumed has the bytes of one that was not.
+    """
+
+    def __init__(self, run_dir: Path, future: int, *, fps: float, crf: int) -> None:
+        """Creates nothing yet.
+
+        Args:
+            run_dir: The run's folder.
+            future: Number of the future.
+            fps: Frames per second of the video.
+            crf: x264's constant quality.
+        """
+        self.video = run_dir / f"future_{future:03d}.mp4"
+        self.parts = run_dir / "parts" / f"future_{future:03d}"
+        self.future = future
+        self.fps = fps
+        self.crf = crf
+
+    @contextmanager
+    def segment(self, index: int) -> Iterator[VideoWriter]:
+        """Opens segment `index`; it has its name once it is whole."""
+        with VideoWriter(self._segment_path(index), self.fps, crf=self.crf) as writer:
+            yield writer
+
+    def save_state(self, state: State, num_segments: int) -> None:
+        """Notes that `num_segments` segments are closed and that the future goes on from `state`."""
+        counts = {
+            "chunk_index": state.chunk_index,
+            "num_frames": state.num_frames,
+            "num_segments": num_segments,
+        }
+        with atomic_path(self._state_path) as temporary:
+            metadata = {name: str(count) for name, count in counts.items()}
+            save_file({"latents_SCHW": state.latents_SCHW.contiguous()}, temporary, metadata)
+
+    def load_state(self) -> tuple[State, int] | None:
+        """The state after the last closed segment and the number of segments; None = start anew."""
+        if not self._state_path.exists():
+            return None
+        with safe_open(self._state_path, framework="pt") as file:
+            counts = {name: int(count) for name, count in file.metadata().items()}
+            latents_SCHW: torch.Tensor = file.get_tensor("latents_SCHW").clone()
+        num_segments = counts["num_segments"]
+        if not all(self._segment_path(index).exists() for index in range(num_segments)):
+            return None
+        state = State(
+            future=self.future,
+            chunk_index=counts["chunk_index"],
+            num_frames=counts["num_frames"],
+            latents_SCHW=latents_SCHW,
+        )
+        return state, num_segments
+
+    def join(self, num_segments: int) -> int:
+        """Makes the video from its segments; returns its number of frames."""
+        return join_videos([self._segment_path(index) for index in range(num_segments)], self.video)
+
+    def remove_parts(self) -> None:
+        """Deletes segments and state; nothing of them is needed once the video's row is written."""
+        if self.parts.exists():
+            shutil.rmtree(self.parts)
+        if self.parts.parent.exists() and not any(self.parts.parent.iterdir()):
+            self.parts.parent.rmdir()
+
+    @property
+    def _state_path(self) -> Path:
+        return self.parts / "state.safetensors"
+
+    def _segment_path(self, index: int) -> Path:
+        return self.parts / f"seg_{index:04d}.mp4"

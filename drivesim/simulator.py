@@ -1,0 +1,98 @@
+"""The simulator for use from Python: load a model, design a start frame, roll out futures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from drivesim.conditioning.driving import DrivingConditions
+from drivesim.core.picture import check_size, crop_to_aspect, resize_area
+from drivesim.core.scene import Scene
+from drivesim.core.seeds import torch_generator
+from drivesim.models.driving import DrivingModel
+from drivesim.rollout.world import World
+
+
+class Simulator:
+    """A driving simulator around one model.
+
+    Args:
+        model: the networks; `Simulator.from_pretrained` loads them.
+    """
+
+    def __init__(self, model: DrivingModel):
+        self.model = model
+
+    @classmethod
+    def from_pretrained(
+        cls, folder_or_name: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> Simulator:
+        """Loads a model folder, or one that ships with the package, such as "toytown".
+
+        Raises:
+            ValueError: no such model, or a folder that is not whole: says which part.
+        """
+        return cls(DrivingModel.from_pretrained(folder_or_name, device=device, dtype=dtype))
+
+    @property
+    def fps(self) -> float:
+        """Frames a second of a rollout."""
+        return self.model.fps
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width of a frame in pixels."""
+        return self.model.size_hw
+
+    def design(self, scene: Scene, *, seed: int = 0, index: int = 0) -> NDArray[np.uint8]:
+        """A start frame, uint8 (H, W, 3), for a scene. Same seed and index, same frame."""
+        conditions = DrivingConditions.of_pictures(
+            [scene.picture_boxes(self.size_hw)], self.size_hw, [scene.is_night], [scene.count_cars()]
+        )
+        latents = self.model.design(conditions, [torch_generator(seed, scene.name, index, "design")])
+        return self.model.decode(latents)[0]
+
+    def rollout(
+        self,
+        frame_HWC: NDArray[np.uint8],
+        *,
+        seconds: float | None = None,
+        minutes: float | None = None,
+        seed: int = 0,
+        future: int = 0,
+        is_night: bool | None = None,
+        name: str = "start",
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Streams a future of a start frame; memory does not grow with its length.
+
+        Args:
+            frame_HWC: uint8 RGB, at least the model's size; cropped to 2:1 and resized.
+            seconds: length, or
+            minutes: length. One of the two is needed.
+            seed: run seed.
+            future: futures of one start frame differ by this number alone.
+            is_night: None = unknown.
+            name: of the start frame; part of the key of every random number.
+
+        Yields:
+            Chunks of frames, uint8 (T, H, W, 3).
+
+        Raises:
+            ValueError: neither or both lengths given, or a frame that is too small.
+        """
+        if (seconds is None) == (minutes is None):
+            raise ValueError("rollout: give either seconds or minutes")
+        remaining = max(1, round((seconds if seconds is not None else 60.0 * (minutes or 0.0)) * self.fps))
+        height, width = self.size_hw
+        part, _ = crop_to_aspect(frame_HWC, width / height)
+        check_size(part, self.size_hw, name)
+        world = World(self.model, run_seed=seed, start_name=name, is_night=is_night)
+        state = world.reset(self.model.encode(resize_area(part, self.size_hw)[None])[0], future)
+        while remaining > 0:
+            state, frames = world.step(state)
+            yield frames[:remaining]
+            remaining -= len(frames)

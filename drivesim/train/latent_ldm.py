@@ -1,0 +1,147 @@
+"""Training of the image LDM and of the temporal layers of the video LDM, both on cached latents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from drivesim.conditioning.driving import DrivingConditioner, DrivingConditions
+from drivesim.conditioning.given_frames import context_of, first_frames_given
+from drivesim.diffusion.objective import add_noise, diffusion_loss, draw_timesteps
+from drivesim.diffusion.schedule import SamplingConfig
+from drivesim.models.autoencoder import decode
+from drivesim.models.generate import generate_frames, predict_frames
+from drivesim.models.temporal_stack import TemporalStack
+from drivesim.models.video_unet import VideoUNet
+from drivesim.train.optim import OptimConfig
+from drivesim.train.stage import Batch, Stage
+
+
+def conditions_of(batch: Batch, frame: int) -> DrivingConditions:
+    """What is known of one frame of each clip."""
+    return DrivingConditions(
+        boxes_BN4=batch["boxes_BTN4"][:, frame],
+        classes_BN=batch["classes_BTN"][:, frame],
+        has_boxes_B=batch["has_boxes_B"],
+        is_night_B=batch["is_night_B"],
+        num_cars_B=batch["num_cars_BT"][:, frame],
+    )
+
+
+@dataclass(kw_only=True, slots=True)
+class ImageLossConfig:
+    """How often conditions are left out, so that the model also knows the scene without them."""
+
+    drop_boxes: float = 0.3  # share of samples whose boxes are unknown
+    drop_labels: float = 0.1  # share of samples whose labels are unknown (Table 6)
+
+
+class ImageStage(Stage):
+    """Trains the image backbone and its conditioner on single latents."""
+
+    def __init__(
+        self,
+        parts: tuple[AutoencoderKL, UNet2DConditionModel, DrivingConditioner, DDIMScheduler],
+        loss: ImageLossConfig,
+        sampling: SamplingConfig,
+        optim: OptimConfig,
+        seed: int,
+    ):
+        autoencoder, backbone, conditioner, schedule = parts
+        trained = nn.ModuleDict({"backbone": backbone, "conditioner": conditioner})
+        super().__init__(trained, nn.ModuleDict({"autoencoder": autoencoder}), optim, seed)
+        self.autoencoder, self.backbone, self.conditioner = autoencoder, backbone, conditioner
+        self.schedule = schedule
+        self.drop, self.sampling = loss, sampling
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Mean squared error of the prediction for latents_BTCHW, T = 1."""
+        x = batch["latents_BTCHW"][:, 0]
+        b = len(x)
+        drop_boxes = torch.rand(b, generator=generator) < self.drop.drop_boxes
+        drop_labels = torch.rand(b, generator=generator) < self.drop.drop_labels
+        conditions = conditions_of(batch, 0).dropped(drop_boxes.to(x.device), drop_labels.to(x.device))
+        steps = draw_timesteps(b, self.schedule, generator).to(x.device)
+        noise = torch.randn(x.shape, generator=generator).to(x)
+        noisy, target = add_noise(x, noise, steps, self.schedule)
+        tokens, mask = self.conditioner(conditions)
+        prediction = self.backbone(noisy, steps, tokens, encoder_attention_mask=mask).sample
+        return {"loss": diffusion_loss(prediction, target)}
+
+    @torch.no_grad()
+    def sample_pictures(self, batch: Batch) -> NDArray[np.uint8]:
+        """Real frames above, frames made from their boxes and labels below."""
+        x = batch["latents_BTCHW"][:8, 0]
+        conditions = conditions_of({name: value[:8] for name, value in batch.items()}, 0)
+        generators = [torch.Generator().manual_seed(self.seed + index) for index in range(len(x))]
+        with self.ema.swapped_in():
+            made = generate_frames(
+                self.backbone, self.conditioner, self.schedule, conditions, self.sampling, generators
+            )
+        rows = [np.concatenate(list(decode(self.autoencoder, row)), axis=1) for row in (x, made)]
+        return np.concatenate(rows)
+
+
+@dataclass(kw_only=True, slots=True)
+class PredictionLossConfig:
+    """Prediction conditioning."""
+
+    given: list[int] = field(default_factory=lambda: [0, 1, 2])  # numbers of given frames that are drawn
+    given_shares: list[float] = field(default_factory=lambda: [0.2, 0.3, 0.5])  # how often each
+    drop_labels: float = 0.3  # share of clips whose labels are unknown, as they are for a photo
+
+
+class PredictionStage(Stage):
+    """Trains the temporal layers in the frozen image model to continue given frames."""
+
+    def __init__(
+        self,
+        parts: tuple[AutoencoderKL, UNet2DConditionModel, DrivingConditioner, TemporalStack, DDIMScheduler],
+        loss: PredictionLossConfig,
+        sampling: SamplingConfig,
+        optim: OptimConfig,
+        seed: int,
+    ):
+        autoencoder, backbone, conditioner, temporal, schedule = parts
+        frozen = nn.ModuleDict({"autoencoder": autoencoder, "backbone": backbone, "conditioner": conditioner})
+        super().__init__(nn.ModuleDict({"temporal": temporal}), frozen, optim, seed)
+        self.autoencoder, self.conditioner, self.schedule = autoencoder, conditioner, schedule
+        self.video_unet = VideoUNet(backbone, temporal)
+        self.prediction, self.sampling = loss, sampling
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Mean squared error of the prediction for clips latents_BTCHW."""
+        x = batch["latents_BTCHW"]
+        b, t = x.shape[:2]
+        shares = torch.tensor(self.prediction.given_shares)
+        drawn = torch.multinomial(shares, b, replacement=True, generator=generator)
+        num_given = torch.tensor(self.prediction.given)[drawn].to(x.device)
+        drop_labels = (torch.rand(b, generator=generator) < self.prediction.drop_labels).to(x.device)
+        conditions = conditions_of(batch, 0).dropped(torch.ones_like(drop_labels), drop_labels)
+        steps = draw_timesteps(b, self.schedule, generator).to(x.device)
+        noise = torch.randn(x.shape, generator=generator).to(x)
+        noisy, target = add_noise(x, noise, steps, self.schedule)
+        tokens, mask = self.conditioner(conditions)
+        context = context_of(x, first_frames_given(num_given, t))
+        prediction = self.video_unet(noisy, steps, tokens, token_mask_BL=mask, context_BTCHW=context)
+        return {"loss": diffusion_loss(prediction, target)}
+
+    @torch.no_grad()
+    def sample_pictures(self, batch: Batch) -> NDArray[np.uint8]:
+        """For three clips: the real one above, its first frame continued below."""
+        x = batch["latents_BTCHW"][:3]
+        conditions = conditions_of({name: value[:3] for name, value in batch.items()}, 0)
+        conditions = conditions.dropped(torch.ones_like(conditions.has_boxes_B), conditions.is_night_B < -1)
+        generators = [torch.Generator().manual_seed(self.seed + index) for index in range(len(x))]
+        with self.ema.swapped_in():
+            made = predict_frames(
+                self.video_unet, self.conditioner, self.schedule, x[:, :1], x.shape[1], conditions, self.sampling,
+                generators,
+            )  # fmt: skip
+        rows = [clip for pair in zip(x, made, strict=True) for clip in pair]
+        return np.concatenate([np.concatenate(list(decode(self.autoencoder, row)), axis=1) for row in rows])

@@ -1,0 +1,58 @@
+"""Optimizer and learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+
+import torch
+from torch import nn
+
+
+class LearningRate(str, Enum):
+    """Course of the learning rate after warm-up."""
+
+    CONSTANT = "constant"
+    COSINE = "cosine"
+
+
+@dataclass(kw_only=True, slots=True)
+class OptimConfig:
+    """AdamW with warm-up."""
+
+    learning_rate: float = 1e-4  # peak
+    schedule: LearningRate = LearningRate.CONSTANT  # course after warm-up
+    warmup_steps: int = 100  # linear from zero
+    final_share: float = 0.05  # share of the peak that cosine ends at
+    weight_decay: float = 0.0  # AdamW's decoupled decay
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.99])  # AdamW's moments
+    clip_norm: float = 1.0  # gradients are scaled down to this norm
+    ema_decay: float = 0.999  # of the averaged weights; less at the start
+
+
+def learning_rate_share(step: int, max_steps: int, config: OptimConfig) -> float:
+    """Share of the peak learning rate at a step."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    if LearningRate(config.schedule) is LearningRate.CONSTANT:
+        return 1.0
+    progress = min(1.0, (step - config.warmup_steps) / max(1, max_steps - config.warmup_steps))
+    return config.final_share + (1 - config.final_share) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], config: OptimConfig, max_steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    """AdamW over the parameters, and its schedule by step."""
+    optimizer = torch.optim.AdamW(
+        parameters,
+        lr=config.learning_rate,
+        betas=(config.betas[0], config.betas[1]),
+        weight_decay=config.weight_decay,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_share(step, max_steps, config)
+    )
+    return optimizer, schedule

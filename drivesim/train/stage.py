@@ -1,0 +1,84 @@
+"""What all training stages share: optimizer, averaged weights, keyed noise, small checkpoints."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from drivesim.core.seeds import torch_generator
+from drivesim.train.ema import EmaWeights
+from drivesim.train.optim import OptimConfig, make_optimizer
+
+Batch = dict[str, Tensor]
+
+
+class Stage(L.LightningModule):
+    """A training stage: some parts are trained, others are frozen and stay out of its checkpoints.
+
+    Args:
+        trained: the parts whose weights move.
+        frozen: the parts that are only used.
+        optim: optimizer and averaging.
+        seed: key of all noise, so that a step's loss depends on the step alone, also after a resume.
+    """
+
+    def __init__(self, trained: nn.ModuleDict, frozen: nn.ModuleDict, optim: OptimConfig, seed: int):
+        super().__init__()
+        self.trained = trained
+        self.frozen = frozen.requires_grad_(False).eval()
+        self.ema = EmaWeights(self.trained, optim.ema_decay)
+        self.optim = optim
+        self.seed = seed
+        self.strict_loading = False  # frozen parts come from their own files
+
+    @abstractmethod
+    def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """The terms to log; "loss" is the one to descend. All randomness comes from the generator."""
+
+    @abstractmethod
+    def sample_pictures(self, batch: Batch) -> NDArray[np.uint8]:
+        """A picture (H, W, 3) that shows what the stage has learned, from a validation batch."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One micro-batch."""
+        key = (self.seed, "train", self.global_step, batch_idx % self.trainer.accumulate_grad_batches, self.global_rank)
+        terms = self.loss(batch, torch_generator(*key))
+        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()}, prog_bar=True)
+        return terms["loss"]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The averaged weights' loss on fixed data with fixed noise."""
+        with self.ema.swapped_in():
+            terms = self.loss(batch, torch_generator(self.seed, "val", batch_idx))
+        self.log_dict({f"val/{name}": value for name, value in terms.items()}, sync_dist=True)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Moves the averages after each optimizer step."""
+        if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
+            self.ema.update(self.global_step)
+
+    def on_train_start(self) -> None:
+        """Lightning puts everything in training mode; frozen parts stay as they are."""
+        self.frozen.eval()
+
+    def on_validation_model_train(self) -> None:
+        """As `on_train_start`, after validation."""
+        super().on_validation_model_train()
+        self.frozen.eval()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the trained parts and their averages; frozen parts come from their own files."""
+        weights = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: w for name, w in weights.items() if name.startswith(("trained.", "ema."))}
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW with a schedule by step."""
+        trained = [p for p in self.trained.parameters() if p.requires_grad]
+        optimizer, schedule = make_optimizer(trained, self.optim, self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

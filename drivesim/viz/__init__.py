@@ -1,0 +1,1 @@
+"""Pictures for people: boxes over frames, contact sheets, curves."""

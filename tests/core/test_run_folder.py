@@ -1,0 +1,43 @@
+"""A run folder tells what made it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from drivesim.core import run_folder
+from drivesim.core.run_folder import commit, record_run
+
+
+def test_config_command_versions_and_model_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["drivesim", "rollout", "start=my photo.png"])
+    record_run(tmp_path / "run", {"start": "my photo.png", "seed": 3}, fingerprint="abc")
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()) == {"start": "my photo.png", "seed": 3}
+    origin = json.loads((tmp_path / "run" / "made_by.json").read_text())
+    assert origin["command"] == "drivesim rollout 'start=my photo.png'"
+    assert origin["model_fingerprint"] == "abc"
+    assert origin["versions"]["torch"] != "not installed"
+
+
+def test_an_edited_checkout_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*arguments: str) -> None:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
+
+    module = tmp_path / "drivesim" / "core" / "run_folder.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("")
+    monkeypatch.setattr(run_folder, "__file__", str(module))
+    assert commit() is None  # no checkout at all
+    git("init", "--quiet")
+    assert commit() is None  # nothing committed yet
+    git("add", ".")
+    git("commit", "--quiet", "-m", "first")
+    clean = commit()
+    assert clean is not None and len(clean) == 40
+    module.write_text("edited")
+    assert commit() == f"{clean}+changes"

@@ -1,0 +1,99 @@
+"""The composed video network against its backbone."""
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from drivesim.models.temporal_stack import TemporalStack
+from drivesim.models.video_unet import VideoUNet
+
+
+def make_backbone(linear: bool = False, layers: int = 2) -> UNet2DConditionModel:
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        sample_size=(8, 16),
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(32, 64),
+        layers_per_block=layers,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=24,
+        attention_head_dim=(2, 4),
+        use_linear_projection=linear,
+        norm_num_groups=8,
+    ).eval()
+
+
+def with_random_weights(stack: TemporalStack) -> TemporalStack:
+    torch.manual_seed(1)
+    for parameter in stack.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return stack.eval()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("linear", [False, True])
+@torch.no_grad()
+def test_alpha_one_gives_the_backbones_output_bit_for_bit(linear: bool, layout: torch.memory_format) -> None:
+    backbone = make_backbone(linear).to(memory_format=layout)  # type: ignore[call-overload]
+    stack = with_random_weights(TemporalStack.for_backbone(backbone, num_frames=5, context_in_channels=5))
+    video = VideoUNet(backbone, stack)
+    latents_BTCHW = torch.randn(2, 5, 4, 8, 16)
+    frames_NCHW = latents_BTCHW.flatten(0, 1).to(memory_format=layout)
+    steps, tokens, mask = torch.tensor([7, 800]), torch.randn(2, 6, 24), torch.ones(2, 6, dtype=torch.bool)
+    mask[1, 4:] = False
+    context = torch.randn(2, 5, 5, 8, 16)
+    expected = backbone(
+        frames_NCHW,
+        steps.repeat_interleave(5),
+        tokens.repeat_interleave(5, 0),
+        encoder_attention_mask=mask.repeat_interleave(5, 0),
+    ).sample.unflatten(0, (2, 5))
+    sample = frames_NCHW.unflatten(0, (2, 5))
+
+    mixed = video(sample, steps, tokens, token_mask_BL=mask, context_BTCHW=context)
+    assert not torch.equal(mixed, expected)
+    stack.set_alpha(1.0)
+    assert torch.equal(video(sample, steps, tokens, token_mask_BL=mask, context_BTCHW=context), expected)
+
+
+@torch.no_grad()
+def test_a_fresh_stack_without_attention_weights_changes_nothing_through_its_convolutions() -> None:
+    backbone = make_backbone()
+    stack = TemporalStack.for_backbone(backbone, num_frames=4).eval()
+    layer = stack.down_blocks[0].resnets[0]
+    h, time_embed = torch.randn(8, 32, 8, 16), torch.randn(2, 4, 128)
+    assert torch.allclose(layer(h, time_embed, None), h, atol=1e-6)
+
+
+@torch.no_grad()
+def test_frames_see_one_another_only_through_the_temporal_layers() -> None:
+    backbone = make_backbone()
+    stack = with_random_weights(TemporalStack.for_backbone(backbone, num_frames=4))
+    video = VideoUNet(backbone, stack)
+    sample, step, tokens = torch.randn(1, 4, 4, 8, 16), torch.tensor([10]), torch.randn(1, 3, 24)
+    changed = sample.clone()
+    changed[:, 3] += 1.0
+    before, after = video(sample, step, tokens), video(changed, step, tokens)
+    assert (before[:, 0] - after[:, 0]).abs().max() > 1e-4
+    stack.set_alpha(1.0)
+    before, after = video(sample, step, tokens), video(changed, step, tokens)
+    assert torch.equal(before[:, :3], after[:, :3])
+
+
+def test_a_stack_for_another_backbone_is_refused_naming_both_sides() -> None:
+    stack = TemporalStack.for_backbone(make_backbone(layers=1))
+    with pytest.raises(ValueError, match=r"layers_per_block is \(1, 1\), the backbone has \(2, 2\)"):
+        VideoUNet(make_backbone(layers=2), stack)
+
+
+def test_a_saved_stack_loads_with_the_same_config_and_weights(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    stack = with_random_weights(TemporalStack.for_backbone(make_backbone(), num_frames=5, context_in_channels=5))
+    stack.save_pretrained(tmp_path)
+    again = TemporalStack.from_pretrained(tmp_path)
+    assert dict(again.config)["num_heads"] == dict(stack.config)["num_heads"] or tuple(
+        again.config["num_heads"]
+    ) == tuple(stack.config["num_heads"])
+    for name, value in stack.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name

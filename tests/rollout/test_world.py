@@ -1,0 +1,99 @@
+"""Futures are fixed by their key alone, go on from a small state, and stay latents."""
+
+import numpy as np
+import pytest
+import torch
+
+from drivesim.rollout.world import NotFiniteError, State, World
+from tests.rollout.tiny_model import FailingModel, TinyModel, start_frame
+
+START_CHW = TinyModel().encode(start_frame()[None])[0]
+
+
+def _world(model: TinyModel, **changes: object) -> World:
+    return World(model, **{"run_seed": 7, "start_name": "street", **changes})  # type: ignore[arg-type]
+
+
+def _frames(world: World, future: int, num_steps: int = 3) -> np.ndarray:
+    state, chunks = world.reset(START_CHW, future), []
+    for _ in range(num_steps):
+        state, frames = world.step(state)
+        chunks.append(frames)
+    return np.concatenate(chunks)
+
+
+def test_the_video_opens_with_the_start_frame_as_the_model_decodes_it() -> None:
+    frames = _frames(_world(TinyModel()), future=0)
+    assert len(frames) == 10 + 8 + 8
+    assert np.array_equal(frames[0], TinyModel().decode(START_CHW[None])[0])
+
+
+def test_a_future_is_the_same_alone_as_among_others_made_in_turn() -> None:
+    world = _world(TinyModel())
+    alone = [_frames(world, future) for future in (0, 1)]
+    states = [world.reset(START_CHW, future) for future in (0, 1)]
+    in_turn: list[list[np.ndarray]] = [[], []]
+    for _ in range(3):
+        for future in (1, 0):
+            states[future], frames = world.step(states[future])
+            in_turn[future].append(frames)
+    for future in (0, 1):
+        assert np.array_equal(np.concatenate(in_turn[future]), alone[future])
+
+
+@pytest.mark.parametrize("changes", [{"run_seed": 8}, {"start_name": "lane"}, {"is_night": True}])
+def test_another_seed_start_or_light_is_another_future(changes: dict[str, object]) -> None:
+    assert not np.array_equal(_frames(_world(TinyModel(), **changes), 0)[1:], _frames(_world(TinyModel()), 0)[1:])
+
+
+def test_futures_differ_behind_their_common_first_frame() -> None:
+    first, second = (_frames(_world(TinyModel()), future) for future in (0, 1))
+    assert np.array_equal(first[0], second[0])
+    assert all((a != b).any() for a, b in zip(first[1:], second[1:], strict=True))
+
+
+def test_chunks_follow_from_the_last_two_latents_without_encoding_again() -> None:
+    class Watched(TinyModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls: list[torch.Tensor] = []
+
+        def encode(self, frames_THWC: np.ndarray) -> torch.Tensor:
+            raise AssertionError("frames were encoded again")
+
+        def predict(self, given_BSCHW: torch.Tensor, **arguments: object) -> torch.Tensor:
+            latents = super().predict(given_BSCHW, **arguments)  # type: ignore[arg-type]
+            self.calls += [given_BSCHW, latents]
+            return latents
+
+    model = Watched()
+    _frames(_world(model), future=0)
+    given, made = model.calls[::2], model.calls[1::2]
+    assert [tensor.shape[1] for tensor in given] == [1, 2, 2]
+    assert torch.equal(given[1], made[0][:, -2:])
+    assert torch.equal(given[2], made[1][:, -2:])
+
+
+def test_the_state_holds_two_latents_however_far_it_is() -> None:
+    world = _world(TinyModel())
+    state = world.reset(START_CHW)
+    for step in range(1, 6):
+        state, _ = world.step(state)
+        assert (state.chunk_index, state.num_frames) == (step, 10 + 8 * (step - 1))
+        assert state.latents_SCHW.shape == (2, *START_CHW.shape)
+        assert state.latents_SCHW.untyped_storage().nbytes() == 2 * START_CHW.numel() * 4
+
+
+def test_latents_that_are_not_finite_name_chunk_and_frame() -> None:
+    world = _world(FailingModel("nan", at_call=2))
+    state, _ = world.step(world.reset(START_CHW))
+    # The model spoils frame 5 of its call, two of which were given: the video's frame 10 + 3.
+    with pytest.raises(NotFiniteError, match="chunk 1: the latents of frame 13 are not finite"):
+        world.step(state)
+
+
+def test_a_state_from_elsewhere_goes_on_the_same() -> None:
+    world = _world(TinyModel())
+    state, _ = world.step(world.reset(START_CHW, future=3))
+    copy = State(future=3, chunk_index=1, num_frames=10, latents_SCHW=state.latents_SCHW.clone())
+    assert np.array_equal(world.step(state)[1], _world(TinyModel()).step(copy)[1])

@@ -1,0 +1,85 @@
+"""A prediction model of a few hundred weights, and ways in which models fail."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+SIZE_HW = (32, 64)
+
+
+class TinyModel:
+    """A real network with fixed weights: latents drift by a convolution and by the generator's noise."""
+
+    fps = 4.0
+    size_hw = SIZE_HW
+    num_frames = 10
+    fingerprint = "tiny"
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.down = nn.Conv2d(3, 4, 8, stride=8)
+        self.up = nn.ConvTranspose2d(4, 3, 8, stride=8)
+        self.move = nn.Conv2d(4, 4, 3, padding=1)
+        for layer in (self.down, self.up, self.move):
+            for parameter in layer.parameters():
+                parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+
+    @torch.no_grad()
+    def encode(self, frames_THWC: np.ndarray) -> torch.Tensor:
+        return self.down(torch.from_numpy(frames_THWC).permute(0, 3, 1, 2) / 127.5 - 1)
+
+    @torch.no_grad()
+    def decode(self, latents_TCHW: torch.Tensor) -> np.ndarray:
+        pictures = torch.tanh(self.up(latents_TCHW)) * 127.5 + 127.5
+        return pictures.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+    @torch.no_grad()
+    def predict(
+        self, given_BSCHW: torch.Tensor, *, generators: list[torch.Generator], is_night: list[bool | None]
+    ) -> torch.Tensor:
+        frames = list(given_BSCHW.unbind(dim=1))
+        while len(frames) < self.num_frames:
+            noise = torch.stack([torch.randn(frames[-1].shape[1:], generator=g) for g in generators])
+            light = torch.tensor([-0.2 if night else 0.0 for night in is_night])[:, None, None, None]
+            frames.append(torch.tanh(frames[-1] + 0.3 * self.move(frames[-1]) + 0.3 * noise + light))
+        return torch.stack(frames, dim=1)
+
+
+class FailingModel(TinyModel):
+    """Does something bad in one call of `predict`."""
+
+    def __init__(self, failure: str, at_call: int, once: Path | None = None) -> None:
+        """`failure` is "nan", "error" or "kill"; with `once`, it happens once for all processes."""
+        super().__init__()
+        self.failure = failure
+        self.at_call = at_call
+        self.once = once
+        self.num_calls = 0
+
+    def predict(
+        self, given_BSCHW: torch.Tensor, *, generators: list[torch.Generator], is_night: list[bool | None]
+    ) -> torch.Tensor:
+        latents = super().predict(given_BSCHW, generators=generators, is_night=is_night)
+        self.num_calls += 1
+        if self.num_calls != self.at_call or (self.once is not None and self.once.exists()):
+            return latents
+        if self.once is not None:
+            self.once.touch()
+        if self.failure == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.failure == "error":
+            raise RuntimeError("the model is out of ideas")
+        latents[:, 5, 0, 0, 0] = float("nan")
+        return latents
+
+
+def start_frame() -> np.ndarray:
+    """A smooth start frame (H, W, 3)."""
+    y, x = np.mgrid[: SIZE_HW[0], : SIZE_HW[1]]
+    return np.stack([4 * x, 8 * y, 2 * (x + y)], axis=-1).astype(np.uint8)

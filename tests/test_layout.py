@@ -1,0 +1,108 @@
+"""The layout of the project: what lies where, how long files are, and what the wheel will hold."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+TOP_LEVEL = {
+    "drivesim", "conf", "datasets", "evaluation", "notebooks", "tests",
+    "pyproject.toml", "Makefile", "README.md", "LICENSE", "constraints.txt",
+}  # fmt: skip
+# Made by building, running and setting up; git ignores them.
+LEFTOVERS = {"build", "dist", "runs", "drivesim.egg-info", "__pycache__"}
+PACKAGES = {
+    "core", "toytown", "data", "diffusion", "nn", "conditioning", "models", "train", "rollout", "evaluate", "viz",
+}  # fmt: skip
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+VAGUE = {"utils.py", "util.py", "helpers.py", "helper.py", "misc.py", "common.py", "tools.py", "functions.py"}
+MODULES = sorted((ROOT / "drivesim").rglob("*.py"))
+ALL_PYTHON = sorted([*MODULES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "conf").rglob("*.py")])
+
+
+def shown(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def test_the_top_level_holds_what_the_design_names() -> None:
+    found = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
+    assert found - TOP_LEVEL - LEFTOVERS == set()
+    assert {"drivesim", "conf", "tests", "pyproject.toml", "Makefile", "README.md", "LICENSE"} <= found
+
+
+def test_the_parts_are_those_of_the_design() -> None:
+    folders = {path.name for path in (ROOT / "drivesim").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    modules = {path.name for path in (ROOT / "drivesim").glob("*.py")}
+    assert folders == PACKAGES
+    assert modules == {"__init__.py", "cli.py", "config.py", "simulator.py"}
+
+
+@pytest.mark.parametrize("folder", ["datasets", "evaluation"])
+def test_cards_and_results_hold_no_code(folder: str) -> None:
+    assert [shown(path) for path in (ROOT / folder).rglob("*.py")] == []
+
+
+def test_no_file_has_a_name_that_says_nothing() -> None:
+    assert [shown(path) for path in ALL_PYTHON if path.name in VAGUE] == []
+
+
+def test_files_are_short() -> None:
+    lengths = {shown(path): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
+    assert {name: length for name, length in lengths.items() if length >= MAX_FILE_LINES} == {}
+
+
+def test_functions_are_short() -> None:
+    too_long = []
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                assert node.end_lineno is not None
+                if node.end_lineno - node.lineno + 1 > MAX_FUNCTION_LINES:
+                    too_long.append(f"{shown(path)}:{node.lineno} {node.name}")
+    assert too_long == []
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    silent = [shown(path) for path in ALL_PYTHON if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))]
+    assert silent == []
+
+
+def test_every_test_folder_mirrors_a_part() -> None:
+    folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders - PACKAGES - {"benchmarks"} == set()
+
+
+def test_the_wheel_holds_every_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    listed = set(project["tool"]["setuptools"]["packages"])
+    found = {shown(path.parent).replace("/", ".") for path in (ROOT / "drivesim").rglob("__init__.py")}
+    assert listed == found | {"drivesim.conf"}
+
+
+def test_all_python_files_lie_in_a_package() -> None:
+    assert [shown(path) for path in MODULES if not (path.parent / "__init__.py").is_file()] == []
+
+
+def test_the_shipped_files_stay_under_32_megabytes() -> None:
+    shipped = (*(ROOT / "drivesim").rglob("*.safetensors"), *(ROOT / "drivesim").rglob("*.json"))
+    assert sum(path.stat().st_size for path in shipped) <= 32 * 10**6
+
+
+def test_no_run_or_cache_is_committed() -> None:
+    done = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    committed = done.stdout.split()
+    unwanted = ("runs/", ".venv/", "build/", "dist/")
+    assert [name for name in committed if name.startswith(unwanted) or name.endswith((".pyc", ".ckpt", ".pt"))] == []
