@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,20 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from drivesim.core.yaml_fields import nearest
-from drivesim.data import NuScenesConfig, VideoFolderConfig
+from drivesim.data.export import ExportConfig
+from drivesim.data.nuscenes import NuScenesConfig
+from drivesim.data.prepare import PrepareConfig
+from drivesim.data.videos import VideoFolderConfig
 from drivesim.diffusion.schedule import SamplingConfig
+from drivesim.evaluate.protocol import ProtocolConfig
+from drivesim.evaluate.run import EvaluateConfig
+from drivesim.rollout.pools import PoolConfig
+from drivesim.rollout.run import RolloutConfig
 from drivesim.toytown.config import TownConfig
+
+# What Hydra raises at a person's mistake; `explain` makes one line of each. The assertion is OmegaConf's answer to a
+# key below a group that has no choice.
+HYDRA_ERRORS = (HydraException, OmegaConfBaseException, AssertionError)
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -31,28 +43,76 @@ class ToytownData(NuScenesConfig):
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class PrepareCommand:
-    """Indexes a data set and prints what is wrong with it."""
+    """What to index and how closely to look."""
 
     data: Any  # group data
-    out: str | None = None  # folder of the report; None = runs/prepare/TIME
+    prepare: PrepareConfig = dataclasses.field(default_factory=PrepareConfig)  # how closely to look
+    export: ExportConfig | None = None  # group export: also write drives as videos; None = no
+    out: str | None = None  # folder of index, report and videos; None = runs/prepare/TIME
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class DesignCommand:
-    """Makes start frames from a scene file, with the boxes drawn over a copy."""
+    """Start frames of a scene."""
 
     scene: str  # scene file, or the name of a shipped scene
-    model: str = "toytown"  # name of a shipped model, or a folder
-    num_frames: int = 4  # start frames to make; they differ by seed alone
+    model: str = "toytown"  # name of a shipped model, or a model folder
+    num_frames: int = 4  # start frames; they differ by their number in the key of the noise
     seed: int = 0  # everything random follows from it
-    sampler: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)  # group sampler
+    sampler: SamplingConfig | None = None  # group sampler; None = the model's own
     device: str = "cpu"  # torch device
     out: str | None = None  # folder of the frames; None = runs/design/TIME
 
 
-COMMANDS: dict[str, type] = {
+@dataclasses.dataclass(kw_only=True, slots=True)
+class RolloutCommand(RolloutConfig):
+    """Futures of a start frame."""
+
+    start: str  # picture, video, scene file, or the name of a shipped scene
+    start_s: float = 0.0  # of a video: the time of its start frame
+    is_night: bool | None = None  # of a picture or video; None = unknown
+    model: str = "toytown"  # name of a shipped model, or a model folder
+    sampler: SamplingConfig | None = None  # group sampler, of the prediction; None = the model's own
+    device: str = "cpu"  # torch device
+    out: str | None = None  # run folder; None = runs/rollout/TIME
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class EvaluateCommand(EvaluateConfig):
+    """Two sets of videos to compare."""
+
+    generated: str  # folder of videos, or one video
+    real: str  # folder of videos, or one video
+    out: str | None = None  # folder of scores and report; None = runs/evaluate/TIME
+
+
+@functools.cache
+def _train_command() -> type:
+    """The config of `train`; made when asked for, because Lightning takes seconds to import."""
+    from drivesim.train.fit import TrainConfig
+
+    @dataclasses.dataclass(kw_only=True, slots=True)
+    class TrainCommand(TrainConfig):
+        data: Any  # group data
+        out: str | None = None  # folder of checkpoints, logs and the model; None = runs/train/TIME
+
+    return TrainCommand
+
+
+# What `drivesim --help` says of each command.
+COMMANDS = {
+    "prepare": "index a data set and print what is wrong with it",
+    "train": "train one stage of a model; experiment=FAMILY/STAGE names a recipe",
+    "design": "make start frames from a scene file, with the boxes drawn over a copy",
+    "rollout": "make several futures of one start frame, as videos",
+    "evaluate": "score generated videos against real ones, with a report",
+}
+
+_COMMAND_SCHEMAS: dict[str, type] = {
     "prepare": PrepareCommand,
     "design": DesignCommand,
+    "rollout": RolloutCommand,
+    "evaluate": EvaluateCommand,
 }
 
 # Schemas that group files begin with, such as conf/data/videos.yaml.
@@ -60,15 +120,19 @@ _SCHEMAS: dict[str, type] = {
     "nuscenes": NuScenesConfig,
     "toytown": ToytownData,
     "videos": VideoFolderConfig,
+    "export": ExportConfig,
     "sampling": SamplingConfig,
+    "pool": PoolConfig,
+    "protocol": ProtocolConfig,
 }
 
 
-def register() -> None:
-    """Makes the schemas known to Hydra; may be called again."""
+def register(command: str) -> None:
+    """Makes the schemas of a command known to Hydra; may be called again."""
     store = ConfigStore.instance()
-    for name, schema in {**COMMANDS, **_SCHEMAS}.items():
-        store.store(group="schema", name=name, node=schema)
+    schema = _train_command() if command == "train" else _COMMAND_SCHEMAS[command]
+    for name, node in {**_SCHEMAS, command: schema}.items():
+        store.store(group="schema", name=name, node=node)
 
 
 def conf_dir() -> Path:
@@ -92,12 +156,12 @@ def compose(command: str, overrides: Sequence[str] = ()) -> Any:
     Raises:
         ValueError: a mistake in the overrides; names the key and the valid choices.
     """
-    register()
+    register(command)
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         try:
             return to_typed(hydra.compose(config_name=command, overrides=list(overrides)))
-        except (HydraException, OmegaConfBaseException) as error:
+        except HYDRA_ERRORS as error:
             raise ValueError(explain(error, overrides)) from error
 
 
@@ -107,36 +171,42 @@ def to_typed(config: DictConfig) -> Any:
     Raises:
         ValueError: a key without a value, or one that the schema lacks.
     """
+    for place, key, valid in _unknown_keys(config):  # `+key=value` slips past Hydra's own check
+        raise ValueError(_unknown_key(place, key, valid))
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ValueError(f"no value for {', '.join(missing)}; give one as {missing[0]}=VALUE")
-    try:
-        typed = OmegaConf.to_object(config)
-    except AttributeError as error:
-        # `+key=value` slips past Hydra's check; the dataclass's slots refuse it here.
-        key = str(error).rsplit("'", 2)[-2]
-        raise ValueError(f"unknown key '{key}'{_hint(key, _all_keys(config))}") from error
-    return _with_tuples(typed)
+    return _with_tuples(OmegaConf.to_object(config))
 
 
-def explain(error: Exception, overrides: Sequence[str]) -> str:
-    """A readable line for an error of Hydra or OmegaConf: the key, the nearest valid one, the choices."""
+def explain(error: BaseException, overrides: Sequence[str]) -> str:
+    """A readable line for one of HYDRA_ERRORS: the key, the nearest valid one, the choices."""
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        choices = list(error.options or [])
-        return f"unknown {group or 'command'} '{choice}'{_hint(choice, choices)}; valid: {', '.join(choices) or 'none'}"
+        group, _, choice = str(error.missing_cfg_file).partition("/")
+        choices = sorted({*_choices(group), *(error.options or [])})
+        return f"unknown {group} '{choice}'{_hint(choice, choices)}; valid: {', '.join(choices) or 'none'}"
     if isinstance(cause, ValidationError):
         return f"{cause.full_key}: {str(cause).splitlines()[0]}"
     if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):
-        key = str(cause.full_key or cause.key)
-        parent, _, name = key.rpartition(".")
-        parent_node = cause.parent_node if isinstance(cause.parent_node, DictConfig) else {}
-        siblings = [str(sibling) for sibling in parent_node if sibling != "hydra"]
-        place = f" in {parent}" if parent else ""
-        return f"unknown key '{key}'{_hint(name, siblings)}; valid{place}: {', '.join(siblings)}"
+        place, _, key = str(cause.full_key or cause.key).rpartition(".")
+        node = cause.parent_node
+        return _unknown_key(place, key, [str(k) for k in node if k != "hydra"] if isinstance(node, DictConfig) else [])
     given = " ".join(overrides)
+    if isinstance(error, AssertionError):
+        return f"a key of a group that has no choice yet, in '{given}'; choose one first, as in sampler=unipc"
     return f"cannot read '{given}': {str(error).splitlines()[0]}" if given else str(error)
+
+
+def _choices(group: str) -> list[str]:
+    """The shipped choices of a group, those in sub-folders included."""
+    folder = conf_dir() / group
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def _unknown_key(place: str, key: str, valid: Sequence[str]) -> str:
+    where = f" in {place}" if place else ""
+    return f"unknown key '{place + '.' if place else ''}{key}'{_hint(key, valid)}; valid{where}: {', '.join(valid)}"
 
 
 def _hint(word: str, choices: Iterable[str]) -> str:
@@ -144,13 +214,15 @@ def _hint(word: str, choices: Iterable[str]) -> str:
     return f", did you mean '{found}'?" if found else ""
 
 
-def _all_keys(config: DictConfig) -> list[str]:
-    """Names of all keys that the schemas know, at any depth."""
+def _unknown_keys(config: DictConfig, place: str = "") -> Iterator[tuple[str, str, list[str]]]:
+    """Where a key stands that its schema lacks, the key, and the schema's keys."""
     schema = OmegaConf.get_type(config)
-    known = {field.name for field in dataclasses.fields(schema)} if dataclasses.is_dataclass(schema) else set(config)
-    keys = [str(key) for key in config if key in known]
-    below = [config[key] for key in keys if isinstance(config[key], DictConfig)]
-    return keys + [key for child in below for key in _all_keys(child)]
+    valid = [field.name for field in dataclasses.fields(schema)] if dataclasses.is_dataclass(schema) else None
+    for key in map(str, config):
+        if valid is not None and key not in valid:
+            yield place, key, valid
+        elif not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
+            yield from _unknown_keys(config[key], f"{place}.{key}" if place else key)
 
 
 def _with_tuples(value: Any) -> Any:

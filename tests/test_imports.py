@@ -123,11 +123,13 @@ PROBE = """
 import os, random, threading, logging
 import cv2, numpy, torch  # cv2 itself sets LD_LIBRARY_PATH
 environment = dict(os.environ)
-states = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), torch.get_num_threads()
+def states():
+    numpy_state = numpy.random.get_state()[1].tolist()
+    return random.getstate(), numpy_state, torch.get_rng_state().tolist(), torch.get_num_threads()
+before = states()
 import {module}
 assert dict(os.environ) == environment, "the environment has changed"
-now = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), torch.get_num_threads()
-assert now == states, "a global random state or the number of threads has changed"
+assert states() == before, "a global random state or the number of threads has changed"
 import sys
 print(*sorted(name for name in {unwanted} if name in sys.modules))
 """

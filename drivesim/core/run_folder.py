@@ -6,8 +6,7 @@ import importlib.metadata
 import platform
 import shlex
 import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,21 @@ ORIGIN_FILE = "made_by.json"
 _RECORDED = ("drivesim", "torch", "diffusers", "lightning", "numpy", "opencv-python-headless", "av", "ray")
 
 
-def record_run(folder: Path, config: Mapping[str, Any], *, fingerprint: str | None = None) -> None:
+def record_run(
+    folder: Path, config: Mapping[str, Any], command_line: Sequence[str], *, fingerprint: str | None = None
+) -> None:
     """Writes what made a run folder: `config.yaml` and `made_by.json`; the latest run of a folder counts.
 
     Args:
         folder: the run's folder; made when it is not there.
         config: the resolved config, plain values.
+        command_line: what was typed, word by word.
         fingerprint: of the model's weights; None = the command uses no model.
     """
     with atomic_path(folder / CONFIG_FILE) as temporary:
         temporary.write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
     origin = {
-        "command": shlex.join(["drivesim", *sys.argv[1:]]),
+        "command": shlex.join(command_line),
         "versions": versions(),
         "commit": commit(),
         "model_fingerprint": fingerprint,

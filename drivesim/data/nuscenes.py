@@ -145,7 +145,7 @@ class NuScenesSource:
             if unknown:
                 raise ValueError(f"val_scenes: {', '.join(unknown)} not among the {len(names)} scenes of {self.name}")
             return {name: "val" if name in self.config.val_scenes else "train" for name in names}
-        official = _official_splits(self.config.version)
+        official = official_splits(self.config.version)
         splits = hash_split([name for name in names if name not in official], self.config.val_share)
         return {name: official.get(name) or splits[name] for name in names}
 
@@ -295,7 +295,7 @@ def _load_tables(root: Path, version: str) -> NuScenes:
         raise ValueError(f"{folder}: nuscenes-devkit cannot load these tables: {error!r}") from error
 
 
-def _official_splits(version: str) -> dict[str, str]:
+def official_splits(version: str) -> dict[str, str]:
     """Our split of each scene that nuScenes' own lists name; none for tables that only have its format."""
     from nuscenes.utils.splits import create_splits_scenes
 

@@ -47,7 +47,7 @@ class FrechetStatistics:
         self.mean = np.zeros_like(self.mean)
         self.scatter = np.zeros_like(self.scatter)
 
-    def update(self, features: NDArray[np.floating]) -> None:
+    def update(self, features: NDArray[np.float32] | NDArray[np.float64]) -> None:
         """Adds vectors (N, D); N may be 0.
 
         Raises:

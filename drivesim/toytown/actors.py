@@ -198,7 +198,11 @@ def _walkers(rng: np.random.Generator, town: Town, ego: Actor, average: float) -
         offset = side * (town.half_m + rng.uniform(0.9, 2.4))
         s = rng.uniform(town.radius_m + 6, 110)
         away = np.arange(0, 60, 1.0)
-        line = arm.at(s + away, offset) if rng.random() < 0.5 else arm.at(np.clip(s - away, town.radius_m + 5, None), offset)
+        line = (
+            arm.at(s + away, offset)
+            if rng.random() < 0.5
+            else arm.at(np.clip(s - away, town.radius_m + 5, None), offset)
+        )
         start_s = 0.0
         if rng.random() < 0.25:
             crossing = np.linspace(offset, -offset, 12)
@@ -221,5 +225,3 @@ def _walkers(rng: np.random.Generator, town: Town, ego: Actor, average: float) -
 def is_left_turn(way: Way) -> bool:
     """Whether a way crosses oncoming traffic."""
     return {0: 2, 1: 3, 2: 1, 3: 0}[way.from_arm] == way.to_arm
-
-

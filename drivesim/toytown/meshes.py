@@ -84,12 +84,16 @@ class MeshBuilder:
         self.part: Array = np.zeros(3)
         self._rows: list[tuple[Array, Array, Colour, int, Array, tuple[float, float]]] = []
 
-    def face(self, verts: list[tuple[float, float, float]], normal: Colour, colour: Colour, glow: Glow = Glow.NONE) -> None:
+    def face(
+        self, verts: list[tuple[float, float, float]], normal: Colour, colour: Colour, glow: Glow = Glow.NONE
+    ) -> None:
         """A flat convex face of at most eight corners."""
         points = np.array(verts + [verts[-1]] * (NUM_VERTICES - len(verts)), dtype=np.float64)
         self._rows.append((points, np.array(normal, dtype=np.float64), colour, int(glow), self.part.copy(), (0.0, 0.0)))
 
-    def ball(self, centre: tuple[float, float, float], radii: tuple[float, float], colour: Colour, glow: Glow = Glow.NONE) -> None:
+    def ball(
+        self, centre: tuple[float, float, float], radii: tuple[float, float], colour: Colour, glow: Glow = Glow.NONE
+    ) -> None:
         """A disc that always turns to the camera."""
         points = np.tile(np.array(centre, dtype=np.float64), (NUM_VERTICES, 1))
         self._rows.append((points, np.zeros(3), colour, int(glow), self.part.copy(), radii))
@@ -99,8 +103,16 @@ class MeshBuilder:
         points = [(x + radius * np.cos(a), y, radius + radius * np.sin(a)) for a in _ANGLES]
         self.face(points, (0, 0 if both else np.sign(y), 0), colour)
 
-    def box(self, x: tuple[float, float], y: tuple[float, float], z: tuple[float, float], colour: Colour,
-            inset: tuple[float, float, float] = (0, 0, 0), sides: Colour | None = None) -> None:
+    def box(
+        self,
+        x: tuple[float, float],
+        y: tuple[float, float],
+        z: tuple[float, float],
+        colour: Colour,
+        *,
+        inset: tuple[float, float, float] = (0, 0, 0),
+        sides: Colour | None = None,
+    ) -> None:
         """A box whose top is drawn in at the front, the rear and the sides by `inset`; `sides` colours the walls."""
         (x0, x1), (y0, y1), (z0, z1) = x, y, z
         front, rear, side = inset
@@ -112,13 +124,17 @@ class MeshBuilder:
         self.face([(x0, y0, z0), (x1, y0, z0), (a1, b0, z1), (a0, b0, z1)], _unit(0, -height, side), wall)
         self.face([(a0, b0, z1), (a1, b0, z1), (a1, b1, z1), (a0, b1, z1)], (0, 0, 1), colour)
 
-    def patch(self, x: float, y: tuple[float, float], z: tuple[float, float], colour: Colour, glow: Glow = Glow.NONE) -> None:
+    def patch(
+        self, x: float, y: tuple[float, float], z: tuple[float, float], colour: Colour, glow: Glow = Glow.NONE
+    ) -> None:
         """A decal on a front (x > 0) or rear (x < 0) wall."""
         direction = 1.0 if x > 0 else -1.0
         corners = [(x, y[0], z[0]), (x, y[1], z[0]), (x, y[1], z[1]), (x, y[0], z[1])]
         self.face(corners, (direction, 0, 0), colour, glow)
 
-    def side_patch(self, x: tuple[float, float], y: float, z: tuple[float, float], colour: Colour, glow: Glow = Glow.NONE) -> None:
+    def side_patch(
+        self, x: tuple[float, float], y: float, z: tuple[float, float], colour: Colour, glow: Glow = Glow.NONE
+    ) -> None:
         """A decal on a left (y > 0) or right (y < 0) wall."""
         corners = [(x[0], y, z[0]), (x[1], y, z[0]), (x[1], y, z[1]), (x[0], y, z[1])]
         self.face(corners, (0, 1.0 if y > 0 else -1.0, 0), colour, glow)
@@ -162,60 +178,67 @@ def mesh_for(object_class: ObjectClass, size_m: tuple[float, float, float], colo
     elif object_class is ObjectClass.BUS:
         _bus(builder, width / 2, length / 2, height, colour)
     elif object_class is ObjectClass.PEDESTRIAN:
-        _person(builder, 0.0, 0.0, height, width / 2, colour)
+        _person(builder, 0.0, (0.0, height), width / 2, colour)
     else:
         _two_wheeler(builder, length / 2, height, colour, heavy=object_class is ObjectClass.MOTORCYCLE)
     return builder.build()
 
 
-def _car(b: MeshBuilder, w: float, l: float, h: float, colour: Colour) -> None:
+def _car(b: MeshBuilder, w: float, nose: float, h: float, colour: Colour) -> None:
     belt = 0.56 * h
     b.part = np.array([0.0, 0.0, 0.4 * h])
-    b.box((-l, l), (-w, w), (0.16 * h, belt), colour, inset=(0.04 * l, 0.02 * l, 0.03))
-    for x in (-0.62 * l, 0.62 * l):
+    b.box((-nose, nose), (-w, w), (0.16 * h, belt), colour, inset=(0.04 * nose, 0.02 * nose, 0.03))
+    for x in (-0.62 * nose, 0.62 * nose):
         for y in (-w - 0.01, w + 0.01):
             b.wheel(x, y, 0.23 * h)
-    b.lights(l + 0.01, -l - 0.01, 0.95 * w, (0.34 * h, 0.49 * h), 0.42 * w)
-    b.box((-0.8 * l, 0.45 * l), (-0.93 * w, 0.93 * w), (belt, h), colour, inset=(0.26 * l, 0.2 * l, 0.17 * w), sides=GLASS)
+    b.lights(nose + 0.01, -nose - 0.01, 0.95 * w, (0.34 * h, 0.49 * h), 0.42 * w)
+    b.box(
+        (-0.8 * nose, 0.45 * nose),
+        (-0.93 * w, 0.93 * w),
+        (belt, h),
+        colour,
+        inset=(0.26 * nose, 0.2 * nose, 0.17 * w),
+        sides=GLASS,
+    )
 
 
-def _truck(b: MeshBuilder, w: float, l: float, h: float, colour: Colour) -> None:
-    split = 0.42 * l
-    b.part = np.array([(split - l) / 2, 0.0, h / 2])
-    b.box((-l, split - 0.08 * l), (-w, w), (0.2 * h, h), (236, 236, 230))
-    b.side_patch((-0.9 * l, split - 0.16 * l), w + 0.01, (0.5 * h, 0.75 * h), colour)
-    b.side_patch((-0.9 * l, split - 0.16 * l), -w - 0.01, (0.5 * h, 0.75 * h), colour)
-    b.patch(-l - 0.01, (-0.8 * w, 0.8 * w), (0.45 * h, 0.85 * h), colour)
+def _truck(b: MeshBuilder, w: float, nose: float, h: float, colour: Colour) -> None:
+    split = 0.42 * nose
+    b.part = np.array([(split - nose) / 2, 0.0, h / 2])
+    b.box((-nose, split - 0.08 * nose), (-w, w), (0.2 * h, h), (236, 236, 230))
+    b.side_patch((-0.9 * nose, split - 0.16 * nose), w + 0.01, (0.5 * h, 0.75 * h), colour)
+    b.side_patch((-0.9 * nose, split - 0.16 * nose), -w - 0.01, (0.5 * h, 0.75 * h), colour)
+    b.patch(-nose - 0.01, (-0.8 * w, 0.8 * w), (0.45 * h, 0.85 * h), colour)
     for y in (-w - 0.01, w + 0.01):
-        b.wheel(-0.6 * l, y, 0.5)
+        b.wheel(-0.6 * nose, y, 0.5)
     for side in (-1.0, 1.0):
         edges = sorted((side * 0.95 * w, side * 0.6 * w))
-        b.patch(-l - 0.02, (edges[0], edges[1]), (0.22 * h, 0.33 * h), (200, 16, 16), Glow.TAIL)
-    b.part = np.array([(split + l) / 2, 0.0, 0.4 * h])
-    b.box((split, l), (-0.96 * w, 0.96 * w), (0.14 * h, 0.82 * h), colour)
-    b.patch(l + 0.01, (-0.85 * w, 0.85 * w), (0.47 * h, 0.74 * h), GLASS)
+        b.patch(-nose - 0.02, (edges[0], edges[1]), (0.22 * h, 0.33 * h), (200, 16, 16), Glow.TAIL)
+    b.part = np.array([(split + nose) / 2, 0.0, 0.4 * h])
+    b.box((split, nose), (-0.96 * w, 0.96 * w), (0.14 * h, 0.82 * h), colour)
+    b.patch(nose + 0.01, (-0.85 * w, 0.85 * w), (0.47 * h, 0.74 * h), GLASS)
     for y in (-w - 0.01, w + 0.01):
-        b.side_patch((split + 0.1 * l, l - 0.04 * l), y, (0.47 * h, 0.74 * h), GLASS)
-        b.wheel(0.68 * l, y, 0.5)
+        b.side_patch((split + 0.1 * nose, nose - 0.04 * nose), y, (0.47 * h, 0.74 * h), GLASS)
+        b.wheel(0.68 * nose, y, 0.5)
     for side in (-1.0, 1.0):
         edges = sorted((side * 0.9 * w, side * 0.5 * w))
-        b.patch(l + 0.02, (edges[0], edges[1]), (0.22 * h, 0.32 * h), (255, 250, 215), Glow.HEAD)
+        b.patch(nose + 0.02, (edges[0], edges[1]), (0.22 * h, 0.32 * h), (255, 250, 215), Glow.HEAD)
 
 
-def _bus(b: MeshBuilder, w: float, l: float, h: float, colour: Colour) -> None:
+def _bus(b: MeshBuilder, w: float, nose: float, h: float, colour: Colour) -> None:
     b.part = np.array([0.0, 0.0, h / 2])
-    b.box((-l, l), (-w, w), (0.12 * h, h), colour)
+    b.box((-nose, nose), (-w, w), (0.12 * h, h), colour)
     for y in (-w - 0.01, w + 0.01):
-        b.side_patch((-0.95 * l, 0.93 * l), y, (0.5 * h, 0.82 * h), GLASS, Glow.WINDOW)
-        for x in (-0.6 * l, 0.62 * l):
+        b.side_patch((-0.95 * nose, 0.93 * nose), y, (0.5 * h, 0.82 * h), GLASS, Glow.WINDOW)
+        for x in (-0.6 * nose, 0.62 * nose):
             b.wheel(x, y * 1.001, 0.5)
-    b.patch(l + 0.01, (-0.9 * w, 0.9 * w), (0.38 * h, 0.85 * h), GLASS)
-    b.patch(-l - 0.01, (-0.8 * w, 0.8 * w), (0.55 * h, 0.85 * h), GLASS)
-    b.lights(l + 0.02, -l - 0.02, 0.94 * w, (0.18 * h, 0.28 * h), 0.32 * w)
+    b.patch(nose + 0.01, (-0.9 * w, 0.9 * w), (0.38 * h, 0.85 * h), GLASS)
+    b.patch(-nose - 0.01, (-0.8 * w, 0.8 * w), (0.55 * h, 0.85 * h), GLASS)
+    b.lights(nose + 0.02, -nose - 0.02, 0.94 * w, (0.18 * h, 0.28 * h), 0.32 * w)
 
 
-def _person(b: MeshBuilder, x: float, base: float, top: float, w: float, colour: Colour) -> None:
-    tall = top - base
+def _person(b: MeshBuilder, x: float, z: tuple[float, float], w: float, colour: Colour) -> None:
+    base, tall = z[0], z[1] - z[0]
     b.part = np.array([x, 0.0, base + tall / 2])
     for y in (-0.5 * w, 0.5 * w):
         b.box((x - 0.12, x + 0.12), (y - 0.13, y + 0.13), (base, base + 0.48 * tall), TROUSERS)
@@ -223,14 +246,14 @@ def _person(b: MeshBuilder, x: float, base: float, top: float, w: float, colour:
     b.ball((x, 0.0, base + 0.91 * tall), (0.16, 0.17), SKINS[int(sum(colour)) % 2])
 
 
-def _two_wheeler(b: MeshBuilder, l: float, h: float, colour: Colour, heavy: bool) -> None:
+def _two_wheeler(b: MeshBuilder, nose: float, h: float, colour: Colour, *, heavy: bool) -> None:
     radius = 0.34 if heavy else 0.36
     b.part = np.array([0.0, 0.0, 0.4])
-    for x in (-l + radius, l - radius):
+    for x in (-nose + radius, nose - radius):
         for y in (-0.06, 0.06):
             b.wheel(x, y, radius, both=True)
     thick = 0.2 if heavy else 0.06
-    b.box((-l + radius, l - radius), (-thick, thick), (0.45, 0.85 if heavy else 0.62), colour)
-    b.patch(l - 0.1, (-0.16, 0.16), (0.7, 0.95), (255, 250, 215), Glow.HEAD)
-    b.patch(-l + 0.1, (-0.16, 0.16), (0.6, 0.85), (200, 16, 16), Glow.TAIL)
-    _person(b, -0.1 * l, 0.5, h, 0.3, colour if not heavy else (60, 60, 66))
+    b.box((-nose + radius, nose - radius), (-thick, thick), (0.45, 0.85 if heavy else 0.62), colour)
+    b.patch(nose - 0.1, (-0.16, 0.16), (0.7, 0.95), (255, 250, 215), Glow.HEAD)
+    b.patch(-nose + 0.1, (-0.16, 0.16), (0.6, 0.85), (200, 16, 16), Glow.TAIL)
+    _person(b, -0.1 * nose, (0.5, h), 0.3, colour if not heavy else (60, 60, 66))

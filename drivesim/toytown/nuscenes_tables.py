@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -140,7 +141,13 @@ def _token(*key: int | str) -> str:
 def _fixed_tables(config: TownConfig) -> Tables:
     """Tables that do not depend on a scene."""
     camera = Camera.front(config.size_hw)
-    log = {"token": _token("log"), "logfile": "toytown", "vehicle": "toytown", "date_captured": "2020-09-13", "location": "toytown"}
+    log = {
+        "token": _token("log"),
+        "logfile": "toytown",
+        "vehicle": "toytown",
+        "date_captured": "2020-09-13",
+        "location": "toytown",
+    }
     return {
         "category": [{"token": _token("category", n), "name": n, "description": ""} for n in CATEGORIES.values()],
         "attribute": [{"token": _token("attribute", n), "name": n, "description": ""} for n in ATTRIBUTES],
@@ -156,14 +163,21 @@ def _fixed_tables(config: TownConfig) -> Tables:
             }
         ],
         "log": [log],
-        "map": [{"token": _token("map"), "log_tokens": [log["token"]], "category": "semantic_prior", "filename": "maps/toytown.png"}],
+        "map": [
+            {
+                "token": _token("map"),
+                "log_tokens": [log["token"]],
+                "category": "semantic_prior",
+                "filename": "maps/toytown.png",
+            }
+        ],
     }
 
 
 def _scene_tables(config: TownConfig, episode: Episode, camera: Camera) -> Tables:
     """Rows of one scene: a sample at each key frame, sample data and an ego pose at every frame."""
-    index, every = episode.scene_index, round(config.fps / config.key_fps)
-    num_samples = (len(episode) - 1) // every + 1
+    index, keys = episode.scene_index, _key_frames(config, episode)
+    num_samples = len(keys)
     tables: Tables = {name: [] for name in PER_SCENE}
     tables["scene"].append(
         {
@@ -176,20 +190,25 @@ def _scene_tables(config: TownConfig, episode: Episode, camera: Camera) -> Table
             "last_sample_token": _token("sample", index, num_samples - 1),
         }
     )
+    for number, frame in enumerate(keys):
+        tables["sample"].append(
+            {
+                "token": _token("sample", index, number),
+                "timestamp": _timestamp_us(episode, frame),
+                "scene_token": _token("scene", index),
+                **_chain("sample", index, number, num_samples),
+            }
+        )
     for frame in range(len(episode)):
-        number, within = divmod(frame, every)
-        if within == 0:
-            tables["sample"].append(
-                {
-                    "token": _token("sample", index, number),
-                    "timestamp": _timestamp_us(episode, frame),
-                    "scene_token": _token("scene", index),
-                    **_chain("sample", index, number, num_samples),
-                }
-            )
-        _add_frame(tables, episode, frame, number if within == 0 or number + 1 >= num_samples else number + 1, within == 0, camera)
-    _add_annotations(tables, episode, every)
+        _add_frame(tables, episode, frame, keys, camera)
+    _add_annotations(tables, episode, keys)
     return tables
+
+
+def _key_frames(config: TownConfig, episode: Episode) -> list[int]:
+    """Frames that are annotated; the last one too, since the devkit interpolates between key frames only."""
+    every = round(config.fps / config.key_fps)
+    return sorted({*range(0, len(episode), every), len(episode) - 1})
 
 
 def _chain(kind: str, index: int, number: int, count: int) -> Row:
@@ -204,9 +223,10 @@ def _timestamp_us(episode: Episode, frame: int) -> int:
     return FIRST_US + episode.scene_index * 1_000_000_000 + round(float(episode.times_s[frame]) * 1e6)
 
 
-def _add_frame(tables: Tables, episode: Episode, frame: int, sample: int, is_key: bool, camera: Camera) -> None:
+def _add_frame(tables: Tables, episode: Episode, frame: int, keys: list[int], camera: Camera) -> None:
     """Sample data and ego pose; sweeps belong to the key frame that follows, as in nuScenes."""
-    index = episode.scene_index
+    index, is_key = episode.scene_index, frame in keys
+    sample = bisect_left(keys, frame)
     timestamp = _timestamp_us(episode, frame)
     x, y, yaw = (float(value) for value in episode.ego_path[frame])
     folder = "samples" if is_key else "sweeps"
@@ -239,9 +259,8 @@ def _quaternion(yaw: float) -> list[float]:
     return [float(np.cos(yaw / 2)), 0.0, 0.0, float(np.sin(yaw / 2))]
 
 
-def _add_annotations(tables: Tables, episode: Episode, every: int) -> None:
+def _add_annotations(tables: Tables, episode: Episode, keys: list[int]) -> None:
     """Annotations at key frames, chained by actor, and an instance for each actor that is ever near."""
-    keys = range(0, len(episode), every)
     seen: dict[int, list[tuple[int, float]]] = {}
     for number, frame in enumerate(keys):
         boxes = episode.boxes[frame]
@@ -251,7 +270,7 @@ def _add_annotations(tables: Tables, episode: Episode, every: int) -> None:
     for actor, sightings in sorted(seen.items()):
         tokens = [_token("annotation", episode.scene_index, actor, number) for number, _ in sightings]
         for position, (number, visibility) in enumerate(sightings):
-            row = _annotation(episode, actor, number * every, visibility)
+            row = _annotation(episode, actor, keys[number], visibility)
             row["token"] = tokens[position]
             row["sample_token"] = _token("sample", episode.scene_index, number)
             row["prev"] = tokens[position - 1] if position > 0 else ""

@@ -75,8 +75,8 @@ _Key = tuple[float, ...]
 
 
 def _camera_key(camera: Camera) -> _Key:
-    parts = [camera.size_hw, camera.intrinsic.ravel(), camera.translation_m, camera.rotation_wxyz]
-    return tuple(float(value) for part in parts for value in part)
+    numbers = np.concatenate([camera.intrinsic.ravel(), camera.translation_m, camera.rotation_wxyz])
+    return (float(camera.size_hw[0]), float(camera.size_hw[1]), *numbers.tolist())
 
 
 def _look_key(look: Look) -> _Key:
@@ -147,7 +147,9 @@ def _faces_in_sight(episode: Episode, frame: int, view: _View) -> Faces:
     scenery = episode.scenery
     delta = scenery.part_m[:, :2] - view.origin[:2]
     ahead = delta @ np.array([np.cos(view.ego[2]), np.sin(view.ego[2])])
-    scenery = scenery.select((ahead > -8) & (ahead * 1.0 + 12 > 0.55 * np.linalg.norm(delta, axis=1)) & (np.hypot(*delta.T) < SEEN_M))
+    scenery = scenery.select(
+        (ahead > -8) & (ahead * 1.0 + 12 > 0.55 * np.linalg.norm(delta, axis=1)) & (np.hypot(*delta.T) < SEEN_M)
+    )
     faces = join([scenery, _bodies_in_sight(episode, frame, view)])
     centre = faces.verts_m.mean(axis=1)
     towards = ((view.origin - centre) * faces.normal).sum(axis=1)
@@ -245,21 +247,30 @@ def _paint(canvas: NDArray[np.uint8], points: Array, colour: Array, order: NDArr
     """Fills faces (F, 8, 3) in camera axes, in that order, cut at the near plane and left out beside the picture."""
     height, width = view.size_hw
     whole = points[..., 2].min(axis=1) >= NEAR_M
-    depth = np.maximum(points[..., 2], NEAR_M)[..., None]
-    pixels = (points @ view.intrinsic.T)[..., :2] / depth
+    plane = points @ view.intrinsic.T  # pixels times depth
+    pixels = plane[..., :2] / np.maximum(points[..., 2], NEAR_M)[..., None]
     low, high = pixels.min(axis=1), pixels.max(axis=1)
     inside = (high > 0).all(axis=1) & (low[:, 0] < width) & (low[:, 1] < height)
-    some = points[..., 2].max(axis=1) > NEAR_M
+    cut = np.flatnonzero(~whole & (points[..., 2].max(axis=1) > NEAR_M))
+    inside[~whole] = False
+    inside[cut] = _may_show(plane[cut], width, height)
     # Pixel centres are at half: cv2 puts them at whole numbers.
     fixed = np.round((pixels - 0.5) * (1 << _SHIFT)).astype(np.int32)
     colours = np.round(colour).astype(int).tolist()
-    wanted = np.where(whole, inside, some)[order]
-    for index in order[wanted].tolist():
+    for index in order[inside[order]].tolist():
         if whole[index]:
             cv2.fillConvexPoly(canvas, fixed[index], colours[index], cv2.LINE_8, _SHIFT)
         else:
-            cut = _cut(points[index], view.intrinsic)
-            cv2.fillConvexPoly(canvas, cut, colours[index], cv2.LINE_8, _SHIFT)
+            corners = _cut(points[index], view.intrinsic)
+            cv2.fillConvexPoly(canvas, corners, colours[index], cv2.LINE_8, _SHIFT)
+
+
+def _may_show(plane: Array, width: int, height: int) -> NDArray[np.bool_]:
+    """(F,) faces not wholly beyond one side of the picture (pixels times depth, some behind the camera)."""
+    x, y, depth = plane[..., 0], plane[..., 1], plane[..., 2]
+    left, right = x < -2 * depth, x > (width + 2) * depth
+    above, below = y < -2 * depth, y > (height + 2) * depth
+    return ~np.asarray(left.all(axis=1) | right.all(axis=1) | above.all(axis=1) | below.all(axis=1))
 
 
 def _cut(points: Array, intrinsic: Array) -> NDArray[np.int32]:
@@ -284,6 +295,14 @@ def _add_glows(canvas: NDArray[np.uint8], lamps: list[Array]) -> None:
     for lamp in lamps:
         x, y, radius = lamp[:3] / 4
         if -20 < x < width and -20 < y < height:
-            cv2.circle(small, (int(x * 8), int(y * 8)), int(max(radius, 0.6) * 8), (lamp[3:] * 0.6).tolist(), -1, cv2.LINE_AA, 3)
+            cv2.circle(
+                small,
+                (int(x * 8), int(y * 8)),
+                int(max(radius, 0.6) * 8),
+                (lamp[3:] * 0.6).tolist(),
+                -1,
+                cv2.LINE_AA,
+                3,
+            )
     small = cv2.GaussianBlur(small, (0, 0), max(width / 256, 0.8))
     cv2.add(canvas, cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), dst=canvas)

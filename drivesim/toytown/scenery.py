@@ -17,7 +17,14 @@ PAVEMENT: Colour = (178, 172, 162)
 KERB: Colour = (214, 212, 206)
 WHITE: Colour = (244, 244, 240)
 YELLOW: Colour = (244, 200, 60)
-WALLS: tuple[Colour, ...] = ((206, 120, 92), (226, 200, 150), (150, 168, 186), (222, 214, 204), (176, 142, 112), (198, 156, 164))
+WALLS: tuple[Colour, ...] = (
+    (206, 120, 92),
+    (226, 200, 150),
+    (150, 168, 186),
+    (222, 214, 204),
+    (176, 142, 112),
+    (198, 156, 164),
+)
 ROOFS: tuple[Colour, ...] = ((134, 62, 50), (90, 84, 88), (112, 82, 60))
 LEAVES: tuple[Colour, ...] = ((52, 122, 52), (78, 140, 50), (40, 104, 66), (126, 142, 48))
 SEGMENT_M = 4.0
@@ -107,7 +114,11 @@ def _markings(painter: _Painter, arm: Arm, town: Town) -> None:
                 painter.ribbon(5, arm, piece, (side * 0.22 - 0.1, side * 0.22 + 0.1), YELLOW)
     for s in np.arange(start, 310, 8.0):
         piece = (float(s), float(s + 3.6))
-        dashed = [0.0] if town.num_lanes == 1 else [side * LANE_M * lane for side in (-1, 1) for lane in range(1, town.num_lanes)]
+        dashed = (
+            [0.0]
+            if town.num_lanes == 1
+            else [side * LANE_M * lane for side in (-1, 1) for lane in range(1, town.num_lanes)]
+        )
         for offset in dashed:
             painter.ribbon(5, arm, piece, (offset - 0.14, offset + 0.14), WHITE)
     if town.radius_m:
@@ -123,8 +134,8 @@ def make_scenery(rng: np.random.Generator, town: Town) -> Faces:
     taken: list[tuple[float, float, float]] = []
     for arm_index, arm in enumerate(town.arms):
         for side in (-1, 1):
-            _row_of_houses(rng, town, arm, side, parts, taken)
-            _row_of_trees(rng, town, arm, side, parts, taken)
+            _row_of_houses(rng, town, arm, side, parts=parts, taken=taken)
+            _row_of_trees(rng, town, arm, side, parts=parts, taken=taken)
         first = town.radius_m + 12 + arm_index * 3
         for number, s in enumerate(np.arange(first, 260, 27.0)):
             side = 1 if number % 2 else -1
@@ -145,7 +156,13 @@ def _clear(town: Town, place: Array, margin_m: float, taken: list[tuple[float, f
 
 
 def _row_of_houses(
-    rng: np.random.Generator, town: Town, arm: Arm, side: int, parts: list[Faces], taken: list[tuple[float, float, float]]
+    rng: np.random.Generator,
+    town: Town,
+    arm: Arm,
+    side: int,
+    *,
+    parts: list[Faces],
+    taken: list[tuple[float, float, float]],
 ) -> None:
     s = town.radius_m + rng.uniform(14, 24)
     while s < 270:
@@ -160,7 +177,13 @@ def _row_of_houses(
 
 
 def _row_of_trees(
-    rng: np.random.Generator, town: Town, arm: Arm, side: int, parts: list[Faces], taken: list[tuple[float, float, float]]
+    rng: np.random.Generator,
+    town: Town,
+    arm: Arm,
+    side: int,
+    *,
+    parts: list[Faces],
+    taken: list[tuple[float, float, float]],
 ) -> None:
     s = town.radius_m + rng.uniform(8, 14)
     while s < 270:
@@ -194,7 +217,9 @@ def _house(rng: np.random.Generator, depth: float, width: float) -> Faces:
     b.face([(0.0, -y, top + rise), (-x, -y, top), (x, -y, top)], (0, -1, 0), wall)
     b.face([(0.0, y, top + rise), (-x, y, top), (x, y, top)], (0, 1, 0), wall)
     b.face([(x + 0.3, -y, top - 0.1), (x + 0.3, y, top - 0.1), ridge[1], ridge[0]], (rise / slope, 0, x / slope), roof)
-    b.face([(-x - 0.3, -y, top - 0.1), (-x - 0.3, y, top - 0.1), ridge[1], ridge[0]], (-rise / slope, 0, x / slope), roof)
+    b.face(
+        [(-x - 0.3, -y, top - 0.1), (-x - 0.3, y, top - 0.1), ridge[1], ridge[0]], (-rise / slope, 0, x / slope), roof
+    )
     return b.build()
 
 
@@ -227,7 +252,11 @@ def _signals(town: Town, arm: Arm, arm_index: int, parts: list[Faces]) -> None:
     b.box((-0.1, 0.1), (-0.1, 0.1), (0, 2.6), (70, 72, 76))
     b.box((-0.22, 0.22), (-0.36, 0.36), (2.4, 4.3), (34, 36, 40))
     axis = arm_index // 2
-    for z, colour, glow in ((3.95, (255, 46, 40), Glow.RED), (3.35, (255, 190, 40), Glow.AMBER), (2.75, (60, 240, 110), Glow.GREEN)):
+    for z, colour, glow in (
+        (3.95, (255, 46, 40), Glow.RED),
+        (3.35, (255, 190, 40), Glow.AMBER),
+        (2.75, (60, 240, 110), Glow.GREEN),
+    ):
         points = [(0.24, 0.26 * np.cos(a), z + 0.26 * np.sin(a)) for a in np.arange(8) / 8 * 2 * np.pi]
         b.face(points, (1, 0, 0), colour, glow)
     s = town.stop_m + 0.3

@@ -75,6 +75,13 @@ class _Traffic:
         self.turns_left = np.array([town.radius_m > 0 and is_left_turn(way) for way in self.ways])
         size = np.array([a.size_m for a in actors])
         self.width, self.length = size[:, 0], size[:, 1]
+        self.radius_m = self.width / 2 + np.array([0.7 if a.walk is not None else 0.0 for a in actors])
+        self.walk_start_s = np.array([a.walk_start_s if a.walk is not None else np.inf for a in actors])
+        self.walk_speed = np.array([a.walk_speed for a in actors])
+        self.stands = np.array([i for i, a in enumerate(actors) if a.way is None])
+        self.patient = np.array([a.wish_speed for a in actors])[self.drivers] > 5.5
+        self.stand = np.array([a.pose for a in actors])
+        self.walks = [(i, _Walk(a.walk)) for i, a in enumerate(actors) if a.walk is not None]
         self.s = np.array([a.start_s_m for a in actors])[self.drivers]
         self.wish = np.array([a.wish_speed for a in actors])[self.drivers]
         self.v = np.minimum(self.wish, self._at(self.limits, self.s)) * 0.9
@@ -90,7 +97,7 @@ class _Traffic:
 
     def poses(self) -> Array:
         """(N, 3) x, y, yaw of all actors."""
-        pose = np.array([a.pose for a in self.actors])
+        pose = self.stand.copy()
         low = np.clip(np.floor(self.s), 0, self.ends - 1).astype(int)
         share = np.clip(self.s - low, 0, 1)
         rows = np.arange(len(low))
@@ -99,21 +106,15 @@ class _Traffic:
         pose[self.drivers, 0] = place[:, 0] - np.sin(yaw) * self.shift
         pose[self.drivers, 1] = place[:, 1] + np.cos(yaw) * self.shift
         pose[self.drivers, 2] = yaw + np.arctan2(self.slide, np.maximum(self.v, 2.0))
-        for index, actor in enumerate(self.actors):
-            if actor.walk is not None:
-                pose[index] = _walk_pose(actor.walk, self.walked[index])
+        for index, walk in self.walks:
+            pose[index] = walk.pose(self.walked[index])
         return pose
 
     def speeds(self) -> Array:
         """(N,) m/s."""
-        speed = np.zeros(len(self.actors))
+        speed = np.where(self.time_s >= self.walk_start_s, self.walk_speed, 0.0)
         speed[self.drivers] = self.v
-        for index, actor in enumerate(self.actors):
-            speed[index] = actor.walk_speed if self._walks(actor) else speed[index]
         return speed
-
-    def _walks(self, actor: Actor) -> bool:
-        return actor.walk is not None and self.time_s >= actor.walk_start_s
 
     def brake_lights(self) -> NDArray[np.bool_]:
         """(N,) whose brake lights are on."""
@@ -140,9 +141,7 @@ class _Traffic:
         self.waiting_s = np.where(self.v < 0.6, self.waiting_s + dt_s, self.waiting_s * (self.s <= self.stops))
         self._slide(dt_s)
         self.time_s += dt_s
-        for index, actor in enumerate(self.actors):
-            if self._walks(actor):
-                self.walked[index] += actor.walk_speed * dt_s
+        self.walked += np.where(self.time_s >= self.walk_start_s, self.walk_speed, 0.0) * dt_s
 
     def _slide(self, dt_s: float) -> None:
         """Sideways motion, smooth, and none while standing."""
@@ -164,17 +163,7 @@ class _Traffic:
         side = self.shift[:, None] * (1 - fade) + shift[:, None] * fade if back_m == 0 else shift[:, None]
         x = self.points[rows, index, 0] - np.sin(yaw) * side
         y = self.points[rows, index, 1] + np.cos(yaw) * side
-        offsets = CIRCLES[None] * self.length[:, None]
-        circle_x = (pose[:, :1] + np.cos(pose[:, 2:]) * offsets).ravel()
-        circle_y = (pose[:, 1:2] + np.sin(pose[:, 2:]) * offsets).ravel()
-        owner = np.repeat(np.arange(len(pose)), len(CIRCLES))
-        radius = np.repeat(self.width / 2 + np.array([0.7 if a.walk is not None else 0.0 for a in self.actors]), 3)
-        limit = (self.width[self.drivers] / 2 + 0.3)[:, None] + radius
-        near = self._may_meet(pose)
-        limit = np.where(near[:, owner], limit, -1.0)[:, None, :]
-        square = (x[:, :, None] - circle_x) ** 2 + (y[:, :, None] - circle_y) ** 2
-        hit = (square < limit * np.abs(limit)).reshape(len(self.s), len(reach), len(pose), 3).any(axis=3)
-        first = np.where(hit.any(axis=1), hit.argmax(axis=1), len(reach))  # (D, N)
+        first = self._first_hits(x, y, pose, back_m)
         first = np.where(self._mutual(first, len(reach)), len(reach), first)
         leader = first.argmin(axis=1)
         found = first[np.arange(len(leader)), leader]
@@ -182,10 +171,29 @@ class _Traffic:
         speed = self.speeds()[leader] * np.cos(pose[leader, 2] - pose[self.drivers, 2])
         return gap, np.where(gap < 1e3, np.maximum(speed, 0.0), 0.0), np.where(gap < 1e3, leader, -1)
 
-    def _may_meet(self, pose: Array) -> NDArray[np.bool_]:
-        """(D, N) pairs that are near each other."""
-        distance = np.linalg.norm(pose[self.drivers][:, None, :2] - pose[None, :, :2], axis=-1)
-        near = distance < LOOK_M + 12
+    def _first_hits(self, x: Array, y: Array, pose: Array, back_m: int) -> NDArray[np.int64]:
+        """(D, N) step of each driver's corridor (D, R) that an actor stands in first; R = none."""
+        driver, actor = np.nonzero(self._may_meet(pose, back_m))
+        offsets = CIRCLES * self.length[actor, None]
+        circle_x = pose[actor, :1] + np.cos(pose[actor, 2:]) * offsets  # (P, 3) of P pairs
+        circle_y = pose[actor, 1:2] + np.sin(pose[actor, 2:]) * offsets
+        limit = (self.width[self.drivers] / 2 + 0.3)[driver] + self.radius_m[actor]
+        square = (x[driver][:, :, None] - circle_x[:, None]) ** 2 + (y[driver][:, :, None] - circle_y[:, None]) ** 2
+        hit = (square < (limit * limit)[:, None, None]).any(axis=2)
+        first = np.full((len(x), len(pose)), x.shape[1])
+        first[driver, actor] = np.where(hit.any(axis=1), hit.argmax(axis=1), x.shape[1])
+        return first
+
+    def _may_meet(self, pose: Array, back_m: int) -> NDArray[np.bool_]:
+        """(D, N) pairs so near that one can stand in the other's corridor."""
+        own = pose[self.drivers]
+        delta_x, delta_y = pose[None, :, 0] - own[:, 0, None], pose[None, :, 1] - own[:, 1, None]
+        size = self.length[self.drivers][:, None] / 2 + self.length[None] / 2
+        reach = np.minimum(self.ends - self.s, LOOK_M) + 8.0
+        near = delta_x**2 + delta_y**2 < (reach[:, None] + size) ** 2
+        # Ways never turn back on themselves within sight: what is well behind is not ahead.
+        ahead = delta_x * np.cos(own[:, 2, None]) + delta_y * np.sin(own[:, 2, None]) > -(size + 8.0 + back_m)
+        near &= ahead
         near[np.arange(len(self.drivers)), self.drivers] = False
         return np.asarray(near)
 
@@ -193,7 +201,8 @@ class _Traffic:
         """(D, N) blocks to ignore: of two who wait for each other in the junction the first goes."""
         between = first[:, self.drivers]
         inside = (self.s > self.stops) & (self.s < self.exits)
-        both = (between < nothing) & (between.T < nothing) & inside[:, None]
+        meets = between < nothing
+        both = meets & meets.T & inside[:, None]
         ignore = both & (np.arange(len(self.s))[:, None] < np.arange(len(self.s))[None])
         result = np.zeros(first.shape, dtype=bool)
         result[:, self.drivers] = ignore
@@ -224,8 +233,8 @@ class _Traffic:
         room = np.where(self.s < self.exits, self.stops - self.s, 1e3)
         bend = np.abs(self._at(self.yaws, self.s + 25) - self._at(self.yaws, self.s))
         slow = (leader >= 0) & (leader_speed < 0.55 * self.wish) & (gap < 26) & (self.wish_shift == 0)
-        walkers = np.array([a.walk is not None for a in self.actors])
-        waits = np.array([self._waits_in_line(int(i)) for i in leader])
+        walkers = np.isfinite(self.walk_start_s)
+        waits = self._waits_in_line(leader)
         wants = slow & ~walkers[leader] & ~waits & self._room_to_pass(leader, room) & (bend < 0.5)
         back = self.wish_shift != 0
         if wants.any():
@@ -240,16 +249,14 @@ class _Traffic:
 
     def _room_to_pass(self, leader: NDArray[np.int64], room: Array) -> NDArray[np.bool_]:
         """(D,) no overtaking shortly before a junction, but for what never moves on."""
-        stands = np.isin(leader, [i for i, a in enumerate(self.actors) if a.way is None])
+        stands = np.isin(leader, self.stands)
         return np.asarray((room > np.where(stands, 22.0, 45.0)) | (room < -self.town.radius_m))
 
-    def _waits_in_line(self, actor: int) -> bool:
-        """A driver who stands before a red light is followed, not overtaken."""
-        where = np.flatnonzero(self.drivers == actor)
-        if actor < 0 or len(where) == 0:
-            return False
-        driver = int(where[0])
-        return bool(self.actors[actor].wish_speed > 5.5 and self.s[driver] < self.exits[driver] + 10)
+    def _waits_in_line(self, leader: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(D,) whose leader may stand before a red light; who does is followed, not overtaken."""
+        waits = np.zeros(len(self.actors), dtype=bool)
+        waits[self.drivers] = self.patient & (self.s < self.exits + 10)
+        return np.asarray(waits[leader] & (leader >= 0))
 
     def _small(self) -> NDArray[np.int64]:
         return np.flatnonzero(self.width < 1.0)
@@ -270,12 +277,15 @@ def _padded(values: Array, length: int) -> Array:
     return np.pad(values, ((0, length - len(values)), (0, 0)), mode="edge")
 
 
-def _walk_pose(line: Array, walked_m: float) -> Array:
-    """Place and direction after a walk along a line."""
-    steps = np.linalg.norm(np.diff(line, axis=0), axis=1)
-    s = np.concatenate([[0], np.cumsum(steps)])
-    here, there = (
-        np.array([np.interp(m, s, line[:, 0]), np.interp(m, s, line[:, 1])])
-        for m in (min(walked_m, s[-1] - 0.4), min(walked_m + 0.4, s[-1]))
-    )
-    return np.array([here[0], here[1], np.arctan2(there[1] - here[1], there[0] - here[0])])
+class _Walk:
+    """A line that a person walks along."""
+
+    def __init__(self, line: Array) -> None:
+        self.x, self.y = np.ascontiguousarray(line[:, 0]), np.ascontiguousarray(line[:, 1])
+        self.s = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
+
+    def pose(self, walked_m: float) -> tuple[float, float, float]:
+        """Place and direction after a walk."""
+        ends = [min(walked_m, self.s[-1] - 0.4), min(walked_m + 0.4, self.s[-1])]
+        x, y = np.interp(ends, self.s, self.x), np.interp(ends, self.s, self.y)
+        return x[0], y[0], np.arctan2(y[1] - y[0], x[1] - x[0])

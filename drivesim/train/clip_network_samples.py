@@ -191,16 +191,17 @@ def _light(
     frames_THWC: NDArray[np.uint8], name: str, rng: np.random.Generator, sampling: ClipSampling
 ) -> NDArray[np.float32]:
     """Other light, colours, sharpness and noise; float32 (T, C, H, W) in [-1, 1]."""
-    frames = frames_THWC.astype(np.float32) / 255
+    strength = sampling.light
+    gamma = np.linspace(0, 1, 256) ** np.exp(rng.uniform(-strength, strength))
+    frames = gamma.astype(np.float32)[frames_THWC]
     if name == "blurred":
         sigma = float(rng.uniform(*sampling.blur_px))
         frames = np.stack([cv2.GaussianBlur(frame, (0, 0), sigma) for frame in frames])
-    strength = sampling.light
     grey = frames.mean(axis=-1, keepdims=True)
-    frames = grey + (frames - grey) * rng.uniform(1 - 2 * strength, 1 + strength)
-    frames = np.clip(frames, 0, 1) ** np.exp(rng.uniform(-strength, strength))
+    frames = grey + (frames - grey) * np.float32(rng.uniform(1 - 2 * strength, 1 + strength))
     gain = 1 + rng.uniform(-strength, strength) * 0.7 + rng.uniform(-0.3, 0.3, size=3) * strength
     exposure = 1 + np.cumsum(rng.normal(size=(len(frames), 1, 1, 1)), axis=0) * rng.uniform(0, 0.02)
-    frames = frames * gain * exposure + rng.uniform(-0.3, 0.3) * strength
-    frames = frames + rng.normal(size=frames.shape) * rng.uniform(0, sampling.noise)
+    frames = frames * (gain * exposure).astype(np.float32) + np.float32(rng.uniform(-0.3, 0.3) * strength)
+    noise = np.float32(rng.uniform(0, sampling.noise))
+    frames += rng.standard_normal(frames.shape, dtype=np.float32) * noise
     return np.ascontiguousarray((np.clip(frames, 0, 1) * 2 - 1).transpose(0, 3, 1, 2), dtype=np.float32)

@@ -13,9 +13,9 @@ from drivesim.core import run_folder
 from drivesim.core.run_folder import commit, record_run
 
 
-def test_config_command_versions_and_model_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["drivesim", "rollout", "start=my photo.png"])
-    record_run(tmp_path / "run", {"start": "my photo.png", "seed": 3}, fingerprint="abc")
+def test_config_command_versions_and_model_are_recorded(tmp_path: Path) -> None:
+    command_line = ["drivesim", "rollout", "start=my photo.png"]
+    record_run(tmp_path / "run", {"start": "my photo.png", "seed": 3}, command_line, fingerprint="abc")
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()) == {"start": "my photo.png", "seed": 3}
     origin = json.loads((tmp_path / "run" / "made_by.json").read_text())
     assert origin["command"] == "drivesim rollout 'start=my photo.png'"

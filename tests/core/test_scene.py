@@ -43,7 +43,8 @@ def test_a_scene_is_read_in_full(tmp_path: Path) -> None:
 
 def test_what_a_scene_leaves_out_is_unknown(tmp_path: Path) -> None:
     scene = Scene.load(write(tmp_path, "boxes: []"))
-    assert (scene.name, scene.is_night, scene.num_cars, scene.camera, scene.boxes_3d) == ("street", None, None, None, None)
+    assert scene.name == "street"
+    assert [scene.is_night, scene.num_cars, scene.camera, scene.boxes_3d] == [None] * 4
     assert len(scene.picture_boxes((64, 128))) == 0
 
 

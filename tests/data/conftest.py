@@ -172,7 +172,7 @@ def tables(tmp_path: Path) -> Tables:
 
 
 def picture(number: int, seed: int = 0, size_hw: tuple[int, int] = (64, 128)) -> np.ndarray:
-    """Frame `number` of a made-up drive: soft blobs that move, and the number itself as a grey block."""
+    """Frame `number` of a made-up drive: soft blobs that move, and the number's two digits as grey blocks."""
     rng = np.random.default_rng(seed)
     canvas = np.full((*size_hw, 3), 60, dtype=np.uint8)
     for _ in range(12):
@@ -181,14 +181,23 @@ def picture(number: int, seed: int = 0, size_hw: tuple[int, int] = (64, 128)) ->
         color = tuple(int(c) for c in rng.integers(80, 255, 3))
         center = (int(x + dx * number) % size_hw[1], int(y + dy * number) % size_hw[0])
         cv2.circle(canvas, center, 9, color, -1)
-    canvas[:16, :32] = 3 * number
+    height, width = size_hw[0] // 4, size_hw[1] // 4
+    canvas[:height, :width] = 10 + 24 * (number // 10)
+    canvas[:height, width : 2 * width] = 10 + 24 * (number % 10)
     return canvas
 
 
-def shown_number(frame: np.ndarray) -> int:
-    """The number that `picture` wrote into a frame."""
-    height, width = frame.shape[:2]
-    return round(float(frame[2 : height // 4 - 2, 4 : width // 4 - 4].mean()) / 3)
+@pytest.fixture
+def shown_numbers() -> Callable[[np.ndarray], list[int]]:
+    """Reads the numbers that `picture` wrote into frames (T, H, W, 3)."""
+
+    def read(frames: np.ndarray) -> list[int]:
+        height, width = frames.shape[1] // 4, frames.shape[2] // 4
+        blocks = frames[:, 2 : height - 2, : 2 * width].reshape(len(frames), height - 4, 2, width, 3)
+        digits = ((blocks[..., 4:-4, :].mean(axis=(1, 3, 4)) - 10) / 24).round().astype(int)
+        return [int(number) for number in digits @ [10, 1]]
+
+    return read
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from nuscenes.utils.geometry_utils import BoxVisibility, box_in_image, view_poin
 from numpy.typing import NDArray
 
 from drivesim.core.boxes import CLASSES, ObjectClass, class_from_nuscenes
-from drivesim.core.camera import corners_m, project_boxes
+from drivesim.core.camera import corners_m, project_boxes, rotation_matrix
 from drivesim.data import NuScenesConfig, NuScenesSource, ProblemKind, make_source
+from drivesim.data.nuscenes import official_splits
 
 VERSION = "v1.0-handmade"
 
@@ -76,8 +77,6 @@ def test_boxes_between_key_frames_move_evenly(tables) -> None:
         crossing = list(boxes.track_ids).index("i-lane-day-1")
         camera, pose = source.native_camera(f"d-lane-day-{frame}"), tables.rows["ego_pose"][frame]
         assert pose["token"] == f"p-lane-day-{frame}"
-        from drivesim.core.camera import rotation_matrix
-
         ego = rotation_matrix(camera.rotation_wxyz) @ boxes.center_m[crossing] + camera.translation_m
         places.append(rotation_matrix(np.array(pose["rotation"])) @ ego + pose["translation"])
     expected = [[125.0, -28 + 9 * 0.1 * frame, 1.1] for frame in range(9)]
@@ -132,13 +131,11 @@ def test_named_scenes_are_held_out_and_unknown_ones_refused(tables) -> None:
 
 
 def test_official_splits_hold_for_official_versions_only() -> None:
-    from drivesim.data.nuscenes import _official_splits
-
-    official = _official_splits("v1.0-trainval")
+    official = official_splits("v1.0-trainval")
     assert list(official.values()).count("train") == 700
     assert list(official.values()).count("val") == 150
-    assert _official_splits("v1.0-mini")["scene-0103"] == "val"
-    assert _official_splits("v1.0-toytown") == {}
+    assert official_splits("v1.0-mini")["scene-0103"] == "val"
+    assert official_splits("v1.0-toytown") == {}
 
 
 def test_a_missing_picture_is_a_problem_and_the_rest_is_served(tables) -> None:

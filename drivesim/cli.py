@@ -1,0 +1,293 @@
+"""The command line: drivesim COMMAND key=value ...; Hydra composes, this module puts the parts together."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from drivesim.config import (
+    COMMANDS,
+    HYDRA_ERRORS,
+    DesignCommand,
+    EvaluateCommand,
+    PrepareCommand,
+    RolloutCommand,
+    ToytownData,
+    conf_dir,
+    explain,
+    register,
+    to_typed,
+)
+from drivesim.core.run_folder import CONFIG_FILE, record_run, versions
+from drivesim.core.scene import Scene
+from drivesim.core.yaml_fields import nearest
+from drivesim.data import ClipSource, make_source
+
+if TYPE_CHECKING:
+    from drivesim.rollout.rows import Progress, Row
+    from drivesim.rollout.start import Start
+    from drivesim.simulator import Simulator
+
+SCENE_SUFFIXES = (".yaml", ".yml")
+BOXES_SCALE = 4  # boxes are drawn over a copy so many times as large: names stay readable
+Record = Callable[..., None]  # writes config and origin into the run folder
+
+
+def main() -> None:
+    """Runs one command. Exit code 0: done; 1: some of it failed; 2: a mistake in what was asked; 130: stopped."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return
+    if arguments[0] == "--version":
+        print(f"drivesim {versions()['drivesim']}")
+        return
+    command, overrides = arguments[0], arguments[1:]
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    try:
+        if command not in COMMANDS:
+            guess = nearest(command, COMMANDS)
+            hint = f", did you mean '{guess}'?" if guess else ""
+            raise ValueError(f"unknown command '{command}'{hint}; valid: {', '.join(COMMANDS)}")
+        _compose_and_run(command, overrides)
+    except KeyboardInterrupt:
+        _fail("stopped; the same command with the same out=FOLDER goes on", 130)
+    except (ValueError, OSError) as error:
+        if wants_traceback:
+            raise
+        _fail(str(error), 2 if isinstance(error, (ValueError, FileNotFoundError)) else 1)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"drivesim: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _overview() -> str:
+    commands = "\n".join(f"  {name:10}{what}" for name, what in COMMANDS.items())
+    return (
+        f"drivesim COMMAND key=value ...\n\n{commands}\n\n"
+        "drivesim COMMAND --help lists a command's keys; --cfg job prints the config that would run; -m runs\n"
+        "once for each of several values (seed=1,2,3)."
+    )
+
+
+def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
+    """Hands over to Hydra, which calls back with the composed config: once, or for each job of -m."""
+    register(command)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("drivesim").setLevel(logging.INFO)
+    # Hydra reads flags only before the first key=value.
+    flags = [argument for argument in overrides if argument in ("-m", "--multirun")]
+    sys.argv[1:] = flags + [argument for argument in overrides if argument not in flags]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are, not as Hydra's print-out
+    typed_errors: list[BaseException] = []
+
+    def job(config: DictConfig) -> None:
+        try:
+            _run(command, config, overrides)
+        except Exception as error:
+            typed_errors.append(error)
+            # Hydra would print its own lines about an Exception; it lets SystemExit pass.
+            raise SystemExit(1) from error
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)(job)()
+    except SystemExit:
+        if typed_errors:
+            raise typed_errors[0] from None
+        raise
+    except HYDRA_ERRORS as error:
+        raise ValueError(explain(error, overrides)) from error
+
+
+def _run(command: str, composed: DictConfig, overrides: Sequence[str]) -> None:
+    config = to_typed(composed)
+    out = _out_folder(command, config.out)
+    plain: Any = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
+    record = partial(record_run, out, plain, ["drivesim", command, *overrides])
+    runners: dict[str, Callable[[Any, Path, Record], None]] = {
+        "prepare": _prepare,
+        "train": _train,
+        "design": _design,
+        "rollout": _rollout,
+        "evaluate": _evaluate,
+    }
+    runners[command](config, out, record)
+
+
+def _out_folder(command: str, wanted: str | None) -> Path:
+    """The run's folder; each job of a multirun gets its own below it."""
+    hydra_config = HydraConfig.get()
+    if hydra_config.mode == RunMode.MULTIRUN:
+        return Path(wanted or hydra_config.sweep.dir) / str(hydra_config.job.num)
+    return Path(wanted or f"runs/{command}/{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+def _source(data: Any) -> ClipSource:
+    """The source of clips; toytown is written first where it is not there yet."""
+    if isinstance(data, ToytownData):
+        from drivesim.toytown import write_nuscenes
+
+        write_nuscenes(data.town, data.root, _Counter("toytown scene"))
+    return make_source(data)
+
+
+def _prepare(config: PrepareCommand, out: Path, record: Record) -> None:
+    from drivesim.data.export import export_videos
+    from drivesim.data.prepare import prepare
+
+    record()
+    source = _source(config.data)
+    print(prepare(source, out, config.prepare).text())
+    if config.export is not None:
+        for drive, problem in export_videos(source, config.export, out / "videos"):
+            if problem is not None:
+                print(f"no video of {drive}: {problem}")
+        print(f"videos: {out / 'videos'}")
+    print(f"index and report: {out}")
+
+
+def _train(config: Any, out: Path, record: Record) -> None:
+    from drivesim.train.fit import fit
+
+    record()
+    print(f"model: {fit(config, _source(config.data), out)}")
+
+
+def _load_simulator(model: str, device: str, **sampling: Any) -> Simulator:
+    from drivesim.models.driving import DrivingModel
+    from drivesim.simulator import Simulator
+
+    return Simulator(DrivingModel.from_pretrained(model, device=device, **sampling))
+
+
+def _design(config: DesignCommand, out: Path, record: Record) -> None:
+    from drivesim.core.picture import save_png
+    from drivesim.viz.overlays import draw_boxes
+
+    if config.num_frames < 1:
+        raise ValueError(f"num_frames is {config.num_frames}; must be 1 or more")
+    scene = Scene.load(_scene_path(config.scene))
+    simulator = _load_simulator(config.model, config.device, design_sampling=config.sampler)
+    record(fingerprint=simulator.model.fingerprint)
+    scene.save(out / "scene.yaml")
+    boxes = scene.picture_boxes(simulator.size_hw)
+    for index in range(config.num_frames):
+        frame = simulator.design(scene, seed=config.seed, index=index)
+        save_png(out / f"frame_{index:03d}.png", frame)
+        save_png(out / f"frame_{index:03d}_boxes.png", draw_boxes(frame, boxes, BOXES_SCALE))
+    print(f"{config.num_frames} start frames: {out}")
+
+
+def _rollout(config: RolloutCommand, out: Path, record: Record) -> None:
+    from drivesim.models.driving import DrivingModel
+    from drivesim.rollout.pools import PoolKind
+    from drivesim.rollout.run import run_rollout
+    from drivesim.viz.contact_sheet import contact_sheet
+
+    load = partial(
+        DrivingModel.from_pretrained, config.model, device=config.device, predict_sampling=config.sampler
+    )
+    simulator = _load_simulator(config.model, config.device, predict_sampling=config.sampler)
+    start = _start(config, simulator, out)
+    is_new = not (out / CONFIG_FILE).exists()
+    if is_new:
+        record(fingerprint=simulator.model.fingerprint)
+    in_process = config.pool.kind is PoolKind.HERE
+    rows = run_rollout(config, start, (lambda: simulator.model) if in_process else load, out, _show_progress)
+    if not is_new:  # only now is it certain that the folder held the same run
+        record(fingerprint=simulator.model.fingerprint)
+    videos = [out / row.video for row in rows if row.video is not None]
+    if videos:
+        contact_sheet(videos, out / "contact_sheet.png")
+    _report_failures(rows, out)
+    print(f"{len(videos)} futures of {start.name}: {out}")
+
+
+def _start(config: RolloutCommand, simulator: Simulator, out: Path) -> Start:
+    """The start frame: designed from a scene, or taken from a picture or video; kept as start.png."""
+    from drivesim.core.picture import save_png
+    from drivesim.rollout.start import Start, start_from_file
+    from drivesim.viz.overlays import draw_boxes
+
+    path = Path(config.start)
+    is_scene = path.suffix.lower() in SCENE_SUFFIXES or (not path.suffix and not path.exists())
+    if not is_scene:
+        start = start_from_file(path, simulator.size_hw, start_s=config.start_s, is_night=config.is_night)
+        save_png(out / "start.png", start.frame_HWC)
+        return start
+    scene = Scene.load(_scene_path(config.start))
+    frame = simulator.design(scene, seed=config.seed)
+    save_png(out / "start.png", frame)
+    boxes = scene.picture_boxes(simulator.size_hw)
+    save_png(out / "start_boxes.png", draw_boxes(frame, boxes, BOXES_SCALE))
+    return Start(name=scene.name, frame_HWC=frame, is_night=scene.is_night)
+
+
+def _scene_path(name: str) -> Path:
+    """A scene file, or one that ships with drivesim by its name."""
+    shipped = {path.stem: path for path in sorted((conf_dir() / "scenes").glob("*.yaml"))}
+    if Path(name).exists() or name not in shipped:
+        if not Path(name).is_file():
+            raise ValueError(f"no scene file {name}; shipped scenes: {', '.join(shipped)}")
+        return Path(name)
+    return shipped[name]
+
+
+def _report_failures(rows: list[Row], out: Path) -> None:
+    failed = [row for row in rows if not row.ok]
+    for row in failed:
+        print(f"future {row.future} failed: {row.error}", file=sys.stderr)
+    if failed:
+        raise SystemExit(f"drivesim: {len(failed)} of {len(rows)} futures failed; again with out={out} goes on")
+
+
+def _show_progress(progress: Progress) -> None:
+    text = f"future {progress.future}: {progress.num_frames} of {progress.total_frames} frames"
+    _show(text, is_last=progress.num_frames == progress.total_frames)
+
+
+class _Counter:
+    """Shows how many of something are done."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __call__(self, done: int, total: int) -> None:
+        _show(f"{self.what} {done} of {total}", is_last=done == total)
+
+
+def _show(text: str, *, is_last: bool) -> None:
+    """One line that is written over on a terminal; elsewhere, such as in a log, the last one alone."""
+    if sys.stderr.isatty():
+        print(f"\r{text}\x1b[K", end="\n" if is_last else "", file=sys.stderr, flush=True)
+    elif is_last:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _evaluate(config: EvaluateCommand, out: Path, record: Record) -> None:
+    from drivesim.evaluate.run import evaluate
+
+    scores = evaluate(config, config.generated, config.real, out)
+    record()
+    for warning in scores.warnings:
+        print(f"note: {warning}")
+    for score in scores.scores:
+        print(f"{score.value:12.3f}  {score.metric}: {score.row.value} ({score.num_left} and {score.num_right})")
+    print(f"report: {scores.report}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Model folders: a whole one loads, a broken one is refused by part."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from drivesim import Scene, Simulator
+from drivesim.core.boxes import Boxes2D
+from drivesim.models.driving import DrivingModel
+from drivesim.models.folder import find_model, fingerprint
+
+from .tiny_family import write_tiny_family
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_family(tmp_path_factory.mktemp("family") / "tiny")
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "tiny"))
+
+
+def picture(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (32, 64, 3), dtype=np.uint8)
+
+
+def scene(*boxes: tuple[float, float, float, float]) -> Scene:
+    n = len(boxes)
+    return Scene(
+        name="s",
+        size_hw=(32, 64),
+        boxes_2d=Boxes2D(
+            xyxy_px=np.array(boxes, dtype=np.float64).reshape(-1, 4),
+            class_ids=np.zeros(n, dtype=np.int64),
+            depth_m=np.full(n, np.nan),
+            visibility=np.full(n, np.nan),
+        ),
+    )
+
+
+def test_a_missing_part_is_named(folder: Path) -> None:
+    shutil.rmtree(folder / "temporal")
+    with pytest.raises(ValueError, match="part 'temporal' is missing"):
+        DrivingModel.from_pretrained(folder)
+
+
+def test_missing_weights_are_named(folder: Path) -> None:
+    (folder / "backbone" / WEIGHTS).unlink()
+    with pytest.raises(ValueError, match="part 'backbone' is missing its weights"):
+        DrivingModel.from_pretrained(folder)
+
+
+def test_a_pickle_is_refused(folder: Path) -> None:
+    weights = folder / "autoencoder" / WEIGHTS
+    torch.save({}, folder / "autoencoder" / "diffusion_pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"part 'autoencoder' holds the pickle .*only safetensors"):
+        DrivingModel.from_pretrained(folder)
+
+
+def test_truncated_weights_are_refused(folder: Path) -> None:
+    weights = folder / "conditioner" / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"part 'conditioner': .*truncated"):
+        DrivingModel.from_pretrained(folder)
+
+
+def test_weights_of_another_size_are_refused(folder: Path) -> None:
+    path = folder / "backbone" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"block_out_channels": [24, 32]}))
+    with pytest.raises(ValueError, match="part 'backbone': weights and config do not belong together"):
+        DrivingModel.from_pretrained(folder)
+
+
+def test_a_part_of_another_class_is_refused(folder: Path) -> None:
+    path = folder / "autoencoder" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"_class_name": "VQModel"}))
+    with pytest.raises(ValueError, match="part 'autoencoder' is a VQModel, expected AutoencoderKL"):
+        DrivingModel.from_pretrained(folder)
+
+
+def test_a_temporal_stack_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
+    path = folder / "model_index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"size_hw": [64, 128]}))
+    with pytest.raises(ValueError, match="parts do not fit together: size of a latent"):
+        DrivingModel.from_pretrained(folder)
+
+
+def test_a_folder_without_index_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model_index\.json is missing"):
+        DrivingModel.from_pretrained(tmp_path)
+
+
+def test_an_unknown_name_names_the_shipped_models() -> None:
+    with pytest.raises(ValueError, match="no model folder 'toytwon'; shipped with the package"):
+        find_model("toytwon")
+
+
+def test_equal_weights_have_equal_fingerprints(whole: Path, folder: Path) -> None:
+    assert fingerprint(whole) == fingerprint(folder)
+    write_tiny_family(folder, seed=1)
+    assert fingerprint(whole) != fingerprint(folder)
+
+
+def test_design_is_the_same_for_the_same_seed_and_changes_with_seed_boxes_and_index(whole: Path) -> None:
+    sim = Simulator.from_pretrained(whole)
+    frame = sim.design(scene((10, 10, 30, 30)), seed=3)
+    assert frame.shape == (32, 64, 3)
+    assert np.array_equal(frame, sim.design(scene((10, 10, 30, 30)), seed=3))
+    for other in (
+        sim.design(scene((10, 10, 30, 30)), seed=4),
+        sim.design(scene((10, 10, 30, 30)), seed=3, index=1),
+        sim.design(scene((30, 10, 50, 30)), seed=3),
+    ):
+        assert not np.array_equal(frame, other)
+
+
+def test_a_rollout_streams_the_length_asked_for_and_repeats_with_its_seed(whole: Path) -> None:
+    sim = Simulator.from_pretrained(whole)
+    chunks = list(sim.rollout(picture(), seconds=5.0, seed=1))
+    assert [len(chunk) for chunk in chunks] == [10, 8, 2]
+    again = np.concatenate(list(sim.rollout(picture(), minutes=5.0 / 60, seed=1)))
+    assert np.array_equal(np.concatenate(chunks), again)
+    other = np.concatenate(list(sim.rollout(picture(), seconds=5.0, seed=1, future=1)))
+    assert not np.array_equal(again, other)
+
+
+def test_a_rollout_without_a_length_or_from_a_small_picture_is_refused(whole: Path) -> None:
+    sim = Simulator.from_pretrained(whole)
+    with pytest.raises(ValueError, match="either seconds or minutes"):
+        next(sim.rollout(picture()))
+    with pytest.raises(ValueError, match="16"):
+        next(sim.rollout(picture()[:16, :32], seconds=1))
+
+
+@pytest.mark.skipif(not (Path(__file__).parents[2] / "drivesim/models/shipped/toytown").is_dir(), reason="not shipped")
+def test_the_shipped_family_loads_in_under_five_seconds_and_is_small() -> None:
+    begin = time.perf_counter()
+    sim = Simulator.from_pretrained("toytown")
+    assert time.perf_counter() - begin < 5.0
+    assert sim.size_hw == (64, 128)
+    files = [path for path in find_model("toytown").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 32 * 2**20

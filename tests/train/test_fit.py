@@ -1,0 +1,113 @@
+"""Every stage at tiny size, on toytown: it trains, resumes and exports what the next stage loads."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from drivesim.core.picture import load_picture
+from drivesim.data import NuScenesConfig, make_source
+from drivesim.data.module import DataModuleConfig
+from drivesim.data.source import ClipSource
+from drivesim.diffusion.schedule import SamplingConfig
+from drivesim.models.build import AutoencoderConfig, BackboneConfig, TemporalConfig
+from drivesim.models.driving import DrivingModel
+from drivesim.toytown import TownConfig, write_nuscenes
+from drivesim.train.fit import StageName, TrainConfig, TrainerConfig, fit
+from drivesim.train.optim import OptimConfig
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> ClipSource:
+    root = tmp_path_factory.mktemp("town")
+    write_nuscenes(TownConfig(num_scenes=2, duration_s=4.0, fps=4.0, key_fps=4.0, size_hw=(32, 64)), root)
+    return make_source(NuScenesConfig(root=str(root), version="v1.0-toytown", val_scenes=["toytown-0001"]))
+
+
+def config(stage: StageName, cache: Path, init: Path | None = None, max_steps: int = 4) -> TrainConfig:
+    return TrainConfig(
+        stage=stage,
+        name="tiny",
+        init=None if init is None else str(init),
+        size_hw=[32, 64],
+        cache_dir=str(cache),
+        autoencoder=AutoencoderConfig(
+            block_out_channels=[8, 8, 16, 16], layers_per_block=1, latent_channels=4, norm_num_groups=4
+        ),
+        backbone=BackboneConfig(
+            block_out_channels=[16, 32], attention=[False, True], layers_per_block=1, channels_per_head=8,
+            norm_num_groups=8, token_dim=16,
+        ),
+        temporal=TemporalConfig(num_frames=6, context_channels=8, feed_forward_mult=1),
+        design_sampling=SamplingConfig(steps=2),
+        predict_sampling=SamplingConfig(steps=2),
+        optim=OptimConfig(learning_rate=1e-3, warmup_steps=1),
+        loader=DataModuleConfig(batch_size=2, num_val_items=2),
+        trainer=TrainerConfig(
+            max_steps=max_steps, checkpoint_every=2, validate_every=2, picture_every=2, log_every=1, progress=False,
+            accelerator="cpu",
+        ),
+    )  # fmt: skip
+
+
+def losses(run: Path) -> dict[int, str]:
+    with (run / "logs" / "metrics.csv").open() as file:
+        return {int(row["step"]): row["train/loss"] for row in csv.DictReader(file) if row["train/loss"]}
+
+
+@pytest.fixture(scope="module")
+def family(source: ClipSource, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """One run of each stage, each from the model of the one before."""
+    root = tmp_path_factory.mktemp("family")
+    folders = {"cache": root / "cache", "root": root}
+    init: Path | None = None
+    for stage in StageName:
+        init = fit(config(stage, folders["cache"], init), source, root / stage.value)
+        folders[stage.value] = init
+    yield folders
+
+
+def test_the_last_stage_exports_a_model_that_designs_and_predicts(family: dict[str, Path]) -> None:
+    model = DrivingModel.from_pretrained(family["prediction"])
+    frame = load_picture(family["root"] / "autoencoder" / "samples" / "step_000004.png")[:32, :64]
+    latents = model.encode(frame[None])
+    made = model.predict(latents[None], generators=[torch.Generator().manual_seed(0)], is_night=[None])
+    assert made.shape == (1, 6, 4, 4, 8)
+    assert torch.equal(made[:, 0], latents)
+    assert model.decode(made[0]).shape == (6, 32, 64, 3)
+    assert model.fps == 4.0
+
+
+def test_latents_have_unit_scale_after_training(family: dict[str, Path], source: ClipSource) -> None:
+    model = DrivingModel.from_pretrained(family["prediction"])
+    clip = source.read("toytown-0000", start_s=0.0, num_frames=16, fps=4.0, size_hw=(32, 64))
+    latents = model.encode(clip.frames_THWC)
+    assert latents.std().item() == pytest.approx(1.0, abs=0.1)
+    assert latents.mean().item() == pytest.approx(0.0, abs=0.1)
+
+
+@pytest.mark.parametrize("stage", list(StageName))
+def test_a_killed_run_goes_on_with_the_same_losses(
+    stage: StageName, family: dict[str, Path], source: ClipSource, tmp_path: Path
+) -> None:
+    before = list(StageName).index(stage) - 1
+    init = None if before < 0 else family[list(StageName)[before].value]
+    whole = losses(family["root"] / stage.value)
+    assert sorted(whole) == [0, 1, 2, 3]
+    first = config(stage, family["cache"], init, max_steps=2)
+    fit(first, source, tmp_path)
+    (tmp_path / "logs" / "metrics.csv").unlink()  # CSVLogger begins the file anew
+    fit(config(stage, family["cache"], init, max_steps=4), source, tmp_path)
+    assert {step: loss for step, loss in whole.items() if step >= 2} == losses(tmp_path)
+
+
+def test_temporal_training_leaves_the_image_model_alone(family: dict[str, Path]) -> None:
+    name = "backbone/diffusion_pytorch_model.safetensors"
+    assert (family["image"] / name).read_bytes() == (family["prediction"] / name).read_bytes()
+
+
+def test_a_later_stage_without_the_model_before_is_refused() -> None:
+    with pytest.raises(ValueError, match="stage=image needs init=FOLDER"):
+        TrainConfig(stage=StageName.IMAGE)
