@@ -6,14 +6,17 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
+import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from drivesim.config import (
@@ -91,25 +94,38 @@ def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
     # Hydra reads flags only before the first key=value.
     flags = [argument for argument in overrides if argument in ("-m", "--multirun")]
     sys.argv[1:] = flags + [argument for argument in overrides if argument not in flags]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are, not as Hydra's print-out
-    typed_errors: list[BaseException] = []
+    errors: list[Exception] = []
 
     def job(config: DictConfig) -> None:
         try:
             _run(command, config, overrides)
         except Exception as error:
-            typed_errors.append(error)
+            errors.append(error)
             # Hydra would print its own lines about an Exception; it lets SystemExit pass.
             raise SystemExit(1) from error
 
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)(job)()
+        with _errors_as_they_are():
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)(job)()
     except SystemExit:
-        if typed_errors:
-            raise typed_errors[0] from None
+        if errors:
+            raise errors[0] from None
         raise
     except HYDRA_ERRORS as error:
         raise ValueError(explain(error, overrides)) from error
+
+
+@contextmanager
+def _errors_as_they_are() -> Iterator[None]:
+    """Hydra raises its errors instead of printing them in its own form."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["HYDRA_FULL_ERROR"]
+        if before is not None:
+            os.environ["HYDRA_FULL_ERROR"] = before
 
 
 def _run(command: str, composed: DictConfig, overrides: Sequence[str]) -> None:
@@ -197,18 +213,16 @@ def _rollout(config: RolloutCommand, out: Path, record: Record) -> None:
     from drivesim.rollout.run import run_rollout
     from drivesim.viz.contact_sheet import contact_sheet
 
-    load = partial(
-        DrivingModel.from_pretrained, config.model, device=config.device, predict_sampling=config.sampler
-    )
+    load = partial(DrivingModel.from_pretrained, config.model, device=config.device, predict_sampling=config.sampler)
     simulator = _load_simulator(config.model, config.device, predict_sampling=config.sampler)
-    start = _start(config, simulator, out)
+    start, pictures = _start(config, simulator)
     is_new = not (out / CONFIG_FILE).exists()
     if is_new:
-        record(fingerprint=simulator.model.fingerprint)
+        _save_beginning(out, pictures, partial(record, fingerprint=simulator.model.fingerprint))
     in_process = config.pool.kind is PoolKind.HERE
     rows = run_rollout(config, start, (lambda: simulator.model) if in_process else load, out, _show_progress)
-    if not is_new:  # only now is it certain that the folder held the same run
-        record(fingerprint=simulator.model.fingerprint)
+    if not is_new:  # only now is it certain that the folder holds the same run
+        _save_beginning(out, pictures, partial(record, fingerprint=simulator.model.fingerprint))
     videos = [out / row.video for row in rows if row.video is not None]
     if videos:
         contact_sheet(videos, out / "contact_sheet.png")
@@ -216,9 +230,16 @@ def _rollout(config: RolloutCommand, out: Path, record: Record) -> None:
     print(f"{len(videos)} futures of {start.name}: {out}")
 
 
-def _start(config: RolloutCommand, simulator: Simulator, out: Path) -> Start:
-    """The start frame: designed from a scene, or taken from a picture or video; kept as start.png."""
+def _save_beginning(out: Path, pictures: dict[str, NDArray[np.uint8]], record: Record) -> None:
     from drivesim.core.picture import save_png
+
+    record()
+    for name, picture in pictures.items():
+        save_png(out / name, picture)
+
+
+def _start(config: RolloutCommand, simulator: Simulator) -> tuple[Start, dict[str, NDArray[np.uint8]]]:
+    """The start frame, designed from a scene or taken from a picture or video; and pictures of it by file name."""
     from drivesim.rollout.start import Start, start_from_file
     from drivesim.viz.overlays import draw_boxes
 
@@ -226,14 +247,12 @@ def _start(config: RolloutCommand, simulator: Simulator, out: Path) -> Start:
     is_scene = path.suffix.lower() in SCENE_SUFFIXES or (not path.suffix and not path.exists())
     if not is_scene:
         start = start_from_file(path, simulator.size_hw, start_s=config.start_s, is_night=config.is_night)
-        save_png(out / "start.png", start.frame_HWC)
-        return start
+        return start, {"start.png": start.frame_HWC}
     scene = Scene.load(_scene_path(config.start))
     frame = simulator.design(scene, seed=config.seed)
-    save_png(out / "start.png", frame)
-    boxes = scene.picture_boxes(simulator.size_hw)
-    save_png(out / "start_boxes.png", draw_boxes(frame, boxes, BOXES_SCALE))
-    return Start(name=scene.name, frame_HWC=frame, is_night=scene.is_night)
+    boxes = draw_boxes(frame, scene.picture_boxes(simulator.size_hw), BOXES_SCALE)
+    start = Start(name=scene.name, frame_HWC=frame, is_night=scene.is_night)
+    return start, {"start.png": frame, "start_boxes.png": boxes}
 
 
 def _scene_path(name: str) -> Path:

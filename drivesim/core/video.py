@@ -143,25 +143,41 @@ def read_at(path: str | Path, times_s: NDArray[np.float64], tolerance_s: float |
     times_s = np.asarray(times_s, dtype=np.float64)
     if times_s.ndim != 1 or len(times_s) == 0:
         raise ValueError(f"times_s has shape {times_s.shape}, expected (T,) with T >= 1")
+    frames = _read_from(path, times_s, tolerance_s, is_seeking=True)
+    if frames is None:  # MPEG-TS and damaged indices may send a seek past its aim
+        frames = _read_from(path, times_s, tolerance_s, is_seeking=False)
+    if frames is None:
+        raise ValueError(f"{path}: no frame can be decoded")
+    return frames
+
+
+def _read_from(
+    path: str | Path, times_s: NDArray[np.float64], tolerance_s: float | None, *, is_seeking: bool
+) -> NDArray[np.uint8] | None:
+    """`read_at` with or without a jump to the earliest time; None = nothing decoded, or landed too late."""
     with _opened(path) as (container, stream):
         half_s = 0.5 / float(stream.average_rate or stream.guessed_rate or 25)
         early_s = half_s if tolerance_s is None else tolerance_s
         order = np.argsort(times_s, kind="stable")
-        _seek_before(container, stream, float(times_s[order[0]]) - 2 * half_s)
+        seek_s = float(times_s[order[0]]) - 2 * half_s
+        if is_seeking:
+            _seek_before(container, stream, seek_s)
         found: dict[int, NDArray[np.uint8]] = {}
         waiting = [int(index) for index in order[::-1]]  # the earliest is last
         shown: tuple[float, VideoFrame] | None = None
         for time_s, frame in _decoded(container, stream):
             if shown is not None:
                 _serve(waiting, times_s, shown[1], time_s - early_s, found)
+            elif is_seeking and seek_s > 0 and time_s > times_s[order[0]] + early_s:
+                return None
             shown = (time_s, frame)
             if not waiting:
                 break
         if shown is None:
-            raise ValueError(f"{path}: no frame can be decoded")
+            return None
         _serve(waiting, times_s, shown[1], shown[0] + 3 * half_s, found)
     if waiting:
-        raise ValueError(f"{path}: no frame at {times_s[waiting[0]]:.3f} s; the last one starts at {shown[0]:.3f} s")
+        raise ValueError(f"{path}: no frame at {times_s[waiting[-1]]:.3f} s; the last one starts at {shown[0]:.3f} s")
     return np.stack([found[index] for index in range(len(times_s))])
 
 

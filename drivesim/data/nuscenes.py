@@ -45,6 +45,7 @@ class NuScenesConfig:
     root: str  # folder that holds samples/, sweeps/, maps/ and the folder of tables
     version: str = "v1.0-mini"  # name of the folder of tables
     camera: str = "CAM_FRONT"  # channel
+    min_visibility: float = 0.0  # boxes seen less (0..1) are not in the picture's boxes; the lowest level counts as 0.2
     val_scenes: list[str] = field(default_factory=list)  # names; empty = official lists, then val_share
     val_share: float = 0.1  # share held out of the scenes that no list names; chosen by a hash of the name
 
@@ -156,7 +157,7 @@ class NuScenesSource:
         """Over all tables, the camera, the splits, and which pictures are there."""
         folder = self._root / self.config.version
         parts = [sha256_file(folder / f"{table}.json") for table in _TABLES]
-        parts += [self.config.camera]
+        parts += [self.config.camera, str(self.config.min_visibility)]
         parts += [f"{s.drive.name}:{s.drive.split}:{[r['token'] for r in s.frames]}" for s in self._scenes.values()]
         return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
@@ -185,7 +186,9 @@ class NuScenesSource:
             frames.append(frame)
             cameras.append(camera)
             boxes_3d.append(in_camera)
-            boxes_2d.append(project_boxes(in_camera, camera)[0])
+            pictured, _ = project_boxes(in_camera, camera)
+            # Unknown visibility (nan) is no reason to leave a box out.
+            boxes_2d.append(pictured.select(~(pictured.visibility < self.config.min_visibility)))
         clip = Clip(
             name=f"{drive}@{start_s:.3f}s",
             drive=drive,

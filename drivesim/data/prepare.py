@@ -23,6 +23,8 @@ from drivesim.data.source import SPLITS, ClipSource, Drive, Problem, ProblemKind
 _CHECK_HW = (64, 128)  # decoding costs the same at any size; this is enough for signatures
 _BOX_HW = (1024, 2048)  # boxes are checked on a picture so fine that none is lost for being small
 _ROWS_A_KIND = 5  # in the printed report; the JSON has all
+# Not wrong by itself: every road has users beside the picture.
+_NOTES = frozenset({ProblemKind.BOX_OUTSIDE})
 _FORMAT = 1  # of the files; part of the key
 
 
@@ -69,16 +71,25 @@ class Report:
             if drives:
                 lines.append(_split_line(split, drives))
         lines += ["", f"{self.num_boxes} boxes in the pictures" if self.num_boxes else "no boxes", ""]
-        if not self.problems:
-            return "\n".join([*lines, "nothing wrong was found"]) + "\n"
-        lines.append(f"{len(self.problems)} rows of what is wrong:")
-        for kind, count in self.counts().items():
-            lines.append(f"  {kind.value}: {count}")
-            rows = [problem for problem in self.problems if problem.kind == kind]
-            lines += [f"    {row.where}: {row.detail}" for row in rows[:_ROWS_A_KIND]]
-            if count > _ROWS_A_KIND:
-                lines.append(f"    and {count - _ROWS_A_KIND} more (report.json has all)")
+        wrong = [problem for problem in self.problems if problem.kind not in _NOTES]
+        notes = [problem for problem in self.problems if problem.kind in _NOTES]
+        lines += [f"wrong, {len(wrong)} rows:", *_rows(wrong)] if wrong else ["nothing wrong was found"]
+        if notes:
+            lines += ["", "worth knowing:", *_rows(notes)]
         return "\n".join(lines) + "\n"
+
+
+def _rows(problems: list[Problem]) -> list[str]:
+    """Lines of problems by kind, the first few of each."""
+    lines = []
+    for kind in ProblemKind:
+        rows = [problem for problem in problems if problem.kind == kind]
+        if rows:
+            lines.append(f"  {kind.value}: {len(rows)}")
+        lines += [f"    {row.where}: {row.detail}" for row in rows[:_ROWS_A_KIND]]
+        if len(rows) > _ROWS_A_KIND:
+            lines.append(f"    and {len(rows) - _ROWS_A_KIND} more (report.json has all)")
+    return lines
 
 
 def _split_line(split: str, drives: list[Drive]) -> str:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 INPUT_HW = (64, 128)
 
+_LAGS = (1, 2, 4)  # frames over which change is measured
+
 # How a clip can be played; telling these apart is what makes the features see motion.
 PLAYBACKS = ("forward", "reversed", "shuffled", "frozen", "jittered", "blurred")
 
@@ -23,7 +25,8 @@ PLAYBACKS = ("forward", "reversed", "shuffled", "frozen", "jittered", "blurred")
 class ClipNetworkConfig:
     """Sizes of a `ClipNetwork`."""
 
-    channels: tuple[int, int, int, int] = (16, 32, 64, 96)  # after 2, 4, 8 and 16 times smaller pictures
+    channels: tuple[int, int, int, int] = (12, 24, 48, 96)  # of pictures 2, 4, 8 and 16 times smaller
+    motion_channels: tuple[int, int, int] = (32, 48, 64)  # of the 3-D branch
     clip_features: int = 128  # D of a clip's vector
     frame_features: int = 96  # D of a frame's vector
     grid_hw: tuple[int, int] = (4, 8)  # cells of the map of where cars are
@@ -54,12 +57,13 @@ class ClipNetwork(nn.Module):
         self.input_hw = INPUT_HW
         self.grid_hw = config.grid_hw
         c2, c4, c8, c16 = config.channels
+        m1, m2, m3 = config.motion_channels
         self.stem = nn.Sequential(
             nn.Conv2d(3, c2, 5, stride=2, padding=2),
             nn.GroupNorm(4, c2),
             nn.SiLU(),
             nn.Conv2d(c2, c4, 3, stride=2, padding=1),
-            nn.GroupNorm(8, c4),
+            nn.GroupNorm(4, c4),
             nn.SiLU(),
         )
         self.frame_branch = nn.Sequential(
@@ -73,28 +77,28 @@ class ClipNetwork(nn.Module):
             nn.SiLU(),
         )
         self.motion_branch = nn.Sequential(
-            nn.Conv3d(c4, c8, 3, stride=(1, 2, 2), padding=1),
-            nn.GroupNorm(8, c8),
+            nn.Conv3d(c4, m1, 3, stride=(1, 2, 2), padding=1),
+            nn.GroupNorm(8, m1),
             nn.SiLU(),
-            nn.Conv3d(c8, c8, 3, padding=1),
-            nn.GroupNorm(8, c8),
+            nn.Conv3d(m1, m2, 3, padding=1),
+            nn.GroupNorm(8, m2),
             nn.SiLU(),
-            nn.Conv3d(c8, c16, 3, stride=(1, 2, 2), padding=1),
-            nn.GroupNorm(8, c16),
+            nn.Conv3d(m2, m3, 3, stride=(1, 2, 2), padding=1),
+            nn.GroupNorm(8, m3),
             nn.SiLU(),
         )
         self.frame_vector = nn.Linear(2 * c16, config.frame_features)
-        self.clip_vector = nn.Sequential(nn.Linear(4 * c16, config.clip_features), nn.SiLU())
+        self.clip_vector = nn.Sequential(nn.Linear(3 * m3 + c16 + len(_LAGS) * c4, config.clip_features), nn.SiLU())
         self.playback_head = nn.Linear(config.clip_features, len(PLAYBACKS))
-        self.ego_head = nn.Sequential(nn.Linear(2 * c16, 64), nn.SiLU(), nn.Linear(64, 2))
+        self.ego_head = nn.Sequential(nn.Linear(2 * m3, 64), nn.SiLU(), nn.Linear(64, 2))
         self.clip_ego_head = nn.Linear(config.clip_features, 2)
         self.scene_head = nn.Linear(config.frame_features, 3)
         self.occupancy_head = nn.Conv2d(c16, 1, 1)
 
     def forward(self, frames_BTCHW: Tensor) -> ClipPredictions:
         """All heads' answers for float frames in [-1, 1] of INPUT_HW."""
-        maps_2d, maps_3d = self._maps(frames_BTCHW)
-        clip = self._clip_vector(maps_2d, maps_3d)
+        stem, maps_2d, maps_3d = self._maps(frames_BTCHW)
+        clip = self._clip_vector(stem, maps_2d, maps_3d)
         scene = self.scene_head(nn.functional.silu(self._frame_vector(maps_2d)))
         # left and right half apart: they tell a turn from a slide
         halves = torch.cat([half.mean(dim=(-2, -1)) for half in maps_3d.chunk(2, dim=-1)], dim=1).transpose(1, 2)
@@ -117,23 +121,26 @@ class ClipNetwork(nn.Module):
         stem = self.stem(frames_BTCHW.flatten(0, 1))
         return self._frame_vector(self.frame_branch(stem).unflatten(0, frames_BTCHW.shape[:2]))
 
-    def _maps(self, frames_BTCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps of single frames (B, T, C, h, w) and of motion (B, C, T, h, w)."""
+    def _maps(self, frames_BTCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps of the stem and of single frames (B, T, C, h, w), and of motion (B, C, T, h, w)."""
+        shape = frames_BTCHW.shape[:2]
         stem = self.stem(frames_BTCHW.flatten(0, 1))
-        maps_2d = self.frame_branch(stem).unflatten(0, frames_BTCHW.shape[:2])
-        maps_3d = self.motion_branch(stem.unflatten(0, frames_BTCHW.shape[:2]).transpose(1, 2))
-        return maps_2d, maps_3d
+        maps_2d = self.frame_branch(stem).unflatten(0, shape)
+        stem = stem.unflatten(0, shape)
+        return stem, maps_2d, self.motion_branch(stem.transpose(1, 2))
 
     def _frame_vector(self, maps_2d: Tensor) -> Tensor:
         pooled = torch.cat([maps_2d.mean(dim=(-2, -1)), maps_2d.amax(dim=(-2, -1))], dim=-1)
         vector: Tensor = self.frame_vector(pooled)
         return vector
 
-    def _clip_vector(self, maps_2d: Tensor, maps_3d: Tensor) -> Tensor:
+    def _clip_vector(self, stem: Tensor, maps_2d: Tensor, maps_3d: Tensor) -> Tensor:
         motion = maps_3d.mean(dim=(-2, -1))  # (B, C, T)
         spread = motion.std(dim=2, unbiased=False)
         peak = maps_3d.amax(dim=(-3, -2, -1))
-        pooled = torch.cat([motion.mean(dim=2), spread, peak, maps_2d.mean(dim=(1, 3, 4))], dim=1)
+        # Natural change grows with the lag, that of shuffled frames does not, frozen frames have none.
+        changes = [_log_change(stem, lag) for lag in _LAGS]
+        pooled = torch.cat([motion.mean(dim=2), spread, peak, maps_2d.mean(dim=(1, 3, 4)), *changes], dim=1)
         vector: Tensor = self.clip_vector(pooled)
         return vector
 
@@ -159,3 +166,9 @@ class ClipNetwork(nn.Module):
         except RuntimeError as error:
             raise ValueError(f"{path}: not the weights of this clip network: {error}") from error
         return network.eval()
+
+
+def _log_change(stem: Tensor, lag: int) -> Tensor:
+    """(B, C) log of the mean change of the stem's maps (B, T, C, h, w) over `lag` frames."""
+    lag = min(lag, stem.shape[1] - 1)
+    return torch.log((stem[:, lag:] - stem[:, :-lag]).abs().mean(dim=(1, 3, 4)) + 0.01)

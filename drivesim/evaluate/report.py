@@ -19,13 +19,15 @@ from drivesim.core.files import atomic_path
 from drivesim.core.picture import resize_area
 from drivesim.core.video import VideoWriter, probe
 from drivesim.evaluate.diversity import Diversity
+from drivesim.evaluate.extractors import FeatureKind
 from drivesim.evaluate.protocol import SetCard
 from drivesim.evaluate.scores import Score, ScoreRow, Scores
 from drivesim.evaluate.videos import Frame, Video
 
 _TEMPLATE = Path(__file__).parent / "report_template.html"
 _STRIP_FRAMES = 8
-_STRIP_HEIGHT_PX = 72
+_STRIP_COLUMNS = 4
+_STRIP_HEIGHT_PX = 80
 _JPEG_QUALITY = 85
 _UNTIMED_FPS = 4.0  # at which arrays and picture folders without a rate are shown
 
@@ -48,10 +50,10 @@ def write_report(
     fields = {
         "title": html.escape(config.title),
         "sets": html.escape(f"{_set(scores.card.generated)} against real {_set(scores.card.real)}"),
-        "verdict": _verdict(scores.scores),
+        "verdict": _verdict(scores),
         "warnings": "".join(f'<p class="warning">{html.escape(text)}</p>' for text in scores.warnings),
         "scores": "".join(_metric(scores.scores, name) for name in dict.fromkeys(s.extractor for s in scores.scores)),
-        "diversity": "".join(_diversity(entry) for entry in scores.diversity),
+        "diversity": _diversities(scores.diversity),
         "generated": "".join(_figure(video, budget) for video in generated[: config.num_generated]),
         "real": "".join(_figure(video, budget) for video in real[: config.num_real]),
         "more": _more(len(generated), config.num_generated),
@@ -82,19 +84,21 @@ class _Budget:
         return True
 
 
-def _verdict(scores: Sequence[Score]) -> str:
-    """One sentence a metric: what the generated videos beat."""
+def _verdict(scores: Scores) -> str:
+    """One sentence a clip metric: what the generated videos beat. Single frames say nothing of motion."""
     sentences = []
-    for name in dict.fromkeys(score.extractor for score in scores):
-        rows = {score.row: score for score in scores if score.extractor == name}
-        mine = rows[ScoreRow.GENERATED]
+    for network in scores.card.extractors:
+        rows = {score.row: score for score in scores.scores if score.extractor == network["name"]}
         controls = [rows[row] for row in (ScoreRow.FROZEN, ScoreRow.SHUFFLED) if row in rows]
-        if not controls:
+        if network["kind"] != FeatureKind.CLIP.value or not controls:
             continue
-        beaten = all(mine.value < control.value for control in controls)
-        parts = " and ".join(f"{control.row.value} ({control.value:.4g})" for control in controls)
-        word, mark = ("nearer to real driving than", "good") if beaten else ("not nearer to real driving than", "bad")
-        text = f"{mine.metric}: the generated videos ({mine.value:.4g}) are {word} {parts}."
+        mine = rows[ScoreRow.GENERATED].value
+        parts = [
+            f"{'nearer' if mine < control.value else 'not nearer'} than {control.row.value} ({control.value:.4g})"
+            for control in controls
+        ]
+        mark = "good" if all(mine < control.value for control in controls) else "bad"
+        text = f"{network['metric']}, to real driving: generated videos ({mine:.4g}) are {', '.join(parts)}."
         sentences.append(f'<p class="{mark}">{html.escape(text)}</p>')
     return "".join(sentences)
 
@@ -113,6 +117,15 @@ def _metric(scores: Sequence[Score], extractor: str) -> str:
     )
     head = "<tr><th></th><td>distance</td><td>lower is nearer to real</td><td>vectors</td></tr>"
     return f'<section class="metric"><h3>{html.escape(rows[0].metric)}</h3><table>{head}{cells}</table></section>'
+
+
+def _diversities(entries: Sequence[Diversity]) -> str:
+    """The section on futures of one start; nothing where there are none."""
+    if not entries:
+        return ""
+    legend = "Line: spread of the futures over time. Dashed: spread of re-encodings of one future, on average."
+    head = f'<h2>Do the futures of one start frame differ?</h2><p class="soft">{legend}</p>'
+    return head + "".join(_diversity(entry) for entry in entries)
 
 
 def _diversity(entry: Diversity) -> str:
@@ -170,9 +183,13 @@ def _evenly(video: Video) -> list[Frame]:
 
 
 def _strip(frames: Sequence[Frame]) -> NDArray[np.uint8]:
+    """Frames side by side in reading order."""
     height, width = frames[0].shape[:2]
     size = (_STRIP_HEIGHT_PX, max(1, round(width * _STRIP_HEIGHT_PX / height)))
-    return np.concatenate([resize_area(frame, size) for frame in frames], axis=1)
+    pictures = [resize_area(frame, size) for frame in frames]
+    pictures += [np.zeros_like(pictures[0])] * (-len(pictures) % _STRIP_COLUMNS)
+    rows = [pictures[start : start + _STRIP_COLUMNS] for start in range(0, len(pictures), _STRIP_COLUMNS)]
+    return np.concatenate([np.concatenate(row, axis=1) for row in rows], axis=0)
 
 
 def _jpeg(picture_HWC: NDArray[np.uint8]) -> str:

@@ -30,7 +30,7 @@ class PredictionModel(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever the weights do."""
+        """Changes whenever the weights, or the settings they are sampled with, do."""
 
     def encode(self, frames_THWC: NDArray[np.uint8]) -> torch.Tensor:
         """uint8 RGB pictures to latents (T, C, h, w)."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import ConvexHull
+from shapely import MultiPoint
 
 from drivesim.toytown.meshes import GLASS, NUM_VERTICES, Array, Colour, Faces, Glow, MeshBuilder, join
 from drivesim.toytown.roads import LANE_M, SIDEWALK_M, Arm, Town
@@ -80,8 +80,8 @@ def make_ground(rng: np.random.Generator, town: Town) -> Ground:
     if town.radius_m > 0:
         for layer, half, colour in ((1, wide[0], PAVEMENT), (2, wide[1], KERB), (4, wide[2], ASPHALT)):
             corners = [arm.at(town.radius_m, side * half) for arm in town.arms for side in (-1, 1)]
-            points = np.array(corners)
-            painter.add(layer, points[ConvexHull(points).vertices][:NUM_VERTICES], colour)
+            hull = np.array(MultiPoint(corners).convex_hull.exterior.coords)[:-1]
+            painter.add(layer, hull, colour)
     return painter.build()
 
 

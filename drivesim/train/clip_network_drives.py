@@ -35,7 +35,7 @@ def render_drives(config: ToytownDrives) -> tuple[list[Clip], list[Clip]]:
 
 def drive_clip(episode: Episode, size_hw: tuple[int, int]) -> Clip:
     """A whole toytown episode as a clip with labels."""
-    camera = Camera.front(size_hw)
+    camera = Camera.front((size_hw[0], size_hw[1]))  # a list, where the config came from YAML
     return Clip(
         name=episode.name,
         drive=episode.name,

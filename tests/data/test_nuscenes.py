@@ -101,6 +101,15 @@ def test_visibility_levels_become_shares(tables) -> None:
     np.testing.assert_array_equal(boxes.visibility, [0.9, 0.5, 0.2, 0.7])
 
 
+def test_hidden_boxes_can_be_left_out_of_the_picture(tables) -> None:
+    wanted = {"start_s": 0.2, "num_frames": 1, "fps": 10, "size_hw": (40, 80)}
+    everything = _source(tables).read("lane-day", **wanted)
+    seen = _source(tables, min_visibility=0.4).read("lane-day", **wanted)
+    assert sorted(everything.boxes[0].visibility) == [0.2, 0.5, 0.9]
+    assert sorted(seen.boxes[0].visibility) == [0.5, 0.9]
+    assert len(seen.boxes_3d[0]) == len(everything.boxes_3d[0])
+
+
 def test_a_clip_takes_the_frames_nearest_in_time(tables) -> None:
     clip = _source(tables).read("lane-day", start_s=0.2, num_frames=4, fps=4, size_hw=(40, 80))
     np.testing.assert_array_equal(clip.timestamps_us, [200_000, 400_000, 700_000, 900_000])

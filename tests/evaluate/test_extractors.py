@@ -26,9 +26,7 @@ from drivesim.evaluate.weights_files import Checksum, git_blob_sha1
 class TinyI3D(nn.Module):
     """Called like the public I3D TorchScript file; squeezes a batch of one, as that does."""
 
-    def forward(
-        self, x: Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False
-    ) -> Tensor:
+    def forward(self, x: Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False) -> Tensor:
         assert rescale and resize and return_features and x.shape[1] == 3
         means = (2.0 * x.float() / 255 - 1).mean(dim=[3, 4])
         return torch.cat([means.mean(dim=2), means.std(dim=2)], dim=1).squeeze(0)
@@ -99,9 +97,7 @@ def test_i3d_file_is_loaded_by_path_and_called_as_published(i3d_file: Path) -> N
 
 
 def test_other_weights_than_the_standard_ones_are_not_called_fvd(i3d_file: Path) -> None:
-    config = ExtractorConfig(
-        name="i3d-torchscript", weights=str(i3d_file), sha256=sha256_file(i3d_file), feature_dim=6
-    )
+    config = ExtractorConfig(name="i3d-torchscript", weights=str(i3d_file), sha256=sha256_file(i3d_file), feature_dim=6)
     extractor = make_extractor(config)
     assert not extractor.is_standard
     assert "FVD" not in extractor.metric_name

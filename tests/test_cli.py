@@ -1,0 +1,196 @@
+"""The command line with real, tiny parts: what it prints, writes, refuses, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from drivesim import cli
+from drivesim.core.files import read_rows
+from drivesim.core.picture import load_picture, save_png
+from drivesim.core.seeds import numpy_generator
+from drivesim.core.video import VideoWriter, probe
+from tests.models.tiny_family import write_tiny_family
+
+TOWN = [
+    "data.town.num_scenes=2", "data.town.duration_s=4", "data.town.fps=4", "data.town.key_fps=4",
+    "data.town.size_hw=[32,64]", "data.val_share=0",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_family(tmp_path_factory.mktemp("family") / "tiny")
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+
+def drivesim(*arguments: str) -> int:
+    """Runs a command line in this process and returns its exit code."""
+    before = sys.argv
+    sys.argv = ["drivesim", *arguments]
+    try:
+        cli.main()
+    except SystemExit as error:
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+            return 1
+        return int(error.code or 0)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def noise_picture(path: Path, size_hw: tuple[int, int]) -> Path:
+    save_png(path, numpy_generator("picture").integers(0, 256, (*size_hw, 3), dtype=np.uint8))
+    return path
+
+
+def test_without_a_command_all_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert drivesim() == 0
+    out = capsys.readouterr().out
+    assert all(command in out for command in ("prepare", "train", "design", "rollout", "evaluate"))
+
+
+def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert drivesim("rolout") == 2
+    assert "did you mean 'rollout'?" in capsys.readouterr().err
+
+
+def test_an_unknown_key_names_the_nearest_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert drivesim("rollout", "start=x", "futurs=3") == 2
+    err = capsys.readouterr().err
+    assert "did you mean 'futures'?" in err
+    assert "Traceback" not in err
+
+
+def test_hydras_flags_work(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert drivesim("rollout", "start=x", "seconds=5", "--cfg", "job") == 0
+    assert yaml.safe_load(capsys.readouterr().out)["seconds"] == 5
+    assert drivesim("rollout", "--help") == 0
+    assert "futures: 4" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == [], "looking at a config has written something"
+
+
+def test_a_scene_becomes_frames_with_the_boxes_over_a_copy(model: Path, tmp_path: Path) -> None:
+    assert drivesim("design", "scene=cut_in", f"model={model}", "num_frames=2", "out=frames") == 0
+    out = tmp_path / "frames"
+    frames = [load_picture(out / f"frame_{index:03d}.png") for index in (0, 1)]
+    assert frames[0].shape == (32, 64, 3)
+    assert (frames[0] != frames[1]).any(), "both frames are the same"
+    assert load_picture(out / "frame_000_boxes.png").shape == (128, 256, 3)
+    assert yaml.safe_load((out / "config.yaml").read_text())["scene"] == "cut_in"
+    origin = json.loads((out / "made_by.json").read_text())
+    assert "scene=cut_in" in origin["command"]
+    assert len(origin["model_fingerprint"]) == 64
+
+
+def test_a_broken_scene_file_is_named_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "street.yaml").write_text("boxes:\n  - {class: lorry, at: [20, 0]}\n")
+    assert drivesim("design", "scene=street.yaml") == 2
+    assert "street.yaml:2: boxes[0].class: unknown class 'lorry'; valid: car" in capsys.readouterr().err
+
+
+def test_an_unknown_scene_names_the_shipped_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert drivesim("design", "scene=motorway") == 2
+    assert "cut_in" in capsys.readouterr().err
+
+
+def test_an_unknown_model_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert drivesim("design", "scene=cut_in", "model=nowhere") == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_a_scene_becomes_futures_with_a_contact_sheet(model: Path, tmp_path: Path) -> None:
+    command = ["rollout", "start=night_follow", f"model={model}", "seconds=3", "out=run"]
+    assert drivesim(*command, "futures=2") == 0
+    out = tmp_path / "run"
+    assert [probe(out / f"future_{index:03d}.mp4").num_frames for index in (0, 1)] == [12, 12]
+    assert load_picture(out / "start.png").shape == (32, 64, 3)
+    assert (out / "start_boxes.png").is_file() and (out / "contact_sheet.png").is_file()
+    assert [row["ok"] for row in read_rows(out / "rows.jsonl")] == [True, True]
+    before = (out / "future_000.mp4").stat().st_mtime_ns
+    assert drivesim(*command, "futures=3") == 0  # more of the same run
+    assert (out / "future_000.mp4").stat().st_mtime_ns == before
+    assert (out / "future_002.mp4").is_file()
+    assert yaml.safe_load((out / "config.yaml").read_text())["futures"] == 3
+
+
+def test_a_folder_of_another_run_is_refused_and_left_as_it_was(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["rollout", "start=cut_in", f"model={model}", "seconds=1", "futures=1", "out=run"]
+    assert drivesim(*command) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    assert len(before) > 5
+    assert drivesim(*command, "seed=9") == 2
+    assert "another run" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == before
+
+
+def test_a_photo_of_another_shape_is_cropped_and_it_says_so(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photo = noise_picture(tmp_path / "photo.png", (60, 80))
+    assert drivesim("rollout", f"start={photo}", f"model={model}", "seconds=1", "futures=1") == 0
+    assert "cropped" in caplog.text
+    assert len(list((tmp_path / "runs" / "rollout").glob("*/future_000.mp4"))) == 1
+
+
+@pytest.mark.parametrize("name", ["tiny.png", "text.png", "text.doc", "nothing.png"])
+def test_a_start_that_cannot_be_used_is_named(
+    name: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise_picture(tmp_path / "tiny.png", (16, 32))
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.doc").write_text("no picture")
+    assert drivesim("rollout", f"start={name}", f"model={model}", "seconds=1", "futures=1", "out=run") == 2
+    assert name in capsys.readouterr().err
+
+
+def test_a_multirun_gives_each_job_its_own_folder(model: Path, tmp_path: Path) -> None:
+    assert drivesim("design", "-m", "scene=cut_in,crowd", f"model={model}", "num_frames=1", "out=many") == 0
+    scenes = [yaml.safe_load((tmp_path / "many" / str(job) / "scene.yaml").read_text())["name"] for job in (0, 1)]
+    assert scenes == ["cut_in", "crowd"]
+
+
+def test_toytown_is_written_indexed_and_exported_as_videos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["prepare", *TOWN, "data.root=town", "out=index"]
+    command += ["export=videos", "export.split=train", "export.size_hw=[32,64]"]
+    assert drivesim(*command) == 0
+    assert "2 drives" in capsys.readouterr().out
+    videos = sorted((tmp_path / "index" / "videos").glob("*.mp4"))
+    assert [probe(video).num_frames for video in videos] == [16, 16]
+    assert probe(videos[0]).size_hw == (32, 64)
+    written = videos[0].stat().st_mtime_ns
+    assert drivesim(*command) == 0
+    assert videos[0].stat().st_mtime_ns == written, "a finished video was written again"
+
+
+def test_videos_are_scored_with_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = numpy_generator("videos")
+    for folder in ("generated", "real"):
+        for index in range(3):
+            with VideoWriter(tmp_path / folder / f"{index}.mp4", fps=4) as video:
+                for _ in range(20):
+                    video.write(rng.integers(0, 256, (64, 128, 3), dtype=np.uint8))
+    assert drivesim("evaluate", "generated=generated", "real=real", "out=scores") == 0
+    printed = capsys.readouterr().out.strip().splitlines()
+    assert printed[-1] == "report: scores/report.html"
+    assert (tmp_path / "scores" / "report.html").is_file()
+    assert any("toytown-clip" in line for line in printed)
+    assert not any("FVD" in line or "FID" in line for line in printed)
+
+
+def test_a_folder_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert drivesim("evaluate", "generated=nowhere", "real=nowhere") == 2
+    assert "nowhere" in capsys.readouterr().err

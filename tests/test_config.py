@@ -1,0 +1,138 @@
+"""Configs: every shipped one composes to dataclasses, and mistakes are answered with the valid choices."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from enum import Enum
+from pathlib import Path
+
+import pytest
+
+from drivesim import config as config_module
+from drivesim.config import COMMANDS, ToytownData, compose, conf_dir
+from drivesim.data.videos import VideoFolderConfig
+from drivesim.diffusion.schedule import Sampler
+from drivesim.rollout.pools import PoolKind
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+RECIPES = CONF / "experiment"
+EXPERIMENTS = sorted(path.relative_to(RECIPES).with_suffix("") for path in RECIPES.rglob("*.yaml"))
+# What a command cannot do without, and the groups that it reads.
+NEEDED = {
+    "prepare": ["data.root=x"],
+    "train": ["data.root=x"],
+    "design": ["scene=x"],
+    "rollout": ["start=x"],
+    "evaluate": ["generated=x", "real=y"],
+}
+GROUPS = {
+    "data": ["prepare", "train"],
+    "export": ["prepare"],
+    "sampler": ["design", "rollout"],
+    "pool": ["rollout"],
+    "protocol": ["evaluate"],
+}
+CHOICES = [
+    (command, group, path.stem)
+    for group, commands in GROUPS.items()
+    for command in commands
+    for path in sorted((CONF / group).glob("*.yaml"))
+]
+
+
+def strangers(value: object, path: str = "") -> list[str]:
+    """Places that hold anything but dataclasses, plain values and lists of them."""
+    if dataclasses.is_dataclass(value):
+        members = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return [row for name, member in members.items() for row in strangers(member, f"{path}.{name}")]
+    if isinstance(value, (list, tuple)):
+        return [row for item in value for row in strangers(item, f"{path}[]")]
+    return [] if value is None or isinstance(value, (str, int, float, Enum)) else [f"{path}: {type(value).__name__}"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_composes_to_dataclasses(command: str) -> None:
+    assert (CONF / f"{command}.yaml").is_file()
+    assert strangers(compose(command, NEEDED[command])) == []
+
+
+@pytest.mark.parametrize(("command", "group", "choice"), CHOICES)
+def test_every_choice_of_every_group_composes(command: str, group: str, choice: str) -> None:
+    assert strangers(compose(command, [f"{group}={choice}", *NEEDED[command]])) == []
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=str)
+def test_every_experiment_composes(experiment: Path) -> None:
+    config = compose("train", [f"experiment={experiment.as_posix()}"])
+    assert strangers(config) == []
+    assert config.name == experiment.parts[0]
+    assert config.stage.value == experiment.parts[1]
+
+
+def test_every_shipped_config_is_covered_here() -> None:
+    covered = {f"{command}.yaml" for command in COMMANDS}
+    covered |= {f"{group}/{choice}.yaml" for _, group, choice in CHOICES}
+    covered |= {f"experiment/{experiment.as_posix()}.yaml" for experiment in EXPERIMENTS}
+    found = {path.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml") if path.parent.name != "scenes"}
+    assert found == covered | {"quiet.yaml"}
+
+
+def test_group_choices_become_their_own_classes() -> None:
+    assert isinstance(compose("prepare", ["data=toytown"]).data, ToytownData)
+    assert isinstance(compose("prepare", ["data=videos", "data.root=x"]).data, VideoFolderConfig)
+    assert compose("rollout", ["start=x", "pool=ray"]).pool.kind is PoolKind.RAY
+    assert compose("design", ["scene=x", "sampler=ddim"]).sampler.sampler is Sampler.DDIM
+
+
+def test_without_a_choice_the_sampler_is_left_to_the_model() -> None:
+    assert compose("rollout", ["start=x"]).sampler is None
+
+
+def test_pairs_are_tuples_again() -> None:
+    assert compose("prepare", ["data.town.size_hw=[64,128]"]).data.town.size_hw == (64, 128)
+    assert compose("evaluate", ["generated=x", "real=y", "protocol.size_hw=[64,128]"]).protocol.size_hw == (64, 128)
+
+
+# command, overrides, words that the message must hold
+MISTAKES = {
+    "a key with a typo": ("rollout", ["start=x", "secnds=20"], ["'secnds'", "did you mean 'seconds'?", "futures"]),
+    "a nested key with a typo": ("train", ["optim.warmup_step=1"], ["optim.warmup_step", "'warmup_steps'?"]),
+    "a typo that is added": ("train", ["+optim.lrr=1"], ["'optim.lrr'", "valid in optim: learning_rate"]),
+    "an unknown choice": ("rollout", ["start=x", "pool=raye"], ["unknown pool 'raye'", "'ray'?", "here, ray"]),
+    "an unknown experiment": ("train", ["experiment=foo"], ["unknown experiment 'foo'", "toytown/image"]),
+    "a typo in an experiment": ("train", ["experiment=toytown/imge"], ["did you mean 'toytown/image'?"]),
+    "a word for a number": ("rollout", ["start=x", "futures=many"], ["futures", "'many'", "Integer"]),
+    "an unknown enum": ("design", ["scene=x", "sampler=ddim", "sampler.sampler=foo"], ["sampler.sampler", "DDIM"]),
+    "a value that is missing": ("rollout", [], ["start", "start=VALUE"]),
+    "a folder that is missing": ("prepare", ["data=videos"], ["data.root"]),
+    "a key of a group without a choice": ("design", ["scene=x", "sampler.steps=3"], ["sampler=unipc"]),
+    "three numbers for a size": ("prepare", ["data.town.size_hw=[1,2,3]"], ["size_hw", "3 values, expected 2"]),
+    "a number that is refused": ("prepare", ["data.town.num_scenes=-1"], ["num_scenes", "-1"]),
+    "a word that sets nothing": ("rollout", ["start"], ["start"]),
+    "two equal signs": ("rollout", ["start=a=b"], ["start=a=b"]),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_named_with_the_valid_choices(mistake: str) -> None:
+    command, overrides, words = MISTAKES[mistake]
+    with pytest.raises(ValueError) as caught:
+        compose(command, overrides)
+    for word in words:
+        assert word in str(caught.value)
+    assert "hydra" not in str(caught.value).lower()
+
+
+def test_configs_are_found_beside_the_package_in_a_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_installed(_: str) -> Path:
+        raise ModuleNotFoundError
+
+    monkeypatch.setattr(config_module, "files", not_installed)
+    assert conf_dir() == CONF
+    copied = tmp_path / "drivesim" / "config.py"
+    copied.parent.mkdir()
+    shutil.copy(str(config_module.__file__), copied)
+    monkeypatch.setattr(config_module, "__file__", str(copied))
+    with pytest.raises(FileNotFoundError, match="installation is broken"):
+        conf_dir()
