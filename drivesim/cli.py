@@ -183,7 +183,7 @@ def _train(config: Any, out: Path, record: Record) -> None:
 
 
 def _load_simulator(model: str, device: str, **sampling: Any) -> Simulator:
-    from drivesim.models.driving import DrivingModel
+    from drivesim.families.driving import DrivingModel
     from drivesim.simulator import Simulator
 
     return Simulator(DrivingModel.from_pretrained(model, device=device, **sampling))
@@ -208,7 +208,7 @@ def _design(config: DesignCommand, out: Path, record: Record) -> None:
 
 
 def _rollout(config: RolloutCommand, out: Path, record: Record) -> None:
-    from drivesim.models.driving import DrivingModel
+    from drivesim.families.driving import DrivingModel
     from drivesim.rollout.pools import PoolKind
     from drivesim.rollout.run import run_rollout
     from drivesim.viz.contact_sheet import contact_sheet

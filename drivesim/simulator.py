@@ -13,7 +13,7 @@ from drivesim.conditioning.driving import DrivingConditions
 from drivesim.core.picture import check_size, crop_to_aspect, resize_area
 from drivesim.core.scene import Scene
 from drivesim.core.seeds import torch_generator
-from drivesim.models.driving import DrivingModel
+from drivesim.families.driving import DrivingModel
 from drivesim.rollout.world import World
 
 

@@ -15,7 +15,7 @@ from drivesim.core.files import read_rows
 from drivesim.core.picture import load_picture, save_png
 from drivesim.core.seeds import numpy_generator
 from drivesim.core.video import VideoWriter, probe
-from tests.models.tiny_family import write_tiny_family
+from tests.families.tiny_family import write_tiny_family
 
 TOWN = [
     "data.town.num_scenes=2", "data.town.duration_s=4", "data.town.fps=4", "data.town.key_fps=4",

@@ -19,6 +19,7 @@ LAYERS: list[set[str]] = [
     {"config"},
     {"simulator"},
     {"train", "rollout", "evaluate", "viz"},
+    {"families"},
     {"models", "conditioning"},
     {"data", "diffusion", "nn", "toytown"},
     {"core"},
@@ -34,8 +35,8 @@ RESERVED = {
     "omegaconf": ("cli.py", "config.py"),
     "nuscenes": ("data/nuscenes.py",),
     "pyquaternion": ("data/nuscenes.py",),
-    "diffusers": ("models", "conditioning", "diffusion"),
-    "transformers": ("models", "conditioning", "diffusion"),
+    "diffusers": ("families", "models", "conditioning", "diffusion"),
+    "transformers": ("families", "models", "conditioning", "diffusion"),
     "torchvision": (),
     "scipy": (),  # for tests alone
 }

@@ -22,7 +22,8 @@ TOP_LEVEL = {
 # Made by building, running and setting up; git ignores them.
 LEFTOVERS = {"build", "dist", "runs", "drivesim.egg-info", "__pycache__"}
 PACKAGES = {
-    "core", "toytown", "data", "diffusion", "nn", "conditioning", "models", "train", "rollout", "evaluate", "viz",
+    "core", "toytown", "data", "diffusion", "nn", "conditioning", "models", "train", "rollout", "evaluate",
+    "families", "viz",
 }  # fmt: skip
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60

@@ -89,6 +89,19 @@ class DrivingConditions:
         )
 
 
+@dataclass(kw_only=True, slots=True)
+class ConditionerConfig:
+    """Size of the conditioner; the width of its tokens is the backbone's."""
+
+    num_layers: int = 2  # layers of the transformer that fuses boxes
+    num_heads: int = 4  # its attention heads
+
+
+def make_conditioner(config: ConditionerConfig, token_dim: int) -> DrivingConditioner:
+    """A fresh conditioner whose tokens are `token_dim` wide."""
+    return DrivingConditioner(dim=token_dim, num_layers=config.num_layers, num_heads=config.num_heads)
+
+
 class DrivingConditioner(ModelMixin, ConfigMixin):
     """Conditions to tokens: one for the labels, one that says whether boxes are known, one a box.
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from diffusers import DDIMScheduler as DDIMScheduler
+from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
 
 class Sampler(str, Enum):

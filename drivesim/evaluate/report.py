@@ -21,6 +21,7 @@ from drivesim.core.video import VideoWriter, probe
 from drivesim.evaluate.diversity import Diversity
 from drivesim.evaluate.extractors import FeatureKind
 from drivesim.evaluate.protocol import SetCard
+from drivesim.evaluate.scorer import Side
 from drivesim.evaluate.scores import Score, ScoreRow, Scores
 from drivesim.evaluate.videos import Frame, Video
 
@@ -42,10 +43,8 @@ class ReportConfig:
     max_video_mb: float = 40.0  # of all embedded videos together; later ones are shown as film strips alone
 
 
-def write_report(
-    config: ReportConfig, scores: Scores, generated: Sequence[Video], real: Sequence[Video], path: Path
-) -> Path:
-    """Writes the report and returns its path; a video that cannot be read is named in it."""
+def write_report(config: ReportConfig, scores: Scores, videos: dict[Side, list[Video]], path: Path) -> None:
+    """Writes the report on `videos`; one that cannot be read is named in it."""
     budget = _Budget(int(config.max_video_mb * 1e6))
     fields = {
         "title": html.escape(config.title),
@@ -54,16 +53,15 @@ def write_report(
         "warnings": "".join(f'<p class="warning">{html.escape(text)}</p>' for text in scores.warnings),
         "scores": "".join(_metric(scores.scores, name) for name in dict.fromkeys(s.extractor for s in scores.scores)),
         "diversity": _diversities(scores.diversity),
-        "generated": "".join(_figure(video, budget) for video in generated[: config.num_generated]),
-        "real": "".join(_figure(video, budget) for video in real[: config.num_real]),
-        "more": _more(len(generated), config.num_generated),
+        "generated": "".join(_figure(video, budget) for video in videos[Side.GENERATED]),
+        "real": "".join(_figure(video, budget) for video in videos[Side.REAL]),
+        "more": _more(scores.card.generated.num_videos - len(videos[Side.GENERATED])),
         "card": html.escape(json.dumps(scores.card.as_dict(), indent=2, ensure_ascii=False)),
         "card_sha256": scores.card_sha256,
     }
     text = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(fields)
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    return path
 
 
 def _set(card: SetCard) -> str:
@@ -145,8 +143,8 @@ def _diversity(entry: Diversity) -> str:
     )
 
 
-def _more(num_videos: int, shown: int) -> str:
-    return f"<p>{num_videos - shown} more generated videos are not shown.</p>" if num_videos > shown else ""
+def _more(num_hidden: int) -> str:
+    return f"<p>{num_hidden} more generated videos were scored and are not shown.</p>" if num_hidden else ""
 
 
 def _figure(video: Video, budget: _Budget) -> str:

@@ -34,8 +34,13 @@ class Video:
 
     name: str  # unique in its set
     path: Path | None = None  # a file or a folder of pictures
-    frames: Any = None  # (T, H, W, 3) in place of a path
+    frames: Any = None  # (T, H, W, 3) in place of a path: an array, or a list of frames
     fps: float | None = None  # of frames in memory; None = not known
+
+    def __post_init__(self) -> None:
+        """Refuses frames that can be read once: scores, digest and report each read them."""
+        if isinstance(self.frames, Iterator):
+            raise ValueError(f"{self.name}: frames from a generator; give an array or a list of frames")
 
     @property
     def is_timed(self) -> bool:
@@ -45,7 +50,10 @@ class Video:
     def sha256(self) -> str:
         """Digest of the video's bytes."""
         if self.path is None:
-            return hashlib.sha256(np.ascontiguousarray(as_uint8(self.frames, self.name)).tobytes()).hexdigest()
+            digest = hashlib.sha256()
+            for frame in self.frames:
+                digest.update(np.ascontiguousarray(as_uint8(frame, self.name)).tobytes())
+            return digest.hexdigest()
         if self.path.is_file():
             return sha256_file(self.path)
         digests = "".join(sha256_file(picture) for picture in _pictures(self.path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL as AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 

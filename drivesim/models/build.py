@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL
+from diffusers import UNet2DConditionModel as UNet2DConditionModel
 
-from drivesim.conditioning.driving import DrivingConditioner
 from drivesim.models.temporal_stack import TemporalStack
 
 
@@ -37,7 +37,7 @@ def make_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
 
 @dataclass(kw_only=True, slots=True)
 class BackboneConfig:
-    """Image U-Net and its conditioner."""
+    """Image U-Net."""
 
     block_out_channels: list[int] = field(default_factory=lambda: [224, 224, 448, 672, 896])  # top to bottom
     attention: list[bool] = field(default_factory=lambda: [False, True, True, True, False])  # which levels have it
@@ -45,7 +45,6 @@ class BackboneConfig:
     channels_per_head: int = 32  # width of an attention head
     norm_num_groups: int = 32  # groups of the group norms
     token_dim: int = 256  # width of conditioning tokens
-    conditioner_layers: int = 2  # layers of the transformer that fuses boxes
 
 
 def make_backbone(config: BackboneConfig, latent_channels: int, latent_hw: tuple[int, int]) -> UNet2DConditionModel:
@@ -73,11 +72,6 @@ def make_backbone(config: BackboneConfig, latent_channels: int, latent_hw: tuple
         norm_num_groups=config.norm_num_groups,
         cross_attention_dim=config.token_dim,
     )
-
-
-def make_conditioner(config: BackboneConfig) -> DrivingConditioner:
-    """A fresh conditioner whose tokens fit the backbone."""
-    return DrivingConditioner(dim=config.token_dim, num_layers=config.conditioner_layers)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -59,9 +59,7 @@ class TemporalAttentionLayer(nn.Module):
     def __init__(self, channels: int, heads: int, config: dict[str, int], cross_attention_dim: int | None):
         super().__init__()
         self.channels = channels
-        self.position = nn.Sequential(
-            nn.Linear(channels, 4 * channels), nn.SiLU(), nn.Linear(4 * channels, channels)
-        )
+        self.position = nn.Sequential(nn.Linear(channels, 4 * channels), nn.SiLU(), nn.Linear(4 * channels, channels))
         self.blocks = nn.ModuleList(
             TemporalTransformerBlock(
                 channels, heads, context_dim=cross_attention_dim, feed_forward_mult=config["feed_forward_mult"]

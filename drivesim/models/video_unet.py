@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
-from drivesim.models.temporal_stack import TemporalAttentionLayer, TemporalBlock, TemporalStack
+from drivesim.models.temporal_stack import TemporalAttentionLayer, TemporalStack
 
 
 class VideoUNet(nn.Module):
@@ -123,15 +125,15 @@ class _Run:
         self.temporal_tokens = temporal_tokens
 
     def layer(
-        self, h: Tensor, resnet: nn.Module, attention: Transformer2DModel | None, temporal: TemporalBlock, index: int
+        self, h: Tensor, resnet: nn.Module, attention: Transformer2DModel | None, temporal: Any, index: int
     ) -> Tensor:
         """One spatial residual block and transformer, each followed by its temporal layer."""
         h = temporal.resnets[index](resnet(h, self.time_embed_ND), self.time_embed_BTD, self.context)
         if attention is None:
             return h
-        return self.transformer(h, attention, temporal.attentions[index])  # type: ignore[arg-type]
+        return self.transformer(h, attention, temporal.attentions[index])
 
-    def mid(self, h: Tensor, block: nn.Module, temporal: TemporalBlock) -> Tensor:
+    def mid(self, h: Tensor, block: Any, temporal: Any) -> Tensor:
         """Residual block, transformer, residual block."""
         h = self.layer(h, block.resnets[0], block.attentions[0], temporal, 0)
         return self.layer(h, block.resnets[1], None, temporal, 1)

@@ -83,8 +83,8 @@ class TemporalResBlock(nn.Module):
         self.time_emb_proj = nn.Linear(time_embed_dim, channels)
         self.norm2 = nn.GroupNorm(groups, channels, eps=1e-6)
         self.conv2 = nn.Conv2d(channels, channels, (3, 1), padding=(1, 0))
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        for parameter in self.conv2.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, video_BCTP: Tensor, time_embed_BTD: Tensor, context_BCTP: Tensor | None = None) -> Tensor:
         """`B C T P` -> `B C T P`."""

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from drivesim.models.autoencoder import to_picture_range
+from drivesim.models.autoencoder import AutoencoderKL, to_picture_range
 from drivesim.train.optim import OptimConfig
 from drivesim.train.stage import Batch, Stage
 

@@ -14,13 +14,15 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from drivesim.conditioning.driving import ConditionerConfig, make_conditioner
 from drivesim.core.seeds import derive_seed
-from drivesim.data.module import CachedDataModule, DataModuleConfig
-from drivesim.data.source import ClipSource
 from drivesim.data.batches import FrameDataset, LatentClipDataset
 from drivesim.data.frames import FrameCache, cache_frames
 from drivesim.data.latents import cache_latents
+from drivesim.data.module import CachedDataModule, DataModuleConfig
+from drivesim.data.source import ClipSource
 from drivesim.diffusion.schedule import SamplingConfig, ScheduleConfig, training_schedule
+from drivesim.families.folder import find_model, fingerprint, load_parts, save_parts, write_index
 from drivesim.models.autoencoder import downsampling, encode, measure_scale
 from drivesim.models.build import (
     AutoencoderConfig,
@@ -28,10 +30,8 @@ from drivesim.models.build import (
     TemporalConfig,
     make_autoencoder,
     make_backbone,
-    make_conditioner,
     make_temporal_stack,
 )
-from drivesim.models.folder import find_model, fingerprint, load_parts, save_parts, write_index
 from drivesim.train.autoencoder import AutoencoderLossConfig, AutoencoderStage
 from drivesim.train.checkpoints import AtomicCheckpointIO, SamplePictures
 from drivesim.train.latent_ldm import ImageLossConfig, ImageStage, PredictionLossConfig, PredictionStage
@@ -91,6 +91,7 @@ class TrainConfig:
     weights: str = "float32"  # type of the exported weights: float32, float16, bfloat16
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)  # read by stage autoencoder
     backbone: BackboneConfig = field(default_factory=BackboneConfig)  # read by stage image
+    conditioner: ConditionerConfig = field(default_factory=ConditionerConfig)  # read by stage image
     temporal: TemporalConfig = field(default_factory=TemporalConfig)  # read by stage prediction
     autoencoder_loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)  # stage autoencoder
     image_loss: ImageLossConfig = field(default_factory=ImageLossConfig)  # stage image
@@ -152,14 +153,16 @@ def _parts(config: TrainConfig, folder: Path) -> dict[str, Any]:
         parts: dict[str, Any] = {"autoencoder": make_autoencoder(config.autoencoder)}
     else:
         assert config.init is not None
-        earlier = ["autoencoder"] if stage is StageName.IMAGE else ["autoencoder", "scheduler", "backbone", "conditioner"]
+        earlier = (
+            ["autoencoder"] if stage is StageName.IMAGE else ["autoencoder", "scheduler", "backbone", "conditioner"]
+        )
         parts = load_parts(find_model(config.init), earlier)
     if stage is StageName.IMAGE:
         autoencoder = parts["autoencoder"]
         f = downsampling(autoencoder)
         latent_hw = (config.size_hw[0] // f, config.size_hw[1] // f)
         parts["backbone"] = make_backbone(config.backbone, autoencoder.config.latent_channels, latent_hw)
-        parts["conditioner"] = make_conditioner(config.backbone)
+        parts["conditioner"] = make_conditioner(config.conditioner, config.backbone.token_dim)
         parts["scheduler"] = training_schedule(config.schedule)
     if stage is StageName.PREDICTION:
         parts["temporal"] = make_temporal_stack(config.temporal, parts["backbone"])
@@ -227,7 +230,8 @@ def _trainer(config: TrainConfig, out: Path) -> L.Trainer:
         devices=t.devices,
         precision=t.precision,  # type: ignore[arg-type]
         gradient_clip_val=config.optim.clip_norm,
-        logger=[CSVLogger(out, name="logs", version=""), TensorBoardLogger(out, name="tensorboard", version="")],
+        # Each start of a run gets its own version folder: CSVLogger would delete the rows of the start before.
+        logger=[CSVLogger(out, name="logs"), TensorBoardLogger(out, name="tensorboard", version="")],
         callbacks=[checkpoint, SamplePictures(out / "samples", t.picture_every)],
         plugins=[AtomicCheckpointIO()],
         val_check_interval=t.validate_every * t.accumulate,
@@ -267,7 +271,9 @@ def _spread_frames(cache: FrameCache, most: int) -> Any:
     pictures = []
     for drive, conditions in cache.conditions.items():
         valid = np.flatnonzero(conditions.valid_T)
-        pictures.append(cache.read(drive, valid[np.linspace(0, len(valid) - 1, min(each, len(valid))).astype(np.int64)]))
+        pictures.append(
+            cache.read(drive, valid[np.linspace(0, len(valid) - 1, min(each, len(valid))).astype(np.int64)])
+        )
     return np.concatenate(pictures)
 
 

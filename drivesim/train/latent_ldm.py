@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from drivesim.conditioning.driving import DrivingConditioner, DrivingConditions
 from drivesim.conditioning.given_frames import context_of, first_frames_given
 from drivesim.diffusion.objective import add_noise, diffusion_loss, draw_timesteps
-from drivesim.diffusion.schedule import SamplingConfig
-from drivesim.models.autoencoder import decode
-from drivesim.models.generate import generate_frames, predict_frames
+from drivesim.diffusion.schedule import DDIMScheduler, SamplingConfig
+from drivesim.families.generate import generate_frames, predict_frames
+from drivesim.models.autoencoder import AutoencoderKL, decode
+from drivesim.models.build import UNet2DConditionModel
 from drivesim.models.temporal_stack import TemporalStack
 from drivesim.models.video_unet import VideoUNet
 from drivesim.train.optim import OptimConfig

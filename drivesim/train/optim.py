@@ -52,7 +52,5 @@ def make_optimizer(
         betas=(config.betas[0], config.betas[1]),
         weight_decay=config.weight_decay,
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_share(step, max_steps, config)
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, max_steps, config))
     return optimizer, schedule

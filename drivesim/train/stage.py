@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -77,7 +78,7 @@ class Stage(L.LightningModule):
         weights = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: w for name, w in weights.items() if name.startswith(("trained.", "ema."))}
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with a schedule by step."""
         trained = [p for p in self.trained.parameters() if p.requires_grad]
         optimizer, schedule = make_optimizer(trained, self.optim, self.trainer.max_steps)

@@ -20,4 +20,6 @@ def test_key_frames_a_second_on_one_core() -> None:
     num_frames = sum(len(frames) for frames in simulator.rollout(frame, seconds=SECONDS))
     ended = time.perf_counter()
     print(f"\nmodel toytown: loaded in {loaded - began:.1f} s, a start frame in {designed - loaded:.2f} s")
-    print(f"rollout: {num_frames / (ended - designed):.2f} key frames/s, {SECONDS / (ended - designed):.2f} of real time")
+    print(
+        f"rollout: {num_frames / (ended - designed):.2f} key frames/s, {SECONDS / (ended - designed):.2f} of real time"
+    )

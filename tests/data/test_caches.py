@@ -26,7 +26,9 @@ def encode(frames_THWC) -> Tensor:
 
 def contents(folder: Path) -> dict[str, str]:
     """Checksums of all files."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
 
 
 @pytest.fixture

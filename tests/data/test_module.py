@@ -61,7 +61,9 @@ class Listens(LightningModule):
 
 
 def _fit(folder: Path, max_steps: int, *, module: Listens, resume: Path | None = None, **settings: Any) -> Listens:
-    save = ModelCheckpoint(folder, filename="at-{step}", every_n_train_steps=settings.pop("save_every", 3), save_top_k=-1)
+    save = ModelCheckpoint(
+        folder, filename="at-{step}", every_n_train_steps=settings.pop("save_every", 3), save_top_k=-1
+    )
     trainer = Trainer(
         max_steps=max_steps,
         accelerator="cpu",

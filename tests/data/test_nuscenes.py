@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from nuscenes.nuscenes import NuScenes
 from nuscenes.utils.geometry_utils import BoxVisibility, box_in_image, view_points
-from numpy.typing import NDArray
 
 from drivesim.core.boxes import CLASSES, ObjectClass, class_from_nuscenes
 from drivesim.core.camera import corners_m, project_boxes, rotation_matrix
 from drivesim.data import NuScenesConfig, NuScenesSource, ProblemKind, make_source
 from drivesim.data.nuscenes import official_splits
+from drivesim.toytown import TownConfig, write_nuscenes
 
 VERSION = "v1.0-handmade"
 
@@ -67,6 +68,14 @@ def test_boxes_equal_the_devkits_on_real_tables(shared_data: Path) -> None:
     for channel in ("CAM_FRONT", "CAM_FRONT_LEFT"):
         source = NuScenesSource(NuScenesConfig(root=str(root), camera=channel))
         assert assert_equals_devkit(source, root, "v1.0-mini", channel) > 10
+
+
+def test_boxes_equal_the_devkits_on_toytown(tmp_path: Path) -> None:
+    write_nuscenes(TownConfig(num_scenes=2, duration_s=1.0, fps=6.0, key_fps=2.0, size_hw=(64, 128)), tmp_path)
+    source = NuScenesSource(NuScenesConfig(root=str(tmp_path), version="v1.0-toytown"))
+    assert source.problems() == []
+    assert [len(source.drives(split)) for split in ("train", "val")] == [1, 1]
+    assert assert_equals_devkit(source, tmp_path, "v1.0-toytown", "CAM_FRONT") > 10
 
 
 def test_boxes_between_key_frames_move_evenly(tables) -> None:

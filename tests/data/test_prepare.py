@@ -80,7 +80,7 @@ def test_the_same_clip_in_two_splits_is_found_after_another_encoding(make_video,
     make_video("c.mp4", EVEN_MS, seed=3)
     # The same pictures as a.mp4 with other codec settings and at another rate.
     path = make_video(
-        "copy.mp4", [40 * k for k in range(60)], seed=1, options={"crf": "28", "g": "30", "preset": "veryfast"}
+        "copy.mp4", [40 * k for k in range(60)], seed=1, options={"crf": "22", "g": "30", "preset": "veryfast"}
     )
     source = VideoFolderSource(VideoFolderConfig(root=str(path.parent), val_files=["copy.mp4", "c.mp4"]))
     report = prepare(source, tmp_path / "out", PrepareConfig(rate_tolerance=0.5))

@@ -10,6 +10,7 @@ import pytest
 from drivesim.core.video import read_all
 from drivesim.data import ProblemKind, VideoFolderConfig, VideoFolderSource
 
+
 @pytest.mark.parametrize(("name", "codec", "options"), [
     ("a.mp4", "libx264", {"crf": "12", "g": "10", "bf": "2"}),
     ("a.mkv", "mpeg4", {"b": "2000000"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,15 +119,16 @@ def test_corrupt_video_is_a_row_and_counted(tmp_path: Path) -> None:
 
 
 def test_video_that_breaks_half_way_leaves_no_trace_in_the_score(tmp_path: Path) -> None:
-    def breaking():  # type: ignore[no-untyped-def]
-        yield from brightening(5)[:9]
-        raise OSError("the disk went away")
+    class Breaking:
+        def __iter__(self) -> Iterator[Frames]:
+            yield from brightening(5)[:9]
+            raise OSError("the disk went away")
 
     generated = [brightening(seed) for seed in range(4)]
     real = [Video(name=str(seed), frames=brightening(seed)) for seed in range(10, 14)]
     clean = run(EvaluateConfig(protocol=PROTOCOL), generated, real, tmp_path / "a")
     broken = run(
-        EvaluateConfig(protocol=PROTOCOL), generated, [*real, Video(name="b", frames=breaking())], tmp_path / "b"
+        EvaluateConfig(protocol=PROTOCOL), generated, [*real, Video(name="b", frames=Breaking())], tmp_path / "b"
     )
     assert broken.card.real.num_left_out == 1
     assert broken.value("last-minus-first") == clean.value("last-minus-first")
@@ -248,3 +250,16 @@ def test_spread_of_known_videos() -> None:
         pairwise_spread(videos[:1])
     with pytest.raises(ValueError, match="different sizes"):
         pairwise_spread([videos[0], videos[0][:, :2]])
+
+
+def test_frames_of_a_generator_are_refused() -> None:
+    with pytest.raises(ValueError, match="give an array"):
+        Video(name="v", frames=iter(brightening(0)))
+
+
+def test_report_shows_as_many_videos_as_asked(tmp_path: Path) -> None:
+    videos = [brightening(seed) for seed in range(4)]
+    config = EvaluateConfig(protocol=PROTOCOL, report=ReportConfig(num_generated=1, num_real=2))
+    page = run(config, iter(videos), iter(videos[1:]), tmp_path).report.read_text(encoding="utf-8")
+    assert page.count("data:video/mp4") == 3
+    assert "3 more generated videos" in page

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from drivesim.core.camera import Camera
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.run import EvaluateConfig, evaluate
-from drivesim.evaluate.scores import Scores, ScoreRow
+from drivesim.evaluate.scores import ScoreRow, Scores
 from drivesim.evaluate.videos import Video, find_videos
 from drivesim.toytown import TownConfig, render, simulate
 

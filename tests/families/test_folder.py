@@ -11,10 +11,9 @@ import torch
 
 from drivesim import Scene, Simulator
 from drivesim.core.boxes import Boxes2D
-from drivesim.models.driving import DrivingModel
-from drivesim.models.folder import find_model, fingerprint
-
-from .tiny_family import write_tiny_family
+from drivesim.families.driving import DrivingModel
+from drivesim.families.folder import find_model, fingerprint
+from tests.families.tiny_family import write_tiny_family
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -142,7 +141,9 @@ def test_a_rollout_without_a_length_or_from_a_small_picture_is_refused(whole: Pa
         next(sim.rollout(picture()[:16, :32], seconds=1))
 
 
-@pytest.mark.skipif(not (Path(__file__).parents[2] / "drivesim/models/shipped/toytown").is_dir(), reason="not shipped")
+@pytest.mark.skipif(
+    not (Path(__file__).parents[2] / "drivesim/families/shipped/toytown").is_dir(), reason="not shipped"
+)
 def test_the_shipped_family_loads_in_under_five_seconds_and_is_small() -> None:
     begin = time.perf_counter()
     sim = Simulator.from_pretrained("toytown")

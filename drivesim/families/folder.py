@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import ModelMixin
 from safetensors import SafetensorError, safe_open
 
 from drivesim.conditioning.driving import DrivingConditioner
+from drivesim.diffusion.schedule import DDIMScheduler
+from drivesim.models.autoencoder import AutoencoderKL
+from drivesim.models.build import UNet2DConditionModel
 from drivesim.models.temporal_stack import TemporalStack
 
 INDEX = "model_index.json"
@@ -38,7 +41,7 @@ def find_model(folder_or_name: str | Path) -> Path:
     folder = Path(folder_or_name)
     if folder.is_dir():
         return folder
-    shipped = Path(str(files("drivesim.models"))) / "shipped"
+    shipped = Path(str(files("drivesim.families"))) / "shipped"
     if (shipped / str(folder_or_name)).is_dir():
         return shipped / str(folder_or_name)
     names = sorted(path.name for path in shipped.iterdir() if path.is_dir()) if shipped.is_dir() else []
@@ -107,13 +110,15 @@ def _check_weights(folder: Path, name: str, path: Path) -> None:
         with safe_open(path, framework="pt") as file:
             list(file.keys())
     except SafetensorError as error:
-        raise ValueError(f"{folder}: part {name!r}: {path.name} is truncated or no safetensors file: {error}") from error
+        raise ValueError(
+            f"{folder}: part {name!r}: {path.name} is truncated or no safetensors file: {error}"
+        ) from error
 
 
 def save_parts(folder: Path, parts: dict[str, Any], dtype: torch.dtype = torch.float32) -> None:
     """Writes parts into a model folder, their weights in `dtype`."""
     for name, part in parts.items():
-        if isinstance(part, torch.nn.Module):
+        if isinstance(part, ModelMixin):
             kept = part.dtype
             part.to(dtype).save_pretrained(folder / name)
             part.to(kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from torch import Tensor
 
 from drivesim.conditioning.driving import DrivingConditions
 from drivesim.diffusion.schedule import Sampler, SamplingConfig
+from drivesim.families.folder import find_model, fingerprint, load_parts, read_index
+from drivesim.families.generate import generate_frames, predict_frames
 from drivesim.models import autoencoder as coder
-from drivesim.models.folder import find_model, fingerprint, load_parts, read_index
-from drivesim.models.generate import generate_frames, predict_frames
 from drivesim.models.video_unet import VideoUNet
 
 
@@ -25,7 +26,7 @@ class DrivingModel:
     Args:
         parts: what `models.folder.load_parts` gives.
         index: what `models.folder.read_index` gives.
-        fingerprint: over the weights.
+        weights: fingerprint of the weights.
         design_sampling: None = the model's own.
         predict_sampling: None = the model's own.
     """
@@ -34,7 +35,7 @@ class DrivingModel:
         self,
         parts: dict[str, Any],
         index: dict[str, Any],
-        fingerprint: str,
+        weights: str,
         *,
         design_sampling: SamplingConfig | None = None,
         predict_sampling: SamplingConfig | None = None,
@@ -43,13 +44,16 @@ class DrivingModel:
         self.conditioner = parts["conditioner"]
         self.schedule = parts["scheduler"]
         self.video_unet = VideoUNet(parts["backbone"], parts["temporal"]).eval().requires_grad_(False)
-        self.fingerprint = fingerprint
         self.name: str = index["name"]
         self.fps = float(index["fps"])
         self.size_hw: tuple[int, int] = (int(index["size_hw"][0]), int(index["size_hw"][1]))
         self.num_frames = int(parts["temporal"].config.num_frames)
         self.design_sampling = design_sampling or _sampling(index["design_sampling"])
         self.predict_sampling = predict_sampling or _sampling(index["predict_sampling"])
+        # Other sampling makes other frames of the same weights: half a run must not go on with it.
+        self.fingerprint = hashlib.sha256(
+            f"{weights}|{self.design_sampling}|{self.predict_sampling}".encode()
+        ).hexdigest()
         self._check_sizes()
 
     @classmethod
@@ -124,9 +128,7 @@ class DrivingModel:
             self.video_unet.backbone, self.conditioner, self.schedule, conditions, self.design_sampling, generators
         )
 
-    def predict(
-        self, given_BSCHW: Tensor, *, generators: list[torch.Generator], is_night: list[bool | None]
-    ) -> Tensor:
+    def predict(self, given_BSCHW: Tensor, *, generators: list[torch.Generator], is_night: list[bool | None]) -> Tensor:
         """Latents (B, num_frames, C, h, w) of clips that begin with the given S = 1 or 2 frames, unchanged.
 
         Args:

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import torch
 
+from drivesim.conditioning.driving import ConditionerConfig, make_conditioner
 from drivesim.diffusion.schedule import ScheduleConfig, training_schedule
+from drivesim.families.folder import save_parts, write_index
 from drivesim.models.build import (
     AutoencoderConfig,
     BackboneConfig,
     TemporalConfig,
     make_autoencoder,
     make_backbone,
-    make_conditioner,
     make_temporal_stack,
 )
-from drivesim.models.folder import save_parts, write_index
 
 
 def write_tiny_family(folder: Path, *, size_hw: tuple[int, int] = (32, 64), seed: int = 0) -> Path:
@@ -34,7 +34,7 @@ def write_tiny_family(folder: Path, *, size_hw: tuple[int, int] = (32, 64), seed
     parts = {
         "autoencoder": autoencoder,
         "backbone": backbone,
-        "conditioner": make_conditioner(config),
+        "conditioner": make_conditioner(ConditionerConfig(num_layers=1), 16),
         "temporal": temporal,
         "scheduler": training_schedule(ScheduleConfig()),
     }
