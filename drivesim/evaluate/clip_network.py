@@ -87,7 +87,9 @@ class ClipNetwork(nn.Module):
             nn.GroupNorm(8, m3),
             nn.SiLU(),
         )
-        self.frame_vector = nn.Linear(2 * c16, config.frame_features)
+        # Normed, or else one plain property such as night outweighs all others in a distance.
+        norm = nn.LayerNorm(config.frame_features, elementwise_affine=False)
+        self.frame_vector = nn.Sequential(nn.Linear(2 * c16, config.frame_features), norm)
         self.clip_vector = nn.Sequential(nn.Linear(3 * m3 + c16 + len(_LAGS) * c4, config.clip_features), nn.SiLU())
         self.playback_head = nn.Linear(config.clip_features, len(PLAYBACKS))
         self.ego_head = nn.Sequential(nn.Linear(2 * m3, 64), nn.SiLU(), nn.Linear(64, 2))

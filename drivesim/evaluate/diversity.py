@@ -25,7 +25,7 @@ _SAME_START = 12.0  # mean grey levels by which two encodings of one start frame
 class Diversity:
     """Spread of K futures: the root mean square difference of pixels, averaged over pairs."""
 
-    name: str  # of the start
+    name: str  # of the first future
     num_futures: int
     futures: float  # grey levels of 255, over the common length
     reencodings: float  # the same for encodings of the first future at `REENCODING_CRF`
@@ -58,7 +58,7 @@ def measure_diversity(name: str, futures: Sequence[Video], fps: float) -> Divers
     """The spread of futures beside that of as many re-encodings of the first one.
 
     Args:
-        name: Of the start, for the row.
+        name: For the row.
         futures: At least two videos of one start frame.
         fps: Frames a second; only the encoder looks at it.
     """
@@ -80,18 +80,19 @@ def measure_diversity(name: str, futures: Sequence[Video], fps: float) -> Divers
 
 
 def same_starts(videos: Sequence[Video]) -> dict[str, list[Video]]:
-    """Videos in one folder whose first frames are one picture, by the folder's name; single ones are left out."""
-    groups: dict[str, list[tuple[Frame, Video]]] = {}
+    """Videos in one folder whose first frames are one picture, by the first one's name; single ones are left out."""
+    groups: list[tuple[Path, Frame, list[Video]]] = []
     for video in videos:
-        if video.path is None:
-            continue
         first = next(iter(_frames(video)), None)
-        if first is None:
+        if video.path is None or first is None:
             continue
-        group = groups.setdefault(video.path.parent.name, [])
-        if not group or _alike(group[0][0], first):
-            group.append((first, video))
-    return {name: [video for _, video in group] for name, group in groups.items() if len(group) > 1}
+        for folder, start, members in groups:
+            if folder == video.path.parent and _alike(start, first):
+                members.append(video)
+                break
+        else:
+            groups.append((video.path.parent, first, [video]))
+    return {members[0].name: members for _, _, members in groups if len(members) > 1}
 
 
 def _alike(a: Frame, b: Frame) -> bool:

@@ -102,18 +102,19 @@ def _verdict(scores: Scores) -> str:
 
 
 def _metric(scores: Sequence[Score], extractor: str) -> str:
-    """The table of one extractor, with bars from 0 to the largest value."""
+    """The table of one extractor, with logarithmic bars: a frozen video may be a thousand times farther."""
     rows = [score for score in scores if score.extractor == extractor]
-    largest = max(score.value for score in rows) or 1.0
+    smallest = min((score.value for score in rows if score.value > 0), default=1.0)
+    longest = max(np.log1p(score.value / smallest) for score in rows) or 1.0
     cells = "".join(
         f'<tr class="{"mine" if score.row is ScoreRow.GENERATED else "control"}">'
         f"<th>{html.escape(score.row.value)}</th>"
         f'<td class="value">{score.value:.5g}</td>'
-        f'<td class="bar"><i style="width:{100 * score.value / largest:.2f}%"></i></td>'
+        f'<td class="bar"><i style="width:{100 * np.log1p(score.value / smallest) / longest:.2f}%"></i></td>'
         f'<td class="count">{score.num_left} / {score.num_right}</td></tr>'
         for score in rows
     )
-    head = "<tr><th></th><td>distance</td><td>lower is nearer to real</td><td>vectors</td></tr>"
+    head = "<tr><th></th><td>distance</td><td>lower is nearer to real (logarithmic)</td><td>vectors</td></tr>"
     return f'<section class="metric"><h3>{html.escape(rows[0].metric)}</h3><table>{head}{cells}</table></section>'
 
 

@@ -143,7 +143,7 @@ def _warnings(card: ProtocolCard, digests: dict[Side, list[str]]) -> list[str]:
         warnings.append("the generated frames carry no rate, so every frame of both sides was taken: set protocol.fps")
     for side in (card.generated, card.real):
         if side.num_left_out:
-            warnings.append(f"{side.num_left_out} videos of {side.name} were left out; rows.jsonl says why")
+            warnings.append(f"videos of {side.name} left out: {side.num_left_out}; rows.jsonl says why")
     fewest = min(card.generated.num_clips, card.real.num_clips)
     for network in card.extractors:
         if network["kind"] == FeatureKind.CLIP.value and fewest <= network["feature_dim"]:

@@ -124,7 +124,9 @@ def _write_scene(config: TownConfig, root: Path, scene_index: int) -> int:
 
 
 def _write_file(path: Path, data: bytes) -> None:
-    """All or nothing."""
+    """All or nothing; a file that holds these bytes already is left alone, since another command may be reading it."""
+    if path.exists() and path.read_bytes() == data:
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(data)
     temporary.replace(path)

@@ -20,6 +20,7 @@ class AutoencoderLossConfig:
     """Weights of the loss terms."""
 
     kl_weight: float = 1e-6  # keeps latents near a standard normal (latent diffusion's value)
+    mse_weight: float = 0.0  # squared error, which weighs the colour of small bright objects more than L1 does
     gradient_weight: float = 2.0  # L1 of picture gradients, which keeps edges: the stand-in for a perceptual loss
     gradient_scales: int = 3  # octaves at which gradients are compared
 
@@ -50,9 +51,11 @@ class AutoencoderStage(Stage):
         decoded = self.autoencoder.decode(posterior.mean + posterior.std * noise).sample
         l1 = F.l1_loss(decoded, frames)
         edges = gradient_loss(decoded, frames, self.weights.gradient_scales)
+        mse = F.mse_loss(decoded, frames)
         kl = posterior.kl().mean()
-        loss = l1 + self.weights.gradient_weight * edges + self.weights.kl_weight * kl
-        return {"loss": loss, "l1": l1, "edges": edges, "kl": kl}
+        w = self.weights
+        loss = l1 + w.mse_weight * mse + w.gradient_weight * edges + w.kl_weight * kl
+        return {"loss": loss, "l1": l1, "mse": mse, "edges": edges, "kl": kl}
 
     @torch.no_grad()
     def sample_pictures(self, batch: Batch) -> NDArray[np.uint8]:

@@ -38,7 +38,7 @@ class Predictions(Protocol):
 class ClipNetworkTraining:
     """How the clip network is trained; the defaults made the weights that ship."""
 
-    num_steps: int = 900  # optimizer steps
+    num_steps: int = 1200  # optimizer steps
     batch_frames: int = 64  # frames a step: 8 clips of 8 frames, or 4 of 16
     clip_lengths: tuple[int, ...] = (8, 8, 16)  # frames a clip, drawn anew every step
     learning_rate: float = 2e-3  # peak; one-cycle schedule

@@ -115,7 +115,7 @@ def test_corrupt_video_is_a_row_and_counted(tmp_path: Path) -> None:
     causes = [row["error"] for row in read_rows(tmp_path / "out" / "rows.jsonl") if not row["ok"]]
     assert len(causes) == 2
     assert all("future_011.mp4" in cause or "future_999.mp4" in cause for cause in causes)
-    assert any("2 videos" in warning for warning in scores.warnings)
+    assert any("left out: 2" in warning for warning in scores.warnings)
 
 
 def test_video_that_breaks_half_way_leaves_no_trace_in_the_score(tmp_path: Path) -> None:
@@ -232,13 +232,18 @@ def test_futures_of_one_start_differ_more_than_its_reencodings(tmp_path: Path) -
         with VideoWriter(tmp_path / "start_a" / f"future_{future:03d}.mp4", 4.0) as writer:
             for step in range(8):
                 writer.write(np.roll(still[0], step * (future - 2), axis=1))
+    for other in range(2):  # another start in the same folder
+        with VideoWriter(tmp_path / "start_a" / f"other_{other}.mp4", 4.0) as writer:
+            writer.write(255 - still[0])
     groups = same_starts(find_videos(tmp_path))
-    assert {name: len(videos) for name, videos in groups.items()} == {"start_a": 4}
-    found = measure_diversity("start_a", groups["start_a"], 4.0)
+    sizes = {name: len(videos) for name, videos in groups.items()}
+    assert sizes == {"start_a/future_000.mp4": 4, "start_a/other_0.mp4": 2}
+    futures = groups["start_a/future_000.mp4"]
+    found = measure_diversity("start_a", futures, 4.0)
     assert found.num_futures == 4
     assert found.curve[0] < 1 < found.curve[-1]
     assert found.ratio > 2
-    same = measure_diversity("same", [groups["start_a"][0]] * 4, 4.0)
+    same = measure_diversity("same", [futures[0]] * 4, 4.0)
     assert same.futures == 0
     assert same.ratio < 1
 

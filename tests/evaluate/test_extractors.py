@@ -22,6 +22,9 @@ from drivesim.evaluate.extractors import (
 from drivesim.evaluate.frames import as_uint8
 from drivesim.evaluate.weights_files import Checksum, git_blob_sha1
 
+# The published networks are TorchScript files, so TorchScript it is as long as torch has it.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+
 
 class TinyI3D(nn.Module):
     """Called like the public I3D TorchScript file; squeezes a batch of one, as that does."""

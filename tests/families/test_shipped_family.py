@@ -1,0 +1,124 @@
+"""The shipped toytown family on scenes that it was never trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from drivesim import Scene, Simulator
+from drivesim.core.boxes import Boxes2D
+from drivesim.core.camera import Camera, project_boxes
+from drivesim.core.picture import resize_area
+from drivesim.core.scene import ego_boxes_to_camera
+from drivesim.evaluate.boxes import BoxObedienceMeter
+from drivesim.evaluate.controls import frozen_clip, shuffled_clip
+from drivesim.evaluate.diversity import measure_diversity
+from drivesim.evaluate.extractors import ExtractorConfig, make_extractor
+from drivesim.evaluate.frechet import FrechetStatistics, frechet_distance
+from drivesim.evaluate.videos import as_videos
+from drivesim.families.folder import find_model
+from drivesim.toytown import Episode, TownConfig, render, simulate
+
+SHIPPED = Path(__file__).parents[2] / "drivesim/families/shipped/toytown"
+pytestmark = pytest.mark.skipif(not SHIPPED.is_dir(), reason="no shipped toytown family in this tree")
+
+FIRST_HELD_OUT = 9000  # training scenes begin at 0
+TOWN = TownConfig(fps=4.0, key_fps=4.0, duration_s=10.0, first_scene=FIRST_HELD_OUT)
+NUM_FRAMES = 8  # of a scored clip
+Frames = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def sim() -> Simulator:
+    return Simulator.from_pretrained("toytown")
+
+
+@pytest.fixture(scope="module")
+def episodes() -> list[Episode]:
+    return [simulate(TOWN, FIRST_HELD_OUT + index) for index in range(12)]
+
+
+def pictures(episode: Episode, frames: range, size_hw: tuple[int, int]) -> Frames:
+    camera = Camera.front(TOWN.size_hw)
+    return resize_area(np.stack([render(episode, frame, camera) for frame in frames]), size_hw)
+
+
+def seen_boxes(episode: Episode, frame: int, size_hw: tuple[int, int]) -> Boxes2D:
+    camera = Camera.front(TOWN.size_hw)
+    boxes, _ = project_boxes(ego_boxes_to_camera(episode.boxes[frame], camera), camera)
+    return boxes.select(boxes.visibility >= 0.4).scaled(TOWN.size_hw, size_hw)
+
+
+def test_it_loads_from_the_package_and_is_small() -> None:
+    files = [path for path in find_model("toytown").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 32 * 2**20
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".md"}
+
+
+def test_futures_are_nearer_to_real_driving_than_a_frozen_frame_and_than_shuffled_frames(
+    sim: Simulator, episodes: list[Episode]
+) -> None:
+    extractor = make_extractor(ExtractorConfig(name="toytown-clip"))
+    sums = {name: FrechetStatistics.empty(extractor.feature_dim) for name in ("real", "model", "frozen", "shuffled")}
+    for index, episode in enumerate(episodes):
+        first, second = (pictures(episode, range(s, s + NUM_FRAMES + 1), sim.size_hw) for s in (0, 20))
+        made = np.concatenate(list(sim.rollout(first[0], seconds=(NUM_FRAMES + 1) / sim.fps, name=f"held-out {index}")))
+        # The real side is another part of the drives: the controls must not be scored against their own frames.
+        clips = {
+            "real": second[1:],
+            "model": made[1:],
+            "frozen": frozen_clip(first[1:]),
+            "shuffled": shuffled_clip(first[1:], index),
+        }
+        for name, clip in clips.items():
+            sums[name].update(extractor(clip[None]).numpy())
+    distance = {name: frechet_distance(sums[name], sums["real"]) for name in ("model", "frozen", "shuffled")}
+    print(distance)
+    assert distance["model"] < distance["frozen"]
+    assert distance["model"] < distance["shuffled"]
+
+
+def test_designed_frames_show_cars_where_the_boxes_are(sim: Simulator, episodes: list[Episode]) -> None:
+    meter = BoxObedienceMeter()
+    pairs = [(episode, frame) for episode in episodes for frame in (4, 24)]
+    boxes = [seen_boxes(episode, frame, sim.size_hw) for episode, frame in pairs]
+    used = [i for i, b in enumerate(boxes) if 0.02 < covered(b, sim.size_hw) < 0.8]
+    assert len(used) >= 12
+    for place, i in enumerate(used):
+        episode, frame = pairs[i]
+        other = boxes[used[(place + len(used) // 2) % len(used)]]
+        designed = [
+            sim.design(
+                Scene(name="held-out", size_hw=sim.size_hw, boxes_2d=b, is_night=episode.is_night), seed=0, index=i
+            )
+            for b in (boxes[i], other)
+        ]
+        meter.update(
+            designed_HWC=designed[0],
+            from_shuffled_HWC=designed[1],
+            reference_HWC=pictures(episode, range(frame, frame + 1), sim.size_hw)[0],
+            boxes=boxes[i],
+        )
+    result = meter.compute()
+    print(result)
+    assert result.inside_gain > 2 * result.inside_gain_error
+    assert result.inside_gain > result.outside_gain
+
+
+def covered(boxes: Boxes2D, size_hw: tuple[int, int]) -> float:
+    mask = np.zeros(size_hw, dtype=bool)
+    for left, top, right, bottom in boxes.xyxy_px.astype(int):
+        mask[top:bottom, left:right] = True
+    return float(mask.mean())
+
+
+def test_four_futures_part_from_one_another(sim: Simulator, episodes: list[Episode]) -> None:
+    start = pictures(episodes[0], range(1), sim.size_hw)[0]
+    futures = [np.concatenate(list(sim.rollout(start, seconds=4.5, future=k))) for k in range(4)]
+    diversity = measure_diversity("held-out", list(as_videos(futures)[1]), sim.fps)
+    print(diversity)
+    assert diversity.curve[0] == 0.0  # one start frame
+    assert diversity.ratio > 1.0
