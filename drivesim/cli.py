@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 SCENE_SUFFIXES = (".yaml", ".yml")
 BOXES_SCALE = 4  # boxes are drawn over a copy so many times as large: names stay readable
+GO_ON = ("prepare", "train", "rollout")  # commands that keep what was done when they are stopped
 Record = Callable[..., None]  # writes config and origin into the run folder
 
 
@@ -65,7 +66,8 @@ def main() -> None:
             raise ValueError(f"unknown command '{command}'{hint}; valid: {', '.join(COMMANDS)}")
         _compose_and_run(command, overrides)
     except KeyboardInterrupt:
-        _fail("stopped; the same command with the same out=FOLDER goes on", 130)
+        after = "the same command with the same out=FOLDER goes on" if command in GO_ON else f"{command} starts over"
+        _fail(f"stopped; {after}", 130)
     except (ValueError, OSError) as error:
         if wants_traceback:
             raise
@@ -178,8 +180,31 @@ def _prepare(config: PrepareCommand, out: Path, record: Record) -> None:
 def _train(config: Any, out: Path, record: Record) -> None:
     from drivesim.train.fit import fit
 
-    record()
-    print(f"model: {fit(config, _source(config.data), out)}")
+    _check_accelerator(config.trainer.accelerator)
+    print(f"model: {fit(config, _source(config.data), out, record)}")
+
+
+def _devices() -> list[str]:
+    """The torch devices of this machine, as torch names them."""
+    import torch
+
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return ["cpu", *(["cuda"] if gpus else []), *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
+
+
+def _check_device(device: str) -> None:
+    """Raises ValueError for a torch device that this machine lacks."""
+    there = _devices()
+    if device not in there:
+        raise ValueError(f"device={device}: not on this machine; valid here: {', '.join(there)}")
+
+
+def _check_accelerator(accelerator: str) -> None:
+    """Raises ValueError for a Lightning accelerator that this machine lacks."""
+    gpus = [device for device in _devices() if device in ("cuda", "mps")]
+    there = ["auto", "cpu", *(["gpu"] if gpus else []), *gpus]
+    if accelerator not in there:
+        raise ValueError(f"trainer.accelerator={accelerator}: not on this machine; valid here: {', '.join(there)}")
 
 
 def _load_simulator(model: str, device: str, **sampling: Any) -> Simulator:
@@ -191,17 +216,20 @@ def _load_simulator(model: str, device: str, **sampling: Any) -> Simulator:
 
 def _design(config: DesignCommand, out: Path, record: Record) -> None:
     from drivesim.core.picture import save_png
+    from drivesim.rollout.pools import torch_threads
     from drivesim.viz.overlays import draw_boxes
 
     if config.num_frames < 1:
         raise ValueError(f"num_frames is {config.num_frames}; must be 1 or more")
+    _check_device(config.device)
     scene = Scene.load(_scene_path(config.scene))
     simulator = _load_simulator(config.model, config.device, design_sampling=config.sampler)
     record(fingerprint=simulator.model.fingerprint)
     scene.save(out / "scene.yaml")
     boxes = scene.picture_boxes(simulator.size_hw)
     for index in range(config.num_frames):
-        frame = simulator.design(scene, seed=config.seed, index=index)
+        with torch_threads(1):  # another number rounds sums differently: bytes would depend on the machine's cores
+            frame = simulator.design(scene, seed=config.seed, index=index)
         save_png(out / f"frame_{index:03d}.png", frame)
         save_png(out / f"frame_{index:03d}_boxes.png", draw_boxes(frame, boxes, BOXES_SCALE))
     print(f"{config.num_frames} start frames: {out}")
@@ -209,13 +237,16 @@ def _design(config: DesignCommand, out: Path, record: Record) -> None:
 
 def _rollout(config: RolloutCommand, out: Path, record: Record) -> None:
     from drivesim.families.driving import DrivingModel
-    from drivesim.rollout.pools import PoolKind
+    from drivesim.rollout.pools import PoolKind, torch_threads
     from drivesim.rollout.run import run_rollout
     from drivesim.viz.contact_sheet import contact_sheet
 
+    config.validate()
+    _check_device(config.device)
     load = partial(DrivingModel.from_pretrained, config.model, device=config.device, predict_sampling=config.sampler)
     simulator = _load_simulator(config.model, config.device, predict_sampling=config.sampler)
-    start, pictures = _start(config, simulator)
+    with torch_threads(config.pool.threads):  # of the start frame, too, whose bytes every future follows from
+        start, pictures = _start(config, simulator)
     is_new = not (out / CONFIG_FILE).exists()
     if is_new:
         _save_beginning(out, pictures, partial(record, fingerprint=simulator.model.fingerprint))
@@ -299,6 +330,8 @@ def _show(text: str, *, is_last: bool) -> None:
 def _evaluate(config: EvaluateCommand, out: Path, record: Record) -> None:
     from drivesim.evaluate.run import evaluate
 
+    for extractor in config.protocol.extractors:
+        _check_device(extractor.device)
     scores = evaluate(config, config.generated, config.real, out)
     record()
     for warning in scores.warnings:

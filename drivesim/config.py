@@ -22,7 +22,7 @@ from drivesim.data.export import ExportConfig
 from drivesim.data.nuscenes import NuScenesConfig
 from drivesim.data.prepare import PrepareConfig
 from drivesim.data.videos import VideoFolderConfig
-from drivesim.diffusion.schedule import SamplingConfig
+from drivesim.diffusion.settings import SamplerOverrides
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.run import EvaluateConfig
 from drivesim.rollout.pools import PoolConfig
@@ -59,7 +59,7 @@ class DesignCommand:
     model: str = "toytown"  # name of a shipped model, or a model folder
     num_frames: int = 4  # start frames; they differ by their number in the key of the noise
     seed: int = 0  # everything random follows from it
-    sampler: SamplingConfig | None = None  # group sampler; None = the model's own
+    sampler: SamplerOverrides = dataclasses.field(default_factory=SamplerOverrides)  # group sampler
     device: str = "cpu"  # torch device
     out: str | None = None  # folder of the frames; None = runs/design/TIME
 
@@ -72,7 +72,7 @@ class RolloutCommand(RolloutConfig):
     start_s: float = 0.0  # of a video: the time of its start frame
     is_night: bool | None = None  # of a picture or video; None = unknown
     model: str = "toytown"  # name of a shipped model, or a model folder
-    sampler: SamplingConfig | None = None  # group sampler, of the prediction; None = the model's own
+    sampler: SamplerOverrides = dataclasses.field(default_factory=SamplerOverrides)  # group sampler, of the prediction
     device: str = "cpu"  # torch device
     out: str | None = None  # run folder; None = runs/rollout/TIME
 
@@ -121,7 +121,7 @@ _SCHEMAS: dict[str, type] = {
     "toytown": ToytownData,
     "videos": VideoFolderConfig,
     "export": ExportConfig,
-    "sampling": SamplingConfig,
+    "sampler": SamplerOverrides,
     "pool": PoolConfig,
     "protocol": ProtocolConfig,
 }
@@ -194,7 +194,7 @@ def explain(error: BaseException, overrides: Sequence[str]) -> str:
         return _unknown_key(place, key, [str(k) for k in node if k != "hydra"] if isinstance(node, DictConfig) else [])
     given = " ".join(overrides)
     if isinstance(error, AssertionError):
-        return f"a key of a group that has no choice yet, in '{given}'; choose one first, as in sampler=unipc"
+        return f"a key of a group that has no choice yet, in '{given}'; choose one first, as in export=videos"
     return f"cannot read '{given}': {str(error).splitlines()[0]}" if given else str(error)
 
 

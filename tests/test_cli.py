@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from drivesim import cli
@@ -15,6 +18,7 @@ from drivesim.core.files import read_rows
 from drivesim.core.picture import load_picture, save_png
 from drivesim.core.seeds import numpy_generator
 from drivesim.core.video import VideoWriter, probe
+from drivesim.simulator import Simulator
 from tests.families.tiny_family import write_tiny_family
 
 TOWN = [
@@ -92,6 +96,127 @@ def test_a_scene_becomes_frames_with_the_boxes_over_a_copy(model: Path, tmp_path
     origin = json.loads((out / "made_by.json").read_text())
     assert "scene=cut_in" in origin["command"]
     assert len(origin["model_fingerprint"]) == 64
+
+
+def test_another_sampler_keeps_the_models_guidance(model: Path, tmp_path: Path) -> None:
+    command = ["design", "scene=cut_in", f"model={model}", "num_frames=1", "sampler.steps=2"]
+    own = json.loads((model / "model_index.json").read_text())["design_sampling"]
+    assert own["guidance"] != 1 and own["steps"] == 2
+    sampled = {
+        "own": [],
+        "ddim": ["sampler=ddim"],
+        "ddim_guided": ["sampler=ddim", f"sampler.guidance={own['guidance']}"],
+        "ddim_unguided": ["sampler=ddim", "sampler.guidance=1"],
+    }
+    for out, overrides in sampled.items():
+        assert drivesim(*command[:-1], *overrides, command[-1], f"out={out}") == 0
+    assert drivesim(*command[:-1], "out=left_out") == 0
+    frames = {out: load_picture(tmp_path / out / "frame_000.png") for out in (*sampled, "left_out")}
+    assert (frames["ddim"] == frames["ddim_guided"]).all()
+    assert (frames["ddim"] != frames["ddim_unguided"]).any()
+    assert (frames["ddim"] != frames["own"]).any()
+    assert (frames["own"] == frames["left_out"]).all()
+    models = [json.loads((tmp_path / out / "made_by.json").read_text()) for out in ("own", "left_out", "ddim")]
+    assert models[0]["model_fingerprint"] == models[1]["model_fingerprint"] != models[2]["model_fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sampler": "euler"}, ["unknown sampler 'euler'", "valid: ddim, unipc, dpm_solver"]),
+        ({"guidence": 2.0}, ["unknown keys guidence", "valid: sampler, steps, eta, guidance"]),
+        ({"steps": 0}, ["steps: 0"]),
+        ({"steps": "many"}, ["design_sampling"]),
+    ],
+)
+def test_a_model_with_sampling_that_is_not_known_is_refused(
+    change: dict[str, Any], words: list[str], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(shutil.copytree(model, tmp_path / "other")) / "model_index.json"
+    index = json.loads(path.read_text())
+    index["design_sampling"] |= change
+    path.write_text(json.dumps(index))
+    assert drivesim("design", "scene=cut_in", "model=other") == 2
+    err = capsys.readouterr().err
+    assert all(word in err for word in ["design_sampling in model_index.json", *words]), err
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (["design", "scene=cut_in", "num_frames=1"], 1),
+        (["rollout", "start=cut_in", "seconds=1", "futures=1"], 1),
+        (["rollout", "start=cut_in", "seconds=1", "futures=1", "pool.threads=2"], 2),
+    ],
+)
+def test_a_frame_does_not_depend_on_the_threads_that_torch_happens_to_have(
+    command: list[str], expected: int, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    design = Simulator.design
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return design(*args, **kwargs)
+
+    monkeypatch.setattr(Simulator, "design", watched)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert drivesim(*command, f"model={model}", "out=made") == 0
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [expected]
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:99", "gpu"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["design", "scene=cut_in", "device=DEVICE"],
+        ["rollout", "start=cut_in", "device=DEVICE"],
+        ["evaluate", "generated=x", "real=y", "protocol.extractors=[{name: toytown-clip, device: DEVICE}]"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(
+    command: list[str], device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert drivesim(*(word.replace("DEVICE", device) for word in command)) == 2
+    assert f"device={device}: not on this machine; valid here: cpu" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("num_gpus", "gpus"), [(0, []), (2, ["cuda", "cuda:0", "cuda:1"])])
+def test_gpus_are_offered_where_there_are_any(num_gpus: int, gpus: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    assert [name for name in cli._devices() if name.startswith("cuda")] == gpus
+
+
+def test_an_accelerator_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert drivesim("train", "data=videos", "data.root=x", "trainer.accelerator=foo", "out=run") == 2
+    assert "trainer.accelerator=foo: not on this machine; valid here: auto, cpu" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("prepare", "goes on"), ("train", "goes on"), ("rollout", "goes on"),
+        ("design", "design starts over"), ("evaluate", "evaluate starts over"),
+    ],
+)  # fmt: skip
+def test_a_stopped_command_says_whether_it_can_go_on(
+    command: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_run", stop)
+    needed = {"design": ["scene=x"], "rollout": ["start=x"], "evaluate": ["generated=x", "real=x"]}
+    assert drivesim(command, *needed.get(command, [])) == 130
+    assert words in capsys.readouterr().err
 
 
 def test_a_broken_scene_file_is_named_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

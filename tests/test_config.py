@@ -12,7 +12,7 @@ import pytest
 from drivesim import config as config_module
 from drivesim.config import COMMANDS, ToytownData, compose, conf_dir
 from drivesim.data.videos import VideoFolderConfig
-from drivesim.diffusion.schedule import Sampler
+from drivesim.diffusion.settings import Sampler, SamplerOverrides, SamplingConfig
 from drivesim.rollout.pools import PoolKind
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -85,8 +85,41 @@ def test_group_choices_become_their_own_classes() -> None:
     assert compose("design", ["scene=x", "sampler=ddim"]).sampler.sampler is Sampler.DDIM
 
 
-def test_without_a_choice_the_sampler_is_left_to_the_model() -> None:
-    assert compose("rollout", ["start=x"]).sampler is None
+# A model's own sampling; overrides; what is sampled then.
+GUIDED = SamplingConfig(sampler=Sampler.UNIPC, steps=25, guidance=2.0)
+NOISY = SamplingConfig(sampler=Sampler.DDIM, steps=50, eta=0.5, guidance=2.0)
+MERGED = {
+    "nothing": (GUIDED, [], GUIDED),
+    "steps alone": (GUIDED, ["sampler.steps=12"], SamplingConfig(sampler=Sampler.UNIPC, steps=12, guidance=2.0)),
+    "another sampler": (GUIDED, ["sampler=ddim"], SamplingConfig(sampler=Sampler.DDIM, steps=50, guidance=2.0)),
+    "a sampler and a key": (
+        GUIDED,
+        ["sampler=ddim", "sampler.steps=9", "sampler.eta=1", "sampler.guidance=1"],
+        SamplingConfig(sampler=Sampler.DDIM, steps=9, eta=1.0, guidance=1.0),
+    ),
+    "guidance alone": (NOISY, ["sampler.guidance=3"], SamplingConfig(sampler=Sampler.DDIM, steps=50, eta=0.5, guidance=3.0)),
+    "a sampler that reads no eta": (NOISY, ["sampler=unipc"], GUIDED),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MERGED)
+@pytest.mark.parametrize("command", ["design", "rollout"])
+def test_what_the_command_line_leaves_out_of_the_sampler_is_the_models_own(command: str, case: str) -> None:
+    own, overrides, merged = MERGED[case]
+    assert compose(command, [*NEEDED[command], *overrides]).sampler.over(own) == merged
+
+
+def test_an_eta_for_a_sampler_that_reads_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs sampler ddim, not unipc"):
+        SamplerOverrides(eta=0.5).over(GUIDED)
+
+
+@pytest.mark.parametrize("choice", sorted(path.stem for path in (CONF / "sampler").glob("*.yaml")))
+def test_a_sampler_choice_is_named_after_its_sampler_and_leaves_guidance_to_the_model(choice: str) -> None:
+    chosen = compose("design", ["scene=x", f"sampler={choice}"]).sampler
+    assert chosen.sampler is Sampler(choice)
+    assert chosen.steps is not None
+    assert chosen.guidance is None and chosen.eta is None
 
 
 def test_pairs_are_tuples_again() -> None:
@@ -106,7 +139,14 @@ MISTAKES = {
     "an unknown enum": ("design", ["scene=x", "sampler=ddim", "sampler.sampler=foo"], ["sampler.sampler", "DDIM"]),
     "a value that is missing": ("rollout", [], ["start", "start=VALUE"]),
     "a folder that is missing": ("prepare", ["data=videos"], ["data.root"]),
-    "a key of a group without a choice": ("design", ["scene=x", "sampler.steps=3"], ["sampler=unipc"]),
+    "an unknown sampler": (
+        "design",
+        ["scene=x", "sampler=ddmi"],
+        ["unknown sampler 'ddmi'", "ddim, dpm_solver, unipc"],
+    ),
+    "no steps": ("rollout", ["start=x", "sampler.steps=0"], ["steps: 0"]),
+    "guidance below none": ("design", ["scene=x", "sampler.guidance=0.5"], ["guidance scale: 0.5"]),
+    "a key of a group without a choice": ("prepare", ["export.crf=20"], ["export=videos"]),
     "three numbers for a size": ("prepare", ["data.town.size_hw=[1,2,3]"], ["size_hw", "3 values, expected 2"]),
     "a number that is refused": ("prepare", ["data.town.num_scenes=-1"], ["num_scenes", "-1"]),
     "a word that sets nothing": ("rollout", ["start"], ["start"]),

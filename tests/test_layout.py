@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -89,6 +92,40 @@ def test_the_wheel_holds_every_package() -> None:
     listed = set(project["tool"]["setuptools"]["packages"])
     found = {shown(path.parent).replace("/", ".") for path in (ROOT / "drivesim").rglob("__init__.py")}
     assert listed == found | {"drivesim.conf"}
+
+
+def declared_requirements(*extras: str) -> dict[str, Requirement]:
+    """What pyproject.toml asks for, by name."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+    return {canonicalize_name(Requirement(line).name): Requirement(line) for line in lines}
+
+
+def test_every_library_that_is_imported_is_declared() -> None:
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in MODULES]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+    libraries = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"drivesim"}
+    assert {"torch", "PIL", "omegaconf"} <= libraries
+    sources = packages_distributions()
+    # A library that is not installed here may be one that is optional, named as its package is.
+    declared = set(declared_requirements())
+    undeclared = {
+        name for name in libraries if not {canonicalize_name(dist) for dist in sources.get(name, [name])} & declared
+    }
+    assert undeclared == set()
+
+
+def test_the_tested_versions_are_among_those_asked_for() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    declared = declared_requirements("dev")
+    assert set(declared) - {canonicalize_name(pin.name) for pin in pins} == set()
+    for pin in pins:
+        (version,) = (specifier.version for specifier in pin.specifier)
+        wanted = declared.get(canonicalize_name(pin.name))
+        assert wanted is None or wanted.specifier.contains(version), f"{pin} is not {wanted}"
 
 
 def test_all_python_files_lie_in_a_package() -> None:

@@ -10,10 +10,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from drivesim.core.boxes import CLASSES, Boxes2D
-
-UNKNOWN = -1  # a label that is not known, and the class of a padding box
-MAX_BOXES = 128
+from drivesim.core.boxes import CLASSES, MAX_BOXES, UNKNOWN, Boxes2D
 
 
 @dataclass(kw_only=True, slots=True)
@@ -67,15 +64,15 @@ class DrivingConditions:
         conditions.num_cars_B = torch.tensor([UNKNOWN if count is None else count for count in num_cars])
         return conditions
 
-    def dropped(self, drop_boxes_B: Tensor, drop_labels_B: Tensor) -> DrivingConditions:
-        """The same conditions with boxes or labels of some samples made unknown (classifier-free training)."""
+    def dropped(self, boxes_B: Tensor, night_B: Tensor, cars_B: Tensor) -> DrivingConditions:
+        """The same conditions with some made unknown: each mask (B,) bool, True = unknown from here on."""
         unknown = torch.full_like(self.is_night_B, UNKNOWN)
         return DrivingConditions(
             boxes_BN4=self.boxes_BN4,
             classes_BN=self.classes_BN,
-            has_boxes_B=self.has_boxes_B & ~drop_boxes_B,
-            is_night_B=torch.where(drop_labels_B, unknown, self.is_night_B),
-            num_cars_B=torch.where(drop_labels_B, unknown, self.num_cars_B),
+            has_boxes_B=self.has_boxes_B & ~boxes_B,
+            is_night_B=torch.where(night_B, unknown, self.is_night_B),
+            num_cars_B=torch.where(cars_B, unknown, self.num_cars_B),
         )
 
     def to(self, device: torch.device | str) -> DrivingConditions:
@@ -162,4 +159,4 @@ class DrivingConditioner(ModelMixin, ConfigMixin):
         )
         octaves = 2.0 ** torch.arange(self.config.num_frequencies, device=boxes_BN4.device)
         angles = (numbers[..., None] * octaves * torch.pi).flatten(-2)
-        return torch.cat([numbers, angles.sin(), angles.cos()], dim=-1)
+        return torch.cat([numbers, angles.sin(), angles.cos()], dim=-1).to(self.dtype)

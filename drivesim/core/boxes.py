@@ -41,6 +41,12 @@ NUSCENES_CLASSES: dict[str, ObjectClass] = {
     "human.pedestrian": ObjectClass.PEDESTRIAN,
 }
 
+# Boxes of a scene or picture that the models take at most (App. H.1 knows no limit; ours).
+MAX_BOXES = 128
+
+# A label that is not known, and the class of a box that only pads a batch.
+UNKNOWN = -1
+
 # What counts as a car in the label "number of cars".
 COUNTED_AS_CARS = frozenset({ObjectClass.CAR, ObjectClass.TRUCK, ObjectClass.BUS})
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import yaml
 
-from drivesim.core.files import atomic_path, write_json
+from drivesim.core.files import atomic_path, read_json, write_json
 
 CONFIG_FILE = "config.yaml"
 ORIGIN_FILE = "made_by.json"
+IDENTITY_FILE = "run.json"
 _RECORDED = ("drivesim", "torch", "diffusers", "lightning", "numpy", "opencv-python-headless", "av", "ray")
 
 
@@ -39,6 +40,32 @@ def record_run(
         "model_fingerprint": fingerprint,
     }
     write_json(folder / ORIGIN_FILE, origin)
+
+
+def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Notes in run.json what a run folder holds; a run may go on in a folder that holds the same.
+
+    Args:
+        folder: the run's folder; made when it is not there.
+        identity: what fixes the run's results, plain values.
+
+    Raises:
+        ValueError: the folder holds another run; names what differs.
+    """
+    path = folder / IDENTITY_FILE
+    for left_by_a_kill in folder.glob(".tmp-*"):
+        left_by_a_kill.unlink()
+    if not path.exists():
+        write_json(path, dict(identity))
+        return
+    held = read_json(path)
+    differences = [
+        f"{key} {held.get(key)!r} there, {identity.get(key)!r} here"
+        for key in sorted({*held, *identity})
+        if held.get(key) != identity.get(key)
+    ]
+    if differences:
+        raise ValueError(f"{folder} holds another run ({'; '.join(differences)}); choose another folder or delete it")
 
 
 def versions() -> dict[str, str]:

@@ -9,12 +9,11 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from drivesim.core.boxes import CLASSES, Boxes2D, Boxes3D, ObjectClass
+from drivesim.core.boxes import CLASSES, MAX_BOXES, Boxes2D, Boxes3D, ObjectClass
 from drivesim.core.camera import Camera, project_boxes, quaternion_from_matrix, rotation_matrix
 from drivesim.core.files import atomic_path
 from drivesim.core.yaml_fields import Field
 
-MAX_BOXES = 128
 DEFAULT_SIZE_HW = (128, 256)
 DEFAULT_FOV_DEG = 64.0
 DEFAULT_HEIGHT_M = 1.5

@@ -23,6 +23,11 @@ from numpy.typing import NDArray
 
 from drivesim.core.files import atomic_path
 
+# Files that are taken for videos by their name; what is in them decides PyAV.
+VIDEO_SUFFIXES = (
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".ogv", ".flv", ".wmv",
+)  # fmt: skip
+
 _DEFAULT_CRF = 18  # x264: visually lossless for most eyes
 _BT601 = 6  # AVCOL_SPC_SMPTE170M
 _LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG

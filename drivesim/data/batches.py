@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
+from drivesim.core.boxes import UNKNOWN
 from drivesim.core.seeds import numpy_generator
-from drivesim.data.conditions import UNKNOWN, Conditions
+from drivesim.data.conditions import Conditions
 from drivesim.data.frames import FrameCache
 from drivesim.data.latents import LatentCache
 

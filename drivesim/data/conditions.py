@@ -8,12 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from drivesim.core.boxes import Boxes2D
+from drivesim.core.boxes import MAX_BOXES, UNKNOWN, Boxes2D
 from drivesim.core.clip import Clip
 
 # More boxes than this in one frame: the nearest are kept. The box encoder takes no more.
-MAX_BOXES = 128
-UNKNOWN = -1
 
 
 @dataclass(kw_only=True, slots=True)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from drivesim.core.files import read_json, write_json
 from drivesim.core.video import VideoWriter
 from drivesim.data.frames import file_stem
 from drivesim.data.reading import read_drive
-from drivesim.data.source import ClipSource, check_split
+from drivesim.data.sampling import is_too_fast
+from drivesim.data.source import ClipSource, Drive, check_split
+
+_RECORD = "export.json"  # beside the videos: what they were made from, and which of the folder's files they are
 
 
 @dataclass(kw_only=True, slots=True)
@@ -31,29 +35,63 @@ class ExportConfig:
 
 
 def export_videos(source: ClipSource, config: ExportConfig, out_dir: Path) -> Iterator[tuple[str, str | None]]:
-    """Writes a video for every drive of a split; videos that are there already are kept.
+    """Writes a video for every drive of a split, or goes on where an earlier call stopped.
+
+    Videos that an earlier call wrote from other data or with another config are removed first, those of
+    drives that are gone among them; other files in the folder are left alone.
+
+    Args:
+        source: Where the drives come from.
+        config: Which drives, and how the videos look.
+        out_dir: Folder of the videos; `export.json` beside them says what they were made from.
 
     Yields:
-        A drive's name, and why it has no video (None = it has one): one that slows to below `fps`,
+        A drive's name, and why it has no video (None = it has one): one that was recorded below `fps`,
         or holds a gap or a damaged frame, would show a jump.
     """
-    for drive in source.drives(config.split):
-        path = out_dir / f"{file_stem(drive.name)}.mp4"
+    drives = source.drives(config.split)
+    _remove_others(source, config, [_file_name(drive.name) for drive in drives], out_dir)
+    for drive in drives:
+        path = out_dir / _file_name(drive.name)
         try:
             if not path.exists():
-                _export(source, drive.name, config, path)
+                _export(source, drive, config, path)
         except ValueError as error:
             yield drive.name, str(error)
         else:
             yield drive.name, None
 
 
-def _export(source: ClipSource, drive: str, config: ExportConfig, path: Path) -> None:
+def _file_name(drive: str) -> str:
+    return f"{file_stem(drive)}.mp4"
+
+
+def _remove_others(source: ClipSource, config: ExportConfig, names: list[str], out_dir: Path) -> None:
+    """Leaves only videos that this export would write the same again, and notes what it is."""
+    # A list as JSON gives it back, so that the record can be compared.
+    spec = {**asdict(config), "size_hw": list(config.size_hw)}
+    record = {"source": source.fingerprint, "config": spec, "videos": names}
+    path = out_dir / _RECORD
+    earlier = read_json(path) if path.exists() else None
+    if earlier == record:
+        return
+    # Removed before the new record is there: a kill in between leaves the old one, which names them all.
+    for name in {*names, *(earlier["videos"] if earlier else [])}:
+        (out_dir / name).unlink(missing_ok=True)
+    write_json(path, record)
+
+
+def _export(source: ClipSource, drive: Drive, config: ExportConfig, path: Path) -> None:
+    # Asked here as well: frame by frame, which is how a refused run is read, no rate is too high.
+    if is_too_fast(config.fps, drive.fps):
+        raise ValueError(f"{drive.name}: {config.fps:g} fps wanted, recorded at {drive.fps:.3g}; ask for at most that")
     num_written = 0
     with VideoWriter(path, config.fps, config.crf) as video:
-        for piece in read_drive(source, drive, config.fps, config.size_hw):
+        for piece in read_drive(source, drive.name, config.fps, config.size_hw):
             if piece.clip is None or piece.first != num_written:
-                raise ValueError(f"{drive}: nothing to show at {num_written / config.fps:.2f} s {piece.error}".strip())
+                raise ValueError(
+                    f"{drive.name}: nothing to show at {num_written / config.fps:.2f} s {piece.error}".strip()
+                )
             for frame_HWC in piece.clip.frames_THWC:
                 video.write(frame_HWC)
             num_written += len(piece.clip)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +82,7 @@ class NuScenesSource:
             raise ValueError(f"{self._root}: no camera {config.camera!r}; there are {', '.join(sorted(channels))}")
         self._problems: list[Problem] = []
         self._scenes = self._list_scenes()
+        self._problems += self._leave_out_broken_boxes()
 
     # ---- drives -------------------------------------------------------------------------------
 
@@ -136,8 +138,8 @@ class NuScenesSource:
             pose = self._tables.get("ego_pose", row["ego_pose_token"])
         except KeyError:
             return False
-        numbers = np.array([*pose["translation"], *pose["rotation"]], dtype=np.float64)
-        return bool(len(numbers) == 7 and np.isfinite(numbers).all() and np.abs(numbers[3:]).sum() > 0)
+        place, turn = pose.get("translation"), pose.get("rotation")
+        return _are_numbers(place, 3) and _are_numbers(turn, 4) and any(turn)
 
     def _make_splits(self) -> dict[str, str]:
         names = [str(row["name"]) for row in self._tables.scene]
@@ -172,7 +174,7 @@ class NuScenesSource:
 
     def problems(self) -> list[Problem]:
         """Missing pictures and poses, broken boxes, scenes too short to serve."""
-        return self._problems + self._broken_boxes()
+        return list(self._problems)
 
     def read(self, drive: str, *, start_s: float, num_frames: int, fps: float, size_hw: tuple[int, int]) -> Clip:
         """See `ClipSource`."""
@@ -243,7 +245,7 @@ class NuScenesSource:
         for box in self._tables.get_boxes(sample_data_token):
             object_class = class_from_nuscenes(box.name)
             annotation = self._tables.get("sample_annotation", box.token)
-            if object_class is not None and _is_whole(annotation):
+            if object_class is not None:
                 kept.append((box, object_class.id, annotation))
         if not kept:
             return _no_boxes()
@@ -264,12 +266,14 @@ class NuScenesSource:
             visibility=np.array(shares, dtype=np.float64),
         )
 
-    def _broken_boxes(self) -> list[Problem]:
+    def _leave_out_broken_boxes(self) -> list[Problem]:
+        """Takes them from their key frames: the devkit's `Box` fails on them, there and in the sweeps between."""
         broken: dict[str, list[str]] = {}
         for annotation in self._tables.sample_annotation:
             if not _is_whole(annotation):
-                scene_token = self._tables.get("sample", annotation["sample_token"])["scene_token"]
-                scene = str(self._tables.get("scene", scene_token)["name"])
+                sample = self._tables.get("sample", annotation["sample_token"])
+                sample["anns"].remove(annotation["token"])
+                scene = str(self._tables.get("scene", sample["scene_token"])["name"])
                 broken.setdefault(scene, []).append(annotation["token"])
         return [
             Problem(
@@ -313,10 +317,17 @@ def _is_night(scene: Record) -> bool | None:
 
 
 def _is_whole(annotation: Record) -> bool:
-    numbers = np.array([*annotation["translation"], *annotation["size"], *annotation["rotation"]], dtype=np.float64)
-    if len(numbers) != 10 or not np.isfinite(numbers).all():
+    place, size, turn = (annotation.get(name) for name in ("translation", "size", "rotation"))
+    if not (_are_numbers(place, 3) and _are_numbers(size, 3) and _are_numbers(turn, 4)):
         return False
-    return bool((numbers[3:6] > 0).all() and np.abs(numbers[6:]).sum() > 0)
+    return min(size) > 0 and any(turn)
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    """Whether a field of a table is a list of `count` finite numbers: JSON may hold NaN, or null anywhere."""
+    if not isinstance(values, list) or len(values) != count:
+        return False
+    return all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
 
 
 def _no_boxes() -> Boxes3D:

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from drivesim.core.clip import Clip
 from drivesim.core.picture import crop_to_aspect, resize_area
-from drivesim.core.video import probe, read_at
+from drivesim.core.video import VIDEO_SUFFIXES, probe, read_at
 from drivesim.data.sampling import choose_frames, hash_split, native_fps
 from drivesim.data.source import Drive, Problem, ProblemKind, check_split
 
-_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".ogv", ".flv", ".wmv")
 _FRAMES_AT_ONCE = 16  # at native size in memory: 400 MB of 4K
 _EXACT_S = 1e-4
 _HASHED_BYTES = 1 << 16
@@ -60,10 +59,10 @@ class VideoFolderSource:
         self._paths = {
             path.relative_to(root).as_posix(): path
             for path in sorted(root.glob(config.pattern))
-            if path.suffix.lower() in _SUFFIXES and path.is_file()
+            if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
         }
         if not self._paths:
-            raise ValueError(f"{root}: no video matches {config.pattern!r} (suffixes: {' '.join(_SUFFIXES)})")
+            raise ValueError(f"{root}: no video matches {config.pattern!r} (suffixes: {' '.join(VIDEO_SUFFIXES)})")
         self.name = root.resolve().name
         self._split_of = self._make_splits()
         self._videos: dict[str, _Video] | None = None

@@ -39,4 +39,6 @@ def draw_timesteps(batch: int, schedule: DDIMScheduler, generator: torch.Generat
     """Steps (B,) int64, one in each of B equal parts of the schedule: uniform, with less variance a batch."""
     shares = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
     shares = shares[torch.randperm(batch, generator=generator)]
-    return (shares * schedule.config.num_train_timesteps).long()
+    last = schedule.config.num_train_timesteps - 1
+    # float32 rounds the largest shares up to 1
+    return (shares * schedule.config.num_train_timesteps).long().clamp(max=last)

@@ -8,7 +8,8 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from drivesim.diffusion.schedule import SamplingConfig, make_sampler
+from drivesim.diffusion.schedule import make_sampler
+from drivesim.diffusion.settings import SamplingConfig
 
 # (noisy samples (B, ...), timestep (B,)) -> prediction (B, ...)
 Denoiser = Callable[[Tensor, Tensor], Tensor]

@@ -115,8 +115,13 @@ class ClipNetwork(nn.Module):
         )
 
     def clip_features(self, frames_BTCHW: Tensor) -> Tensor:
-        """One vector (B, D) a clip, for float frames in [-1, 1] of INPUT_HW."""
-        return self._clip_vector(*self._maps(frames_BTCHW))
+        """One vector (B, D) a clip, for float frames in [-1, 1] of INPUT_HW.
+
+        Normed, or else a few clips in which the car stands outweigh all others in a distance: between
+        two halves of toytown, shuffled clips are 3 times as far as real ones without, 8 times with it.
+        """
+        vector = self._clip_vector(*self._maps(frames_BTCHW))
+        return nn.functional.layer_norm(vector, vector.shape[-1:])
 
     def frame_features(self, frames_BTCHW: Tensor) -> Tensor:
         """One vector (B, T, D) a frame, from the 2-D trunk alone."""

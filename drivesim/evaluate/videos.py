@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from drivesim.core.files import sha256_file
 from drivesim.core.picture import load_picture
-from drivesim.core.video import iter_frames, probe
+from drivesim.core.video import VIDEO_SUFFIXES, iter_frames, probe
 from drivesim.evaluate.frames import as_uint8
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
+MOVING_SUFFIXES = (*VIDEO_SUFFIXES, ".gif")
 ARRAY_SUFFIXES = (".npy", ".npz")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -45,7 +45,7 @@ class Video:
     @property
     def is_timed(self) -> bool:
         """Whether the file itself says when each frame is shown."""
-        return self.path is not None and self.path.suffix.lower() in VIDEO_SUFFIXES
+        return self.path is not None and self.path.suffix.lower() in MOVING_SUFFIXES
 
     def sha256(self) -> str:
         """Digest of the video's bytes."""
@@ -141,12 +141,12 @@ def find_videos(folder: str | Path) -> list[Video]:
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: no such folder")
     if folder.is_file():
-        if folder.suffix.lower() not in VIDEO_SUFFIXES + ARRAY_SUFFIXES:
-            raise ValueError(f"{folder}: not a video; expected {', '.join(VIDEO_SUFFIXES + ARRAY_SUFFIXES)}")
+        if folder.suffix.lower() not in MOVING_SUFFIXES + ARRAY_SUFFIXES:
+            raise ValueError(f"{folder}: not a video; expected {', '.join(MOVING_SUFFIXES + ARRAY_SUFFIXES)}")
         return [Video(name=folder.name, path=folder)]
     paths = sorted(_video_paths(folder), key=_natural)
     if not paths:
-        wanted = ", ".join(VIDEO_SUFFIXES + ARRAY_SUFFIXES)
+        wanted = ", ".join(MOVING_SUFFIXES + ARRAY_SUFFIXES)
         raise ValueError(f"{folder}: no videos in it; expected files ({wanted}) or folders of PNG or JPEG frames")
     base = folder.parent if paths == [folder] else folder
     return [Video(name=path.relative_to(base).as_posix(), path=path) for path in paths]
@@ -154,7 +154,7 @@ def find_videos(folder: str | Path) -> list[Video]:
 
 def _video_paths(folder: Path) -> Iterator[Path]:
     entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    files = [path for path in entries if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES + ARRAY_SUFFIXES]
+    files = [path for path in entries if path.is_file() and path.suffix.lower() in MOVING_SUFFIXES + ARRAY_SUFFIXES]
     folders = [path for path in entries if path.is_dir()]
     yield from files
     for inner in folders:

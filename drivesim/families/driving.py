@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from drivesim.conditioning.driving import DrivingConditions
-from drivesim.diffusion.schedule import Sampler, SamplingConfig
-from drivesim.families.folder import find_model, fingerprint, load_parts, read_index
+from drivesim.diffusion.settings import Sampler, SamplerOverrides, SamplingConfig
+from drivesim.families.folder import INDEX, find_model, fingerprint, load_parts, read_index
 from drivesim.families.generate import generate_frames, predict_frames
 from drivesim.models import autoencoder as coder
 from drivesim.models.video_unet import VideoUNet
@@ -27,8 +28,8 @@ class DrivingModel:
         parts: what `models.folder.load_parts` gives.
         index: what `models.folder.read_index` gives.
         weights: fingerprint of the weights.
-        design_sampling: None = the model's own.
-        predict_sampling: None = the model's own.
+        design_sampling: what differs from the model's own; None = nothing.
+        predict_sampling: what differs from the model's own; None = nothing.
     """
 
     def __init__(
@@ -37,8 +38,8 @@ class DrivingModel:
         index: dict[str, Any],
         weights: str,
         *,
-        design_sampling: SamplingConfig | None = None,
-        predict_sampling: SamplingConfig | None = None,
+        design_sampling: SamplerOverrides | None = None,
+        predict_sampling: SamplerOverrides | None = None,
     ):
         self.autoencoder = parts["autoencoder"]
         self.conditioner = parts["conditioner"]
@@ -48,8 +49,8 @@ class DrivingModel:
         self.fps = float(index["fps"])
         self.size_hw: tuple[int, int] = (int(index["size_hw"][0]), int(index["size_hw"][1]))
         self.num_frames = int(parts["temporal"].config.num_frames)
-        self.design_sampling = design_sampling or _sampling(index["design_sampling"])
-        self.predict_sampling = predict_sampling or _sampling(index["predict_sampling"])
+        self.design_sampling = (design_sampling or SamplerOverrides()).over(_sampling(index, "design_sampling"))
+        self.predict_sampling = (predict_sampling or SamplerOverrides()).over(_sampling(index, "predict_sampling"))
         # Other sampling makes other frames of the same weights: half a run must not go on with it.
         self.fingerprint = hashlib.sha256(
             f"{weights}|{self.design_sampling}|{self.predict_sampling}".encode()
@@ -63,8 +64,8 @@ class DrivingModel:
         *,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
-        design_sampling: SamplingConfig | None = None,
-        predict_sampling: SamplingConfig | None = None,
+        design_sampling: SamplerOverrides | None = None,
+        predict_sampling: SamplerOverrides | None = None,
     ) -> DrivingModel:
         """Loads a model folder, or a model that ships with the package by its name.
 
@@ -149,5 +150,23 @@ class DrivingModel:
         )
 
 
-def _sampling(stored: dict[str, Any]) -> SamplingConfig:
-    return SamplingConfig(**{**stored, "sampler": Sampler(stored["sampler"])})
+def _sampling(index: dict[str, Any], key: str) -> SamplingConfig:
+    """The sampling that stands in a model's index under `key`.
+
+    Raises:
+        ValueError: unknown keys, an unknown sampler, or numbers that sample nothing.
+    """
+    place, stored = f"model {index['name']!r}: {key} in {INDEX}", index[key]
+    if not isinstance(stored, dict):
+        raise ValueError(f"{place}: {stored!r}, expected keys and values")
+    valid = [field.name for field in fields(SamplingConfig)]
+    unknown = sorted(set(stored) - set(valid))
+    if unknown:
+        raise ValueError(f"{place}: unknown keys {', '.join(unknown)}; valid: {', '.join(valid)}")
+    samplers = [sampler.value for sampler in Sampler]
+    if stored.get("sampler") not in samplers:
+        raise ValueError(f"{place}: unknown sampler {stored.get('sampler')!r}; valid: {', '.join(samplers)}")
+    try:
+        return SamplingConfig(**{**stored, "sampler": Sampler(stored["sampler"])})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{place}: {error}") from error

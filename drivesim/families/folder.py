@@ -91,12 +91,22 @@ def _load_part(folder: Path, name: str, dtype: torch.dtype) -> Any:
         return part_class.from_pretrained(part, local_files_only=True)
     _check_weights(folder, name, part / weight_file)
     try:
-        model = part_class.from_pretrained(
-            part, torch_dtype=dtype, local_files_only=True, low_cpu_mem_usage=False, use_safetensors=True
+        model, info = part_class.from_pretrained(
+            part,
+            torch_dtype=dtype,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
+            use_safetensors=True,
+            output_loading_info=True,
         )
     except (RuntimeError, ValueError, OSError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise ValueError(f"{folder}: part {name!r}: weights and config do not belong together: {first_line}") from error
+    # diffusers fills missing tensors with random numbers and only logs it
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info[what]:
+            found = f"{len(info[what])} {what.replace('_', ' ')}, the first is {sorted(map(str, info[what]))[0]}"
+            raise ValueError(f"{folder}: part {name!r}: weights and config do not belong together: {found}")
     return model.eval()
 
 

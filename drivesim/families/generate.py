@@ -10,7 +10,8 @@ from torch import Tensor
 from drivesim.conditioning.driving import DrivingConditioner, DrivingConditions
 from drivesim.conditioning.given_frames import context_of, first_frames_given, no_context
 from drivesim.diffusion.sampling import Guidance, sample
-from drivesim.diffusion.schedule import DDIMScheduler, SamplingConfig
+from drivesim.diffusion.schedule import DDIMScheduler
+from drivesim.diffusion.settings import SamplingConfig
 from drivesim.models.build import UNet2DConditionModel
 from drivesim.models.video_unet import VideoUNet
 

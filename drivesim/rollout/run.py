@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drivesim.core.files import read_json, sha256_file, write_json
+from drivesim.core.files import sha256_file
+from drivesim.core.run_folder import claim_folder
 from drivesim.rollout.future import Task
 from drivesim.rollout.model import PredictionModel
 from drivesim.rollout.pools import LoadModel, PoolConfig, PoolKind, run_here, run_ray, torch_threads
@@ -54,7 +55,7 @@ def run_rollout(
     """Makes the futures that the run folder does not hold yet.
 
     The folder gets future_000.mp4 ..., rows.jsonl (one row a future), run.json (what fixes the
-    frames) and, while a future is unfinished, its parts/.
+    frames) and, while a future is unfinished, its .parts/.
 
     Args:
         config: Futures, length, seed, pool.
@@ -74,7 +75,7 @@ def run_rollout(
     model: PredictionModel | None = load_model()
     assert model is not None
     tasks = _tasks(config, start, model, run_dir)
-    _claim_folder(run_dir, _identity(config, start, model, tasks[0].num_frames))
+    claim_folder(run_dir, _identity(config, start, model, tasks[0].num_frames))
     rows_path = run_dir / "rows.jsonl"
     rows = {future: row for future, row in last_rows(rows_path).items() if _is_whole(row, run_dir)}
     missing = [task for task in tasks if task.future not in rows]
@@ -138,24 +139,6 @@ def _identity(config: RolloutConfig, start: Start, model: PredictionModel, num_f
         "crf": config.crf,
         "threads": config.pool.threads,
     }
-
-
-def _claim_folder(run_dir: Path, identity: dict[str, Any]) -> None:
-    """Notes in run.json what the folder holds; refuses one that holds another run."""
-    path = run_dir / "run.json"
-    for left_by_a_kill in run_dir.glob(".tmp-*"):
-        left_by_a_kill.unlink()
-    if not path.exists():
-        write_json(path, identity)
-        return
-    held = read_json(path)
-    differences = [
-        f"{key} {held.get(key)!r} there, {identity.get(key)!r} here"
-        for key in sorted({*held, *identity})
-        if held.get(key) != identity.get(key)
-    ]
-    if differences:
-        raise ValueError(f"{run_dir} holds another run ({'; '.join(differences)}); choose another folder or delete it")
 
 
 def _is_whole(row: Row, run_dir: Path) -> bool:

@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drivesim.core.picture import check_size, crop_to_aspect, load_picture, resize_area
-from drivesim.core.video import read_at
+from drivesim.core.video import VIDEO_SUFFIXES, read_at
 
 logger = logging.getLogger(__name__)
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -33,7 +33,8 @@ class FutureWriter:
             crf: x264's constant quality.
         """
         self.video = run_dir / f"future_{future:03d}.mp4"
-        self.parts = run_dir / "parts" / f"future_{future:03d}"
+        # A dot name: nobody who looks for videos in the folder takes a segment for one.
+        self.parts = run_dir / ".parts" / f"future_{future:03d}"
         self.future = future
         self.fps = fps
         self.crf = crf

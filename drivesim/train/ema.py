@@ -42,7 +42,7 @@ class EmaWeights(nn.Module):
         try:
             yield
         finally:
-            torch._foreach_copy_(weights, kept)
+            torch._foreach_copy_(self._pairs()[1], kept)  # asked again: a cast inside replaces the tensors
 
 
 def _buffer(name: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from drivesim.conditioning.driving import ConditionerConfig, make_conditioner
+from drivesim.core.run_folder import claim_folder
 from drivesim.core.seeds import derive_seed
 from drivesim.data.batches import FrameDataset, LatentClipDataset
 from drivesim.data.frames import FrameCache, cache_frames
 from drivesim.data.latents import cache_latents
 from drivesim.data.module import CachedDataModule, DataModuleConfig
 from drivesim.data.source import ClipSource
-from drivesim.diffusion.schedule import SamplingConfig, ScheduleConfig, training_schedule
+from drivesim.diffusion.schedule import training_schedule
+from drivesim.diffusion.settings import SamplingConfig, ScheduleConfig
 from drivesim.families.folder import find_model, fingerprint, load_parts, save_parts, write_index
 from drivesim.models.autoencoder import downsampling, encode, measure_scale
 from drivesim.models.build import (
@@ -110,18 +114,24 @@ class TrainConfig:
             raise ValueError(f"weights={self.weights}; valid: float32, float16, bfloat16")
 
 
-def fit(config: TrainConfig, source: ClipSource, out: Path) -> Path:
+def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable[[], object] = lambda: None) -> Path:
     """Trains a stage, going on from the last checkpoint in `out` if there is one.
 
     Args:
         config: the stage and its settings.
         source: where clips come from.
         out: run folder: checkpoints, logs, samples, and at the end `model/`.
+        on_claimed: called once it is certain that `out` is new or holds this very run.
 
     Returns:
         The model folder: the parts of `init` and the newly trained ones, with averaged weights.
+
+    Raises:
+        ValueError: `out` holds another run, or `init` or `warm_start` is no model with the parts that are needed.
     """
     torch.set_num_threads(config.trainer.num_threads)
+    claim_folder(out, _identity(config, source))
+    on_claimed()
     torch.manual_seed(derive_seed(config.seed, "weights", StageName(config.stage).value))
     folder = out / "model"
     caches = {split: _frames(config, source, split) for split in ("train", "val")}
@@ -137,6 +147,26 @@ def fit(config: TrainConfig, source: ClipSource, out: Path) -> Path:
         with stage.ema.swapped_in():
             _export(config, parts, caches["train"], folder)
     return folder
+
+
+def _identity(config: TrainConfig, source: ClipSource) -> dict[str, Any]:
+    """What fixes a run's weights: settings, data, and the weights it begins with; not how often it logs."""
+    settings = json.loads(json.dumps(asdict(config)))
+    for name in ("cache_dir", "data", "out"):
+        settings.pop(name, None)
+    length = settings.pop("trainer")
+    settings |= {name: length[name] for name in ("max_steps", "accumulate", "devices", "precision")}
+    stage = StageName(config.stage)
+    earlier = {
+        StageName.AUTOENCODER: (),
+        StageName.IMAGE: ("autoencoder",),
+        StageName.PREDICTION: ("autoencoder", "backbone", "conditioner", "scheduler"),
+    }[stage]
+    settings["data"] = source.fingerprint
+    for name, parts in (("init", earlier), ("warm_start", TRAINED_PARTS[stage])):
+        folder = settings[name]
+        settings[name] = fingerprint(find_model(folder), parts) if folder is not None and parts else None
+    return settings
 
 
 def _frames(config: TrainConfig, source: ClipSource, split: str) -> FrameCache | None:
@@ -218,6 +248,7 @@ def _trainer(config: TrainConfig, out: Path) -> L.Trainer:
         auto_insert_metric_name=False,
         every_n_train_steps=t.checkpoint_every,
         save_last=True,
+        enable_version_counter=False,  # else a moved run folder gets last-v1.ckpt and resumes from the old last.ckpt
         save_top_k=1,
         monitor="step",
         mode="max",

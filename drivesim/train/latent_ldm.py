@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from drivesim.conditioning.driving import DrivingConditioner, DrivingConditions
 from drivesim.conditioning.given_frames import context_of, first_frames_given
 from drivesim.diffusion.objective import add_noise, diffusion_loss, draw_timesteps
-from drivesim.diffusion.schedule import DDIMScheduler, SamplingConfig
+from drivesim.diffusion.schedule import DDIMScheduler
+from drivesim.diffusion.settings import SamplingConfig
 from drivesim.families.generate import generate_frames, predict_frames
 from drivesim.models.autoencoder import AutoencoderKL, decode
 from drivesim.models.build import UNet2DConditionModel
@@ -38,7 +39,8 @@ class ImageLossConfig:
     """How often conditions are left out, so that the model also knows the scene without them."""
 
     drop_boxes: float = 0.3  # share of samples whose boxes are unknown
-    drop_labels: float = 0.1  # share of samples whose labels are unknown (Table 6)
+    drop_labels: float = 0.1  # share of samples in which day or night is unknown, and likewise number of cars (Table 6)
+    drop_all: float = 0.1  # share of samples of which nothing is known: the unconditional branch of guidance
 
 
 class ImageStage(Stage):
@@ -63,9 +65,12 @@ class ImageStage(Stage):
         """Mean squared error of the prediction for latents_BTCHW, T = 1."""
         x = batch["latents_BTCHW"][:, 0]
         b = len(x)
-        drop_boxes = torch.rand(b, generator=generator) < self.drop.drop_boxes
-        drop_labels = torch.rand(b, generator=generator) < self.drop.drop_labels
-        conditions = conditions_of(batch, 0).dropped(drop_boxes.to(x.device), drop_labels.to(x.device))
+        # Each by itself: a scene may tell the night and leave the cars open, or the other way round.
+        shares = torch.tensor([self.drop.drop_boxes, self.drop.drop_labels, self.drop.drop_labels])
+        nothing = torch.rand(1, b, generator=generator) < self.drop.drop_all
+        masks = (torch.rand(3, b, generator=generator) < shares[:, None]) | nothing
+        boxes, night, cars = masks.to(x.device)
+        conditions = conditions_of(batch, 0).dropped(boxes, night, cars)
         steps = draw_timesteps(b, self.schedule, generator).to(x.device)
         noise = torch.randn(x.shape, generator=generator).to(x)
         noisy, target = add_noise(x, noise, steps, self.schedule)
@@ -93,7 +98,13 @@ class PredictionLossConfig:
 
     given: list[int] = field(default_factory=lambda: [0, 1, 2])  # numbers of given frames that are drawn
     given_shares: list[float] = field(default_factory=lambda: [0.2, 0.3, 0.5])  # how often each
-    drop_labels: float = 0.3  # share of clips whose labels are unknown, as they are for a photo
+    drop_labels: float = 0.3  # share of clips in which day or night is unknown, as it is for a photo
+
+
+def _for_prediction(batch: Batch, drop_night_B: Tensor) -> DrivingConditions:
+    """What a rollout knows: at most day or night. Boxes and number of cars change on the way."""
+    all_unknown = torch.ones_like(drop_night_B)
+    return conditions_of(batch, 0).dropped(all_unknown, drop_night_B, all_unknown)
 
 
 class PredictionStage(Stage):
@@ -121,8 +132,8 @@ class PredictionStage(Stage):
         shares = torch.tensor(self.prediction.given_shares)
         drawn = torch.multinomial(shares, b, replacement=True, generator=generator)
         num_given = torch.tensor(self.prediction.given)[drawn].to(x.device)
-        drop_labels = (torch.rand(b, generator=generator) < self.prediction.drop_labels).to(x.device)
-        conditions = conditions_of(batch, 0).dropped(torch.ones_like(drop_labels), drop_labels)
+        drop_night = (torch.rand(b, generator=generator) < self.prediction.drop_labels).to(x.device)
+        conditions = _for_prediction(batch, drop_night)
         steps = draw_timesteps(b, self.schedule, generator).to(x.device)
         noise = torch.randn(x.shape, generator=generator).to(x)
         noisy, target = add_noise(x, noise, steps, self.schedule)
@@ -135,8 +146,9 @@ class PredictionStage(Stage):
     def sample_pictures(self, batch: Batch) -> NDArray[np.uint8]:
         """For three clips: the real one above, its first frame continued below."""
         x = batch["latents_BTCHW"][:3]
-        conditions = conditions_of({name: value[:3] for name, value in batch.items()}, 0)
-        conditions = conditions.dropped(torch.ones_like(conditions.has_boxes_B), conditions.is_night_B < -1)
+        conditions = _for_prediction(
+            {name: value[:3] for name, value in batch.items()}, torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        )
         generators = [torch.Generator().manual_seed(self.seed + index) for index in range(len(x))]
         with self.ema.swapped_in():
             made = predict_frames(

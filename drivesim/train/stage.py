@@ -59,10 +59,10 @@ class Stage(L.LightningModule):
             terms = self.loss(batch, torch_generator(self.seed, "val", batch_idx))
         self.log_dict({f"val/{name}": value for name, value in terms.items()}, sync_dist=True)
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Moves the averages after each optimizer step."""
-        if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
-            self.ema.update(self.global_step)
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Moves the averages with the weights: checkpoint callbacks run before the module's own batch-end hook."""
+        super().optimizer_step(*args, **kwargs)
+        self.ema.update(self.global_step)
 
     def on_train_start(self) -> None:
         """Lightning puts everything in training mode; frozen parts stay as they are."""

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from drivesim.conditioning.driving import MAX_BOXES, UNKNOWN, DrivingConditioner, DrivingConditions
+from drivesim.conditioning.driving import DrivingConditioner, DrivingConditions
 from drivesim.conditioning.given_frames import context_of, first_frames_given, no_context
-from drivesim.core.boxes import Boxes2D
+from drivesim.core.boxes import MAX_BOXES, UNKNOWN, Boxes2D
 
 
 def boxes_at(*xyxy: tuple[float, float, float, float]) -> Boxes2D:
@@ -68,10 +68,11 @@ def test_beyond_the_limit_the_largest_boxes_are_kept() -> None:
 
 def test_dropping_makes_conditions_unknown_sample_by_sample() -> None:
     conditions = DrivingConditions.of_pictures([boxes_at((0, 0, 9, 9))] * 2, (64, 128), [True, True], [3, 3])
-    dropped = conditions.dropped(torch.tensor([True, False]), torch.tensor([False, True]))
+    yes, no = torch.tensor([True, False]), torch.tensor([False, True])
+    dropped = conditions.dropped(boxes_B=yes, night_B=no, cars_B=yes)
     assert dropped.has_boxes_B.tolist() == [False, True]
     assert dropped.is_night_B.tolist() == [1, UNKNOWN]
-    assert dropped.num_cars_B.tolist() == [3, UNKNOWN]
+    assert dropped.num_cars_B.tolist() == [UNKNOWN, 3]
 
 
 def test_context_holds_given_frames_and_their_mask_and_nothing_else() -> None:

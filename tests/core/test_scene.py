@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drivesim.core.boxes import ObjectClass
+from drivesim.core.boxes import MAX_BOXES, ObjectClass
 from drivesim.core.camera import Camera
-from drivesim.core.scene import MAX_BOXES, Scene
+from drivesim.core.scene import Scene
 
 GOOD = """\
 name: test

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from drivesim.core.boxes import Boxes2D
+from drivesim.core.boxes import MAX_BOXES, Boxes2D
 from drivesim.data import NuScenesConfig, NuScenesSource, VideoFolderConfig, VideoFolderSource
 from drivesim.data.batches import FrameDataset, LatentClipDataset, collate
-from drivesim.data.conditions import MAX_BOXES, nearest_boxes
+from drivesim.data.conditions import nearest_boxes
 from drivesim.data.frames import FrameCache, cache_frames
 from drivesim.data.latents import LatentCache, cache_latents
 

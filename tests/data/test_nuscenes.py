@@ -12,7 +12,7 @@ from nuscenes.utils.geometry_utils import BoxVisibility, box_in_image, view_poin
 
 from drivesim.core.boxes import CLASSES, ObjectClass, class_from_nuscenes
 from drivesim.core.camera import corners_m, project_boxes, rotation_matrix
-from drivesim.data import NuScenesConfig, NuScenesSource, ProblemKind, make_source
+from drivesim.data import NuScenesConfig, NuScenesSource, ProblemKind, make_source, prepare
 from drivesim.data.nuscenes import official_splits
 from drivesim.toytown import TownConfig, write_nuscenes
 
@@ -165,6 +165,47 @@ def test_a_missing_picture_is_a_problem_and_the_rest_is_served(tables) -> None:
     assert "lane-day-003.png" in problem.detail
     clip = source.read("lane-day", start_s=0, num_frames=7, fps=5, size_hw=(40, 80))
     np.testing.assert_array_equal(clip.timestamps_us, np.arange(0, 1_400_000, 200_000))
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("size", [0.0, 4.5, 1.6]),
+    ("size", [float("nan"), 4.5, 1.6]),
+    ("size", None),
+    ("translation", [115.0, float("nan"), 1.0]),
+    ("translation", [115.0, None, 1.0]),
+    ("translation", [float("inf"), -19.0, 1.0]),
+    ("translation", [115.0, -19.0]),
+    ("rotation", [float("nan"), 0.0, 0.0, 0.0]),
+    ("rotation", [0.0, 0.0, 0.0, 0.0]),
+    ("rotation", None),
+])  # fmt: skip
+def test_a_broken_box_is_left_out_and_all_frames_around_it_are_served(
+    tables, tmp_path: Path, name: str, value: list[float | None] | None
+) -> None:
+    (row,) = (row for row in tables.rows["sample_annotation"] if row["token"] == "a-lane-day-0-1")
+    row[name] = value
+    source = _source(tables)
+    whole = [f"i-lane-day-{number}" for number in (1, 2, 4)]
+    for frame in range(13):
+        is_left_out = 1 <= frame <= 4  # the key frame 4 and the sweeps that lead to it
+        expected = whole if is_left_out else ["i-lane-day-0", *whole]
+        assert list(source.boxes_in_camera(f"d-lane-day-{frame}").track_ids) == expected, frame
+    report = prepare(source, tmp_path / "out")
+    assert {(p.where, p.kind) for p in report.problems} <= {
+        ("lane-day", ProblemKind.BROKEN_BOX),
+        *((scene, ProblemKind.BOX_OUTSIDE) for scene in ("lane-day", "lane-dark")),
+    }
+    (broken,) = [p for p in report.problems if p.kind == ProblemKind.BROKEN_BOX]
+    assert broken.detail.startswith("1 boxes") and "a-lane-day-0-1" in broken.detail
+    assert report.num_checked == 26
+
+
+@pytest.mark.parametrize("place", [None, [None, 0.0, 0.0], [float("nan"), 0.0, 0.0]])
+def test_a_pose_without_a_place_costs_its_frame_alone(tables, place: list[float | None] | None) -> None:
+    tables.rows["ego_pose"][7]["translation"] = place
+    source = _source(tables)
+    assert [(p.where, p.kind) for p in source.problems()] == [("lane-day", ProblemKind.MISSING_POSE)]
+    assert len(source.timestamps_s("lane-day")) == 12
 
 
 def test_missing_poses_and_broken_boxes_are_problems(tables) -> None:

@@ -5,7 +5,8 @@ import torch
 
 from drivesim.diffusion.objective import add_noise, draw_timesteps
 from drivesim.diffusion.sampling import Guidance, sample
-from drivesim.diffusion.schedule import Sampler, SamplingConfig, ScheduleConfig, Target, training_schedule
+from drivesim.diffusion.schedule import training_schedule
+from drivesim.diffusion.settings import Sampler, SamplingConfig, ScheduleConfig, Target
 
 
 @pytest.mark.parametrize("target", list(Target))

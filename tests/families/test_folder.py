@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from drivesim import Scene, Simulator
 from drivesim.core.boxes import Boxes2D
@@ -71,6 +72,23 @@ def test_truncated_weights_are_refused(folder: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"part 'conditioner': .*truncated"):
         DrivingModel.from_pretrained(folder)
+
+
+def test_weights_with_a_missing_tensor_are_refused(folder: Path) -> None:
+    path = folder / "temporal" / WEIGHTS
+    tensors = load_file(path)
+    removed = sorted(tensors)[0]
+    tensors.pop(removed)
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match=f"part 'temporal': .*1 missing keys, the first is {removed}"):
+        DrivingModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_runs_in_the_type_it_was_loaded_in(whole: Path, dtype: torch.dtype) -> None:
+    sim = Simulator.from_pretrained(whole, dtype=dtype)
+    assert sim.design(scene((10, 10, 30, 30))).shape == (32, 64, 3)
+    assert len(next(sim.rollout(picture(), seconds=1.0))) == 4
 
 
 def test_weights_of_another_size_are_refused(folder: Path) -> None:

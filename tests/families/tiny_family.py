@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from drivesim.conditioning.driving import ConditionerConfig, make_conditioner
-from drivesim.diffusion.schedule import ScheduleConfig, training_schedule
+from drivesim.diffusion.schedule import training_schedule
+from drivesim.diffusion.settings import ScheduleConfig
 from drivesim.families.folder import save_parts, write_index
 from drivesim.models.build import (
     AutoencoderConfig,

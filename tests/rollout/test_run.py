@@ -13,6 +13,7 @@ import pytest
 
 from drivesim.core.files import read_rows
 from drivesim.core.video import probe, read_at
+from drivesim.evaluate.videos import find_videos
 from drivesim.rollout.rows import Progress
 from drivesim.rollout.run import RolloutConfig, run_rollout
 from drivesim.rollout.start import Start
@@ -104,7 +105,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, finished: Path, 
     killed = subprocess.run([sys.executable, "-c", script], cwd=repo_root, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert len(_bytes(tmp_path)) == (at_call - 1) // 10
-    assert list(tmp_path.glob("parts/*/seg_*.mp4")), "the test wants closed segments to go on from"
+    assert list(tmp_path.glob(".parts/*/seg_*.mp4")), "the test wants closed segments to go on from"
 
     calls = FailingModel("count", at_call=0)
     rows = run_rollout(CONFIG, START, lambda: calls, tmp_path)
@@ -137,6 +138,13 @@ def test_a_future_that_turns_nan_stops_with_its_cause_and_the_others_go_on(tmp_p
     assert _bytes(tmp_path) == {name: whole[name] for name in ("future_000.mp4", "future_002.mp4")}
 
 
+def test_segments_of_an_unfinished_future_are_no_videos_to_score(tmp_path: Path) -> None:
+    rows = run_rollout(CONFIG, START, partial(FailingModel, "nan", at_call=15), tmp_path)
+    assert [row.ok for row in rows] == [True, False, True]
+    assert list(tmp_path.rglob("seg_*.mp4")), "the test wants closed segments"
+    assert [video.name for video in find_videos(tmp_path)] == ["future_000.mp4", "future_002.mp4"]
+
+
 def test_an_error_in_the_model_is_kept_with_its_traceback(tmp_path: Path) -> None:
     rows = run_rollout(CONFIG, START, partial(FailingModel, "error", at_call=1), tmp_path)
     assert rows[0].error == "RuntimeError: the model is out of ideas"
@@ -146,7 +154,7 @@ def test_an_error_in_the_model_is_kept_with_its_traceback(tmp_path: Path) -> Non
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full to stand for a full disk")
 def test_a_full_disk_is_a_row_and_the_run_can_be_resumed(tmp_path: Path, finished: Path) -> None:
-    full = tmp_path / "parts" / "future_001" / f".tmp-{os.getpid()}-seg_0001.mp4"
+    full = tmp_path / ".parts" / "future_001" / f".tmp-{os.getpid()}-seg_0001.mp4"
     full.parent.mkdir(parents=True)
     full.symlink_to("/dev/full")
     rows = run_rollout(CONFIG, START, TinyModel, tmp_path)

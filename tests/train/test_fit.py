@@ -11,12 +11,13 @@ from drivesim.core.picture import load_picture
 from drivesim.data import NuScenesConfig, make_source
 from drivesim.data.module import DataModuleConfig
 from drivesim.data.source import ClipSource
-from drivesim.diffusion.schedule import SamplingConfig
+from drivesim.diffusion.settings import SamplingConfig
 from drivesim.families.driving import DrivingModel
 from drivesim.models.build import AutoencoderConfig, BackboneConfig, TemporalConfig
 from drivesim.toytown import TownConfig, write_nuscenes
 from drivesim.train.fit import StageName, TrainConfig, TrainerConfig, fit
-from drivesim.train.optim import OptimConfig
+from drivesim.train.optim import LearningRate, OptimConfig
+from drivesim.train.stage import Batch, Stage
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +44,28 @@ def config(stage: StageName, cache: Path, init: Path | None = None, max_steps: i
         temporal=TemporalConfig(num_frames=6, context_channels=8, feed_forward_mult=1),
         design_sampling=SamplingConfig(steps=2),
         predict_sampling=SamplingConfig(steps=2),
-        optim=OptimConfig(learning_rate=1e-3, warmup_steps=1),
+        optim=OptimConfig(learning_rate=1e-3, warmup_steps=1, schedule=LearningRate.COSINE),
         loader=DataModuleConfig(batch_size=2, num_val_items=2),
         trainer=TrainerConfig(
-            max_steps=max_steps, checkpoint_every=2, validate_every=2, picture_every=2, log_every=1, progress=False,
+            max_steps=max_steps,
+            accumulate=2,
+            checkpoint_every=2,
+            validate_every=2,
+            picture_every=2,
+            log_every=1,
+            progress=False,
             accelerator="cpu",
         ),
     )  # fmt: skip
+
+
+def init_of(stage: StageName, family: dict[str, Path]) -> Path | None:
+    before = list(StageName).index(stage) - 1
+    return None if before < 0 else family[list(StageName)[before].value]
+
+
+def weights(model: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(model)): path.read_bytes() for path in sorted(model.rglob("*.safetensors"))}
 
 
 def losses(run: Path) -> dict[int, str]:
@@ -95,14 +111,37 @@ def test_latents_have_unit_scale_after_training(family: dict[str, Path], source:
 def test_a_killed_run_goes_on_with_the_same_losses(
     stage: StageName, family: dict[str, Path], source: ClipSource, tmp_path: Path
 ) -> None:
-    before = list(StageName).index(stage) - 1
-    init = None if before < 0 else family[list(StageName)[before].value]
+    settings = config(stage, family["cache"], init_of(stage, family))
+    step_of = Stage.training_step
+
+    def killed_in_step_three(self: Stage, batch: Batch, batch_idx: int) -> torch.Tensor:
+        if self.global_step == 3:
+            raise SystemExit("killed")
+        return step_of(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit, match="killed"):
+        patch.setattr(Stage, "training_step", killed_in_step_three)
+        fit(settings, source, tmp_path)
+    assert not (tmp_path / "model").exists()
+    fit(settings, source, tmp_path)
     whole = losses(family["root"] / stage.value)
     assert sorted(whole) == [0, 1, 2, 3]
-    first = config(stage, family["cache"], init, max_steps=2)
-    fit(first, source, tmp_path)
-    fit(config(stage, family["cache"], init, max_steps=4), source, tmp_path)
     assert whole == losses(tmp_path)
+    assert weights(family["root"] / stage.value / "model") == weights(tmp_path / "model")
+
+
+def test_a_finished_run_started_again_exports_the_same_weights(family: dict[str, Path], source: ClipSource) -> None:
+    run = family["root"] / "prediction"
+    before = weights(run / "model")
+    fit(config(StageName.PREDICTION, family["cache"], family["image"]), source, run)
+    assert weights(run / "model") == before
+
+
+def test_a_folder_that_holds_another_run_is_refused(family: dict[str, Path], source: ClipSource) -> None:
+    other = config(StageName.PREDICTION, family["cache"], family["image"])
+    other.seed = 5
+    with pytest.raises(ValueError, match="holds another run .*seed 0 there, 5 here"):
+        fit(other, source, family["root"] / "prediction")
 
 
 def test_temporal_training_leaves_the_image_model_alone(family: dict[str, Path]) -> None:

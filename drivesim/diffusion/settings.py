@@ -1,0 +1,80 @@
+"""Settings of noise schedules and samplers; light to import, unlike the samplers themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from enum import Enum
+
+
+class Sampler(str, Enum):
+    """Samplers by name."""
+
+    DDIM = "ddim"
+    UNIPC = "unipc"
+    DPM_SOLVER = "dpm_solver"
+
+
+class Target(str, Enum):
+    """What the network predicts."""
+
+    V = "v_prediction"
+    EPSILON = "epsilon"
+
+
+@dataclass(kw_only=True, slots=True)
+class ScheduleConfig:
+    """The variance-preserving noise schedule (Table 6 for driving)."""
+
+    beta_start: float = 0.0015  # first beta
+    beta_end: float = 0.0195  # last beta
+    beta_schedule: str = "scaled_linear"  # diffusers' name; LDM's "linear"
+    num_steps: int = 1000  # discrete diffusion steps
+    target: Target = Target.V  # what the network predicts
+
+
+@dataclass(kw_only=True, slots=True)
+class SamplingConfig:
+    """How latents are sampled."""
+
+    sampler: Sampler = Sampler.UNIPC  # which sampler; the paper's is ddim
+    steps: int = 25  # network calls of one sample, twice as many with guidance
+    eta: float = 0.0  # share of fresh noise a step; ddim alone reads it
+    guidance: float = 1.0  # scale of guidance; 1 = none, and half the time
+
+    def __post_init__(self) -> None:
+        _check(self.steps, self.guidance)
+        if self.eta != 0 and self.sampler is not Sampler.DDIM:
+            raise ValueError(f"eta={self.eta} needs sampler ddim, not {Sampler(self.sampler).value}")
+
+
+@dataclass(kw_only=True, slots=True)
+class SamplerOverrides:
+    """What to sample otherwise than a model does by itself."""
+
+    sampler: Sampler | None = None  # which sampler; None = the model's own
+    steps: int | None = None  # network calls of one sample; None = the model's own
+    eta: float | None = None  # share of fresh noise a step; None = the model's own, 0 for samplers that read none
+    guidance: float | None = None  # scale of guidance, 1 = none; None = the model's own
+
+    def __post_init__(self) -> None:
+        _check(self.steps, self.guidance)
+
+    def over(self, own: SamplingConfig) -> SamplingConfig:
+        """A model's own sampling with these fields in place of its own.
+
+        Raises:
+            ValueError: an eta for a sampler that reads none.
+        """
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        given = {name: value for name, value in given.items() if value is not None}
+        if given.get("sampler", own.sampler) is not Sampler.DDIM:
+            given.setdefault("eta", 0.0)  # the model's own belongs to its own sampler
+        return replace(own, **given)
+
+
+def _check(steps: int | None, guidance: float | None) -> None:
+    """Raises ValueError for numbers that sample nothing; None passes."""
+    if steps is not None and steps < 1:
+        raise ValueError(f"sampling steps: {steps}, expected at least 1")
+    if guidance is not None and guidance < 1:
+        raise ValueError(f"guidance scale: {guidance}, expected at least 1 (1 = none)")
