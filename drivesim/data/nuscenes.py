@@ -138,8 +138,8 @@ class NuScenesSource:
             pose = self._tables.get("ego_pose", row["ego_pose_token"])
         except KeyError:
             return False
-        place, turn = pose.get("translation"), pose.get("rotation")
-        return _are_numbers(place, 3) and _are_numbers(turn, 4) and any(turn)
+        is_whole = _are_numbers(pose.get("translation"), 3) and _are_numbers(pose.get("rotation"), 4)
+        return is_whole and any(pose["rotation"])
 
     def _make_splits(self) -> dict[str, str]:
         names = [str(row["name"]) for row in self._tables.scene]
@@ -317,10 +317,9 @@ def _is_night(scene: Record) -> bool | None:
 
 
 def _is_whole(annotation: Record) -> bool:
-    place, size, turn = (annotation.get(name) for name in ("translation", "size", "rotation"))
-    if not (_are_numbers(place, 3) and _are_numbers(size, 3) and _are_numbers(turn, 4)):
+    if not all(_are_numbers(annotation.get(name), n) for name, n in (("translation", 3), ("size", 3), ("rotation", 4))):
         return False
-    return min(size) > 0 and any(turn)
+    return bool(min(annotation["size"]) > 0 and any(annotation["rotation"]))
 
 
 def _are_numbers(values: Any, count: int) -> bool:
