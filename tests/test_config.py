@@ -97,9 +97,13 @@ MERGED = {
         ["sampler=ddim", "sampler.steps=9", "sampler.eta=1", "sampler.guidance=1"],
         SamplingConfig(sampler=Sampler.DDIM, steps=9, eta=1.0, guidance=1.0),
     ),
-    "guidance alone": (NOISY, ["sampler.guidance=3"], SamplingConfig(sampler=Sampler.DDIM, steps=50, eta=0.5, guidance=3.0)),
+    "guidance alone": (
+        NOISY,
+        ["sampler.guidance=3"],
+        SamplingConfig(sampler=Sampler.DDIM, steps=50, eta=0.5, guidance=3.0),
+    ),
     "a sampler that reads no eta": (NOISY, ["sampler=unipc"], GUIDED),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", MERGED)
