@@ -134,6 +134,17 @@ def save_parts(folder: Path, parts: dict[str, Any], dtype: torch.dtype = torch.f
             part.to(kept)
         else:
             part.save_pretrained(folder / name)
+        _clean(folder / name, PARTS[name])
+
+
+def _clean(part: Path, files: tuple[Any, str, str | None]) -> None:
+    """Makes a saved part the same wherever it came from, and readable for everyone who may read the folder."""
+    _, config_file, weight_file = files
+    config = json.loads((part / config_file).read_text())
+    config.pop("_name_or_path", None)  # the folder that it was loaded from
+    (part / config_file).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    if weight_file is not None:
+        (part / weight_file).chmod((part / config_file).stat().st_mode)  # safetensors writes 0600
 
 
 def write_index(folder: Path, index: dict[str, Any]) -> None:

@@ -135,7 +135,7 @@ def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable
     torch.manual_seed(derive_seed(config.seed, "weights", StageName(config.stage).value))
     folder = out / "model"
     caches = {split: _frames(config, source, split) for split in ("train", "val")}
-    parts = _parts(config, folder)
+    parts = _parts(config)
     data = _data(config, parts, caches)
     stage = _stage(config, parts)
     trainer = _trainer(config, out)
@@ -176,7 +176,7 @@ def _frames(config: TrainConfig, source: ClipSource, split: str) -> FrameCache |
     return cache_frames(source, split, size_hw, config.cache_fps, Path(config.cache_dir))
 
 
-def _parts(config: TrainConfig, folder: Path) -> dict[str, Any]:
+def _parts(config: TrainConfig) -> dict[str, Any]:
     """Frozen parts from `init`, fresh or warm-started ones for the stage."""
     stage = StageName(config.stage)
     if stage is StageName.AUTOENCODER:

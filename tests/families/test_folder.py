@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from drivesim import Scene, Simulator
 from drivesim.core.boxes import Boxes2D
 from drivesim.families.driving import DrivingModel
-from drivesim.families.folder import find_model, fingerprint
+from drivesim.families.folder import find_model, fingerprint, load_parts, save_parts
 from tests.families.tiny_family import write_tiny_family
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -126,6 +126,13 @@ def test_equal_weights_have_equal_fingerprints(whole: Path, folder: Path) -> Non
     assert fingerprint(whole) == fingerprint(folder)
     write_tiny_family(folder, seed=1)
     assert fingerprint(whole) != fingerprint(folder)
+
+
+def test_a_part_saved_again_from_another_folder_is_the_same_file(whole: Path, tmp_path: Path) -> None:
+    save_parts(tmp_path / "again", load_parts(whole))
+    assert fingerprint(tmp_path / "again") == fingerprint(whole)
+    for path in (tmp_path / "again").rglob("*.safetensors"):
+        assert path.stat().st_mode & 0o777 == path.with_name("config.json").stat().st_mode & 0o777
 
 
 def test_design_is_the_same_for_the_same_seed_and_changes_with_seed_boxes_and_index(whole: Path) -> None:
