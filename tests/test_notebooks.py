@@ -19,7 +19,6 @@ def test_outputs_are_stripped(path: Path) -> None:
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
 
 
-@pytest.mark.skipif(not (ROOT / "drivesim/families/shipped/toytown").is_dir(), reason="no shipped model in this tree")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_cells_run_in_order(path: Path) -> None:
     matplotlib.use("Agg")

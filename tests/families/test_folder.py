@@ -166,9 +166,6 @@ def test_a_rollout_without_a_length_or_from_a_small_picture_is_refused(whole: Pa
         next(sim.rollout(picture()[:16, :32], seconds=1))
 
 
-@pytest.mark.skipif(
-    not (Path(__file__).parents[2] / "drivesim/families/shipped/toytown").is_dir(), reason="not shipped"
-)
 def test_the_shipped_family_loads_in_under_five_seconds_and_is_small() -> None:
     begin = time.perf_counter()
     sim = Simulator.from_pretrained("toytown")
