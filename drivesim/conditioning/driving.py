@@ -10,6 +10,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from drivesim.conditioning.positions import num_position_channels, with_positions
 from drivesim.core.boxes import CLASSES, MAX_BOXES, UNKNOWN, Boxes2D
 
 
@@ -92,11 +93,17 @@ class ConditionerConfig:
 
     num_layers: int = 2  # layers of the transformer that fuses boxes
     num_heads: int = 4  # its attention heads
+    position_frequencies: int = 0  # octaves of the place that the backbone sees as channels; 0 = none, as the paper
 
 
 def make_conditioner(config: ConditionerConfig, token_dim: int) -> DrivingConditioner:
     """A fresh conditioner whose tokens are `token_dim` wide."""
-    return DrivingConditioner(dim=token_dim, num_layers=config.num_layers, num_heads=config.num_heads)
+    return DrivingConditioner(
+        dim=token_dim,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        position_frequencies=config.position_frequencies,
+    )
 
 
 class DrivingConditioner(ModelMixin, ConfigMixin):
@@ -112,6 +119,7 @@ class DrivingConditioner(ModelMixin, ConfigMixin):
         num_frequencies: Fourier frequencies a coordinate.
         max_cars: larger numbers of cars share one embedding.
         num_classes: object classes.
+        position_frequencies: octaves of the place that `placed` appends to latents.
     """
 
     @register_to_config
@@ -123,6 +131,7 @@ class DrivingConditioner(ModelMixin, ConfigMixin):
         num_frequencies: int = 6,
         max_cars: int = 16,
         num_classes: int = len(CLASSES),
+        position_frequencies: int = 0,
     ):
         super().__init__()
         self.night = nn.Embedding(3, dim)
@@ -151,6 +160,15 @@ class DrivingConditioner(ModelMixin, ConfigMixin):
         mask = torch.cat([is_box.new_ones(len(is_box), 2), is_box], dim=1)
         fused = self.fuse(tokens, src_key_padding_mask=~mask)
         return self.norm(fused) * mask[..., None], mask
+
+    @property
+    def num_channels(self) -> int:
+        """Channels that `placed` appends."""
+        return num_position_channels(self.config.position_frequencies)
+
+    def placed(self, latents: Tensor) -> Tensor:
+        """Latents (..., C, H, W) with their places as further channels: what the backbone takes."""
+        return with_positions(latents, self.config.position_frequencies)
 
     def _fourier(self, boxes_BN4: Tensor) -> Tensor:
         left, top, right, bottom = boxes_BN4.unbind(-1)

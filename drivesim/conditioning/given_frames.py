@@ -6,20 +6,26 @@ import torch
 from torch import Tensor
 
 
-def context_of(latents_BTCHW: Tensor, given_BT: Tensor) -> Tensor:
+def context_of(latents_BTCHW: Tensor, given_BT: Tensor, *, hold: bool = False) -> Tensor:
     """Context channels of clips in which some frames are given.
 
     Args:
         latents_BTCHW: latents of all frames; those that are not given are not looked at.
         given_BT: bool, True = the frame is given.
+        hold: show the last given frame before it to a frame that is not given, as Stable Video Diffusion shows its
+            start frame; False = zeros, as in the paper. Frames before any given one see zeros.
 
     Returns:
-        (B, T, C + 1, H, W): the given latents, zero elsewhere, and the mask.
+        (B, T, C + 1, H, W): the given latents, zero or the held one elsewhere, and the mask.
     """
     mask = given_BT[:, :, None, None, None].to(latents_BTCHW.dtype)
     shape = (*latents_BTCHW.shape[:2], 1, *latents_BTCHW.shape[3:])
     # where, not a product: frames that are not given may hold anything, also NaN
     given = torch.where(mask > 0, latents_BTCHW, torch.zeros_like(latents_BTCHW))
+    if hold:
+        frame = torch.arange(given_BT.shape[1], device=given_BT.device)
+        last_BT = torch.where(given_BT, frame, 0).cummax(dim=1).values  # frame 0 holds zeros where it is not given
+        given = given[torch.arange(len(given), device=given.device)[:, None], last_BT]
     return torch.cat([given, mask.expand(shape)], dim=2)
 
 

@@ -6,6 +6,7 @@ Axes: B batch, T frames, C channels, H height, W width, N boxes, 4 = left, top, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -62,6 +63,18 @@ def _starts(valid_T: NDArray[np.bool_], num_frames: int, stride: int) -> NDArray
     return starts[valid_T[frames].all(axis=1)] if len(starts) else starts
 
 
+@dataclass(kw_only=True, slots=True)
+class CropConfig:
+    """Training on pieces of pictures: many steps for the price of one, and more of them where objects are."""
+
+    size_hw: list[int] = field(default_factory=list)  # height and width of a piece in pixels; [] = whole pictures
+    on_boxes: float = 0.5  # share of the pieces that lie around a box, where there is one
+
+    def __post_init__(self) -> None:
+        if len(self.size_hw) not in (0, 2) or any(side < 1 for side in self.size_hw):
+            raise ValueError(f"crop.size_hw={self.size_hw}, expected [height, width] in pixels, or [] for none")
+
+
 class FrameDataset(Dataset[Item]):
     """Random pictures, or short clips of them, for the autoencoder.
 
@@ -70,7 +83,14 @@ class FrameDataset(Dataset[Item]):
     """
 
     def __init__(
-        self, cache: FrameCache, *, seed: int, num_frames: int = 1, fps: float | None = None, flip: bool = True
+        self,
+        cache: FrameCache,
+        *,
+        seed: int,
+        num_frames: int = 1,
+        fps: float | None = None,
+        flip: bool = True,
+        crop: CropConfig | None = None,
     ) -> None:
         """Finds the windows.
 
@@ -80,11 +100,15 @@ class FrameDataset(Dataset[Item]):
             num_frames: Frames an item.
             fps: Their rate, a whole fraction of the cache's; None = the cache's.
             flip: Mirror half of the items left to right.
+            crop: Take pieces of the pictures, the same piece of all frames of a clip; None = whole pictures.
 
         Raises:
-            ValueError: a rate that the cache does not hold, or no window long enough.
+            ValueError: a rate that the cache does not hold, no window long enough, or pieces larger than the pictures.
         """
         self.cache, self.seed, self.flip = cache, seed, flip
+        self.crop = crop if crop is not None and crop.size_hw else None
+        if self.crop is not None and any(c > s for c, s in zip(self.crop.size_hw, cache.size_hw, strict=True)):
+            raise ValueError(f"crop.size_hw={self.crop.size_hw} is larger than the pictures, {list(cache.size_hw)}")
         self.windows = _Windows(cache.conditions, cache.fps, num_frames, fps)
 
     def __len__(self) -> int:
@@ -103,7 +127,27 @@ class FrameDataset(Dataset[Item]):
         if is_flipped:
             pictures_TCHW = pictures_TCHW.flip(-1)
             item["boxes_TN4"] = _mirrored(item["boxes_TN4"], item["classes_TN"])
+        if self.crop is not None:
+            top, left = self._corner(index, item, self.crop)
+            height, width = self.crop.size_hw
+            pictures_TCHW = pictures_TCHW[..., top : top + height, left : left + width]
+            item = _cropped(item, (top, left), (height, width), self.cache.size_hw)
         return {"frames_TCHW": pictures_TCHW.float() / 127.5 - 1.0, **item}
+
+    def _corner(self, index: int, item: Item, crop: CropConfig) -> tuple[int, int]:
+        """Top and left of the piece: anywhere, or around the middle of a box of the first frame."""
+        rng = numpy_generator(self.seed, "crop", index)
+        room = np.array(self.cache.size_hw) - crop.size_hw
+        anywhere = rng.integers(room + 1)
+        boxes_N4 = item["boxes_TN4"][0][item["classes_TN"][0] != UNKNOWN].numpy()
+        if rng.random() >= crop.on_boxes or not len(boxes_N4):
+            return int(anywhere[0]), int(anywhere[1])
+        left, top, right, bottom = boxes_N4[rng.integers(len(boxes_N4))]
+        middle = np.array([top + bottom, left + right]) / 2 * self.cache.size_hw
+        # A quarter of the piece's size to and fro, so that a box is not always in the middle.
+        corner = middle + (rng.uniform(-0.25, 0.25, 2) - 0.5) * crop.size_hw
+        corner = np.clip(np.round(corner), 0, room)
+        return int(corner[0]), int(corner[1])
 
 
 class LatentClipDataset(Dataset[Item]):
@@ -144,6 +188,21 @@ def _mirrored(boxes_TN4: Tensor, classes_TN: Tensor) -> Tensor:
     left, top, right, bottom = boxes_TN4.unbind(-1)
     mirrored = torch.stack([1 - right, top, 1 - left, bottom], dim=-1)
     return torch.where((classes_TN == UNKNOWN)[..., None], boxes_TN4, mirrored)  # padding stays zero
+
+
+def _cropped(item: Item, corner: tuple[int, int], size_hw: tuple[int, int], picture_hw: tuple[int, int]) -> Item:
+    """The conditions of a piece: boxes as shares of it, those beside it left out, number of cars unknown."""
+    offset = torch.tensor([corner[1], corner[0], corner[1], corner[0]])
+    picture = torch.tensor([picture_hw[1], picture_hw[0], picture_hw[1], picture_hw[0]])
+    piece = torch.tensor([size_hw[1], size_hw[0], size_hw[1], size_hw[0]])
+    boxes = ((item["boxes_TN4"] * picture - offset) / piece).clamp(0, 1)
+    is_seen = ((boxes[..., 2:] - boxes[..., :2]) > 0).all(dim=-1) & (item["classes_TN"] != UNKNOWN)
+    return {
+        **item,
+        "boxes_TN4": torch.where(is_seen[..., None], boxes, torch.zeros_like(boxes)),
+        "classes_TN": torch.where(is_seen, item["classes_TN"], UNKNOWN),
+        "num_cars_T": torch.full_like(item["num_cars_T"], UNKNOWN),
+    }
 
 
 def collate(items: Sequence[Item]) -> Batch:

@@ -30,9 +30,11 @@ def add_noise(x: Tensor, noise: Tensor, timestep_B: Tensor, schedule: DDIMSchedu
     raise ValueError(f"prediction type {schedule.config.prediction_type!r}; valid: epsilon, v_prediction")
 
 
-def diffusion_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error over everything."""
-    return F.mse_loss(prediction.float(), target.float())
+def diffusion_loss(prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean squared error over everything; weights broadcast against it, None = all count the same."""
+    if weights is None:
+        return F.mse_loss(prediction.float(), target.float())
+    return (weights * (prediction.float() - target.float()).square()).mean()
 
 
 def draw_timesteps(batch: int, schedule: DDIMScheduler, generator: torch.Generator) -> Tensor:

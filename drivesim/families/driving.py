@@ -88,7 +88,11 @@ class DrivingModel:
         f = coder.downsampling(self.autoencoder)
         latent_hw = (self.size_hw[0] // f, self.size_hw[1] // f)
         pairs = {
-            "channels of a latent (autoencoder, backbone)": (config.latent_channels, backbone.config.in_channels),
+            "channels of a latent (autoencoder, backbone)": (config.latent_channels, backbone.config.out_channels),
+            "channels of the backbone's input (backbone, autoencoder + conditioner)": (
+                backbone.config.in_channels,
+                config.latent_channels + self.conditioner.num_channels,
+            ),
             "size of a latent (model index, backbone)": (latent_hw, tuple(backbone.config.sample_size)),
             "width of a token (conditioner, backbone)": (
                 self.conditioner.config.dim,

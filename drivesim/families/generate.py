@@ -9,7 +9,7 @@ from torch import Tensor
 
 from drivesim.conditioning.driving import DrivingConditioner, DrivingConditions
 from drivesim.conditioning.given_frames import context_of, first_frames_given, no_context
-from drivesim.diffusion.sampling import Guidance, sample
+from drivesim.diffusion.sampling import Denoiser, Guidance, sample
 from drivesim.diffusion.schedule import DDIMScheduler
 from drivesim.diffusion.settings import SamplingConfig
 from drivesim.models.build import UNet2DConditionModel
@@ -31,15 +31,15 @@ def generate_frames(
     no_tokens, no_mask = conditioner(DrivingConditions.unknown(len(conditions), device))
 
     def with_conditions(x: Tensor, step: Tensor) -> Tensor:
-        return backbone(x, step, tokens, encoder_attention_mask=mask).sample  # type: ignore[no-any-return]
+        return backbone(conditioner.placed(x), step, tokens, encoder_attention_mask=mask).sample  # type: ignore[no-any-return]
 
     def without_conditions(x: Tensor, step: Tensor) -> Tensor:
-        return backbone(x, step, no_tokens, encoder_attention_mask=no_mask).sample  # type: ignore[no-any-return]
+        return backbone(conditioner.placed(x), step, no_tokens, encoder_attention_mask=no_mask).sample  # type: ignore[no-any-return]
 
     config = backbone.config
     return sample(
         Guidance(with_conditions, without_conditions, sampling.guidance),
-        (config.in_channels, *config.sample_size),
+        (config.out_channels, *config.sample_size),
         schedule,
         sampling,
         generators,
@@ -68,17 +68,17 @@ def predict_frames(
     latents = torch.zeros(b, num_frames, c, h, w, device=given_BSCHW.device, dtype=given_BSCHW.dtype)
     latents[:, :s] = given_BSCHW
     given = first_frames_given(torch.full((b,), s, device=latents.device), num_frames)
-    context, without = context_of(latents, given), no_context(latents)
+    context = context_of(latents, given, hold=video_unet.temporal.config.hold_context)
+    without = no_context(latents)
     tokens, mask = conditioner(conditions.to(backbone.device))
 
-    def with_context(x: Tensor, step: Tensor) -> Tensor:
-        return video_unet(x, step, tokens, token_mask_BL=mask, context_BTCHW=context)  # type: ignore[no-any-return]
-
-    def without_context(x: Tensor, step: Tensor) -> Tensor:
-        return video_unet(x, step, tokens, token_mask_BL=mask, context_BTCHW=without)  # type: ignore[no-any-return]
+    def denoiser(context_BTCHW: Tensor) -> Denoiser:
+        return lambda x, step: video_unet(
+            conditioner.placed(x), step, tokens, token_mask_BL=mask, context_BTCHW=context_BTCHW
+        )
 
     made = sample(
-        Guidance(with_context, without_context, sampling.guidance),
+        Guidance(denoiser(context), denoiser(without), sampling.guidance),
         (num_frames, c, h, w),
         schedule,
         sampling,

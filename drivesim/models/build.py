@@ -47,8 +47,16 @@ class BackboneConfig:
     token_dim: int = 256  # width of conditioning tokens
 
 
-def make_backbone(config: BackboneConfig, latent_channels: int, latent_hw: tuple[int, int]) -> UNet2DConditionModel:
+def make_backbone(
+    config: BackboneConfig, latent_channels: int, latent_hw: tuple[int, int], extra_channels: int = 0
+) -> UNet2DConditionModel:
     """A fresh `UNet2DConditionModel`.
+
+    Args:
+        config: its size.
+        latent_channels: channels that it denoises.
+        latent_hw: height and width of a latent picture.
+        extra_channels: channels that the conditioner appends to its input.
 
     Raises:
         ValueError: latents that the number of levels cannot halve.
@@ -62,7 +70,7 @@ def make_backbone(config: BackboneConfig, latent_channels: int, latent_hw: tuple
     up = tuple("CrossAttnUpBlock2D" if here else "UpBlock2D" for here in reversed(config.attention))
     return UNet2DConditionModel(
         sample_size=latent_hw,
-        in_channels=latent_channels,
+        in_channels=latent_channels + extra_channels,
         out_channels=latent_channels,
         block_out_channels=tuple(config.block_out_channels),
         down_block_types=down,
@@ -82,6 +90,7 @@ class TemporalConfig:
     per_frame_alpha: bool = True  # one alpha a frame index; False = one for all frames
     context_channels: int = 128  # channels that given frames are convolved to
     feed_forward_mult: int = 4  # width of the temporal feed-forward layers
+    hold_context: bool = False  # later frames see the last given one, as in Stable Video Diffusion; False = zeros
 
 
 def make_temporal_stack(config: TemporalConfig, backbone: UNet2DConditionModel) -> TemporalStack:
@@ -90,7 +99,8 @@ def make_temporal_stack(config: TemporalConfig, backbone: UNet2DConditionModel) 
         backbone,
         num_frames=config.num_frames,
         per_frame_alpha=config.per_frame_alpha,
-        context_in_channels=backbone.config.in_channels + 1,
+        context_in_channels=backbone.config.out_channels + 1,
         context_channels=config.context_channels,
         feed_forward_mult=config.feed_forward_mult,
+        hold_context=config.hold_context,
     )

@@ -105,6 +105,8 @@ class TemporalStack(ModelMixin, ConfigMixin):
         context_channels: channels that the context is convolved to.
         cross_attention_dim: width of tokens that attention over time sees; None = none.
         feed_forward_mult: width of the temporal feed-forward layers.
+        hold_context: whether the context of frames that are not given is the last given frame; False = zeros. Kept
+            for those who make the context.
     """
 
     _supports_gradient_checkpointing = False
@@ -125,6 +127,7 @@ class TemporalStack(ModelMixin, ConfigMixin):
         context_channels: int = 128,
         cross_attention_dim: int | None = None,
         feed_forward_mult: int = 4,
+        hold_context: bool = False,
     ):
         super().__init__()
         shared = {
@@ -166,6 +169,7 @@ class TemporalStack(ModelMixin, ConfigMixin):
         context_channels: int = 128,
         cross_attention_dim: int | None = None,
         feed_forward_mult: int = 4,
+        hold_context: bool = False,
     ) -> TemporalStack:
         """The stack that fits a backbone.
 
@@ -200,6 +204,7 @@ class TemporalStack(ModelMixin, ConfigMixin):
             context_channels=context_channels,
             cross_attention_dim=cross_attention_dim,
             feed_forward_mult=feed_forward_mult,
+            hold_context=hold_context,
         )
 
     def set_alpha(self, value: float) -> None:

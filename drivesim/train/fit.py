@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from drivesim.conditioning.driving import ConditionerConfig, make_conditioner
 from drivesim.core.run_folder import claim_folder
 from drivesim.core.seeds import derive_seed
-from drivesim.data.batches import FrameDataset, LatentClipDataset
+from drivesim.data.batches import CropConfig, FrameDataset, LatentClipDataset
 from drivesim.data.frames import FrameCache, cache_frames
 from drivesim.data.latents import cache_latents
 from drivesim.data.module import CachedDataModule, DataModuleConfig
@@ -97,6 +97,7 @@ class TrainConfig:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)  # read by stage image
     conditioner: ConditionerConfig = field(default_factory=ConditionerConfig)  # read by stage image
     temporal: TemporalConfig = field(default_factory=TemporalConfig)  # read by stage prediction
+    crop: CropConfig = field(default_factory=CropConfig)  # read by stage autoencoder
     autoencoder_loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)  # stage autoencoder
     image_loss: ImageLossConfig = field(default_factory=ImageLossConfig)  # stage image
     prediction_loss: PredictionLossConfig = field(default_factory=PredictionLossConfig)  # stage prediction
@@ -191,8 +192,11 @@ def _parts(config: TrainConfig) -> dict[str, Any]:
         autoencoder = parts["autoencoder"]
         f = downsampling(autoencoder)
         latent_hw = (config.size_hw[0] // f, config.size_hw[1] // f)
-        parts["backbone"] = make_backbone(config.backbone, autoencoder.config.latent_channels, latent_hw)
-        parts["conditioner"] = make_conditioner(config.conditioner, config.backbone.token_dim)
+        conditioner = make_conditioner(config.conditioner, config.backbone.token_dim)
+        parts["backbone"] = make_backbone(
+            config.backbone, autoencoder.config.latent_channels, latent_hw, conditioner.num_channels
+        )
+        parts["conditioner"] = conditioner
         parts["scheduler"] = training_schedule(config.schedule)
     if stage is StageName.PREDICTION:
         parts["temporal"] = make_temporal_stack(config.temporal, parts["backbone"])
@@ -212,7 +216,7 @@ def _data(config: TrainConfig, parts: dict[str, Any], caches: dict[str, FrameCac
             return None
         seed = derive_seed(config.seed, "data", split)
         if stage is StageName.AUTOENCODER:
-            return FrameDataset(frames, seed=seed)
+            return FrameDataset(frames, seed=seed, crop=config.crop if split == "train" else None)
         autoencoder = parts["autoencoder"]
         assert config.init is not None
         latents = cache_latents(

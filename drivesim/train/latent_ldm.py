@@ -19,6 +19,7 @@ from drivesim.models.autoencoder import AutoencoderKL, decode
 from drivesim.models.build import UNet2DConditionModel
 from drivesim.models.temporal_stack import TemporalStack
 from drivesim.models.video_unet import VideoUNet
+from drivesim.train.box_weights import box_weights
 from drivesim.train.optim import OptimConfig
 from drivesim.train.stage import Batch, Stage
 
@@ -34,6 +35,16 @@ def conditions_of(batch: Batch, frame: int) -> DrivingConditions:
     )
 
 
+def _losses(prediction_BTCHW: Tensor, target_BTCHW: Tensor, batch: Batch, box_weight: float) -> dict[str, Tensor]:
+    """The error to descend, and beside it the plain one where boxes count more."""
+    plain = diffusion_loss(prediction_BTCHW, target_BTCHW)
+    if box_weight == 0:
+        return {"loss": plain}
+    height, width = target_BTCHW.shape[-2:]
+    weights = box_weights(batch["boxes_BTN4"], batch["classes_BTN"], (height, width), box_weight)
+    return {"loss": diffusion_loss(prediction_BTCHW, target_BTCHW, weights), "plain": plain.detach()}
+
+
 @dataclass(kw_only=True, slots=True)
 class ImageLossConfig:
     """How often conditions are left out, so that the model also knows the scene without them."""
@@ -41,6 +52,7 @@ class ImageLossConfig:
     drop_boxes: float = 0.3  # share of samples whose boxes are unknown
     drop_labels: float = 0.1  # share of samples in which day or night is unknown, and likewise number of cars (Table 6)
     drop_all: float = 0.1  # share of samples of which nothing is known: the unconditional branch of guidance
+    box_weight: float = 0.0  # how much more an error inside a box counts; 0 = as outside
 
 
 class ImageStage(Stage):
@@ -75,8 +87,8 @@ class ImageStage(Stage):
         noise = torch.randn(x.shape, generator=generator).to(x)
         noisy, target = add_noise(x, noise, steps, self.schedule)
         tokens, mask = self.conditioner(conditions)
-        prediction = self.backbone(noisy, steps, tokens, encoder_attention_mask=mask).sample
-        return {"loss": diffusion_loss(prediction, target)}
+        prediction = self.backbone(self.conditioner.placed(noisy), steps, tokens, encoder_attention_mask=mask).sample
+        return _losses(prediction[:, None], target[:, None], batch, self.drop.box_weight)
 
     @torch.no_grad()
     def sample_pictures(self, batch: Batch) -> NDArray[np.uint8]:
@@ -99,6 +111,7 @@ class PredictionLossConfig:
     given: list[int] = field(default_factory=lambda: [0, 1, 2])  # numbers of given frames that are drawn
     given_shares: list[float] = field(default_factory=lambda: [0.2, 0.3, 0.5])  # how often each
     drop_labels: float = 0.3  # share of clips in which day or night is unknown, as it is for a photo
+    box_weight: float = 0.0  # how much more an error inside a box counts; 0 = as outside
 
 
 def _for_prediction(batch: Batch, drop_night_B: Tensor) -> DrivingConditions:
@@ -138,9 +151,12 @@ class PredictionStage(Stage):
         noise = torch.randn(x.shape, generator=generator).to(x)
         noisy, target = add_noise(x, noise, steps, self.schedule)
         tokens, mask = self.conditioner(conditions)
-        context = context_of(x, first_frames_given(num_given, t))
-        prediction = self.video_unet(noisy, steps, tokens, token_mask_BL=mask, context_BTCHW=context)
-        return {"loss": diffusion_loss(prediction, target)}
+        hold = self.video_unet.temporal.config.hold_context
+        context = context_of(x, first_frames_given(num_given, t), hold=hold)
+        prediction = self.video_unet(
+            self.conditioner.placed(noisy), steps, tokens, token_mask_BL=mask, context_BTCHW=context
+        )
+        return _losses(prediction, target, batch, self.prediction.box_weight)
 
     @torch.no_grad()
     def sample_pictures(self, batch: Batch) -> NDArray[np.uint8]:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
 import torch
 from torch import nn
+
+from drivesim.train.muon import Muon, hidden_matrices
+
+
+class OptimizerName(str, Enum):
+    """Optimizers."""
+
+    ADAMW = "adamw"
+    MUON = "muon"  # for the weights of linear layers and convolutions; AdamW for the rest
 
 
 class LearningRate(str, Enum):
@@ -20,13 +28,15 @@ class LearningRate(str, Enum):
 
 @dataclass(kw_only=True, slots=True)
 class OptimConfig:
-    """AdamW with warm-up."""
+    """Optimizer with warm-up."""
 
+    optimizer: OptimizerName = OptimizerName.ADAMW  # which
     learning_rate: float = 1e-4  # peak
     schedule: LearningRate = LearningRate.CONSTANT  # course after warm-up
     warmup_steps: int = 100  # linear from zero
     final_share: float = 0.05  # share of the peak that cosine ends at
     weight_decay: float = 0.0  # AdamW's decoupled decay
+    momentum: float = 0.95  # of muon's matrices
     betas: list[float] = field(default_factory=lambda: [0.9, 0.99])  # AdamW's moments
     clip_norm: float = 1.0  # gradients are scaled down to this norm
     ema_decay: float = 0.999  # of the averaged weights; less at the start
@@ -43,14 +53,21 @@ def learning_rate_share(step: int, max_steps: int, config: OptimConfig) -> float
 
 
 def make_optimizer(
-    parameters: Iterable[nn.Parameter], config: OptimConfig, max_steps: int
+    module: nn.Module, config: OptimConfig, max_steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-    """AdamW over the parameters, and its schedule by step."""
-    optimizer = torch.optim.AdamW(
-        parameters,
-        lr=config.learning_rate,
-        betas=(config.betas[0], config.betas[1]),
-        weight_decay=config.weight_decay,
-    )
+    """The optimizer of a module's trained parameters, and its schedule by step."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    adamw = {
+        "lr": config.learning_rate,
+        "betas": (config.betas[0], config.betas[1]),
+        "weight_decay": config.weight_decay,
+    }
+    if OptimizerName(config.optimizer) is OptimizerName.MUON:
+        matrices = hidden_matrices(module)
+        of_matrices = {id(weight) for weight in matrices}
+        others = [parameter for parameter in trained if id(parameter) not in of_matrices]
+        optimizer: torch.optim.Optimizer = Muon(matrices, others, config.momentum, **adamw)
+    else:
+        optimizer = torch.optim.AdamW(trained, **adamw)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, max_steps, config))
     return optimizer, schedule

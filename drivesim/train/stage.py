@@ -79,7 +79,6 @@ class Stage(L.LightningModule):
         checkpoint["state_dict"] = {name: w for name, w in weights.items() if name.startswith(("trained.", "ema."))}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with a schedule by step."""
-        trained = [p for p in self.trained.parameters() if p.requires_grad]
-        optimizer, schedule = make_optimizer(trained, self.optim, self.trainer.max_steps)
+        """The configured optimizer with a schedule by step."""
+        optimizer, schedule = make_optimizer(self.trained, self.optim, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -84,3 +84,13 @@ def test_context_holds_given_frames_and_their_mask_and_nothing_else() -> None:
     assert (context[0, 1:] == 0).all()
     assert context[:, :, 3].mean(dim=(2, 3)).tolist() == [[1, 0, 0, 0], [1, 1, 0, 0]]
     assert (no_context(latents) == 0).all()
+
+
+def test_held_context_shows_later_frames_the_last_given_one() -> None:
+    latents = torch.randn(3, 4, 3, 2, 2)
+    latents[:, 3] = float("nan")
+    context = context_of(latents, first_frames_given(torch.tensor([0, 1, 2]), 4), hold=True)
+    assert (context[0] == 0).all()
+    assert torch.equal(context[1, :, :3], latents[1, :1].expand(4, -1, -1, -1))
+    assert torch.equal(context[2, :, :3], latents[2, [0, 1, 1, 1]])
+    assert context[:, :, 3].mean(dim=(2, 3)).tolist() == [[0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0]]

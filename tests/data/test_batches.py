@@ -10,7 +10,7 @@ import torch
 
 from drivesim.core.boxes import MAX_BOXES, Boxes2D
 from drivesim.data import NuScenesConfig, NuScenesSource, VideoFolderConfig, VideoFolderSource
-from drivesim.data.batches import FrameDataset, LatentClipDataset, collate
+from drivesim.data.batches import CropConfig, FrameDataset, LatentClipDataset, collate
 from drivesim.data.conditions import nearest_boxes
 from drivesim.data.frames import FrameCache, cache_frames
 from drivesim.data.latents import LatentCache, cache_latents
@@ -82,6 +82,36 @@ def test_a_mirrored_picture_has_mirrored_boxes(frame_cache: FrameCache) -> None:
     torch.testing.assert_close(item["boxes_TN4"][..., [1, 3]], boxes[..., [1, 3]])
     assert (item["boxes_TN4"][..., 2] > item["boxes_TN4"][..., 0]).all()
     assert not any(FrameDataset(frame_cache, seed=0, flip=False).where(i)[2] for i in range(40))
+
+
+def test_pieces_of_pictures_are_pieces_and_their_boxes_follow(frame_cache: FrameCache) -> None:
+    whole = FrameDataset(frame_cache, seed=0, flip=False)
+    data = FrameDataset(frame_cache, seed=0, flip=False, crop=CropConfig(size_hw=[20, 24], on_boxes=1.0))
+    seen = 0
+    for index in range(20):
+        item, full = data[index], whole[index]
+        assert item["frames_TCHW"].shape == (1, 3, 20, 24)
+        corners = full["frames_TCHW"].unfold(2, 20, 1).unfold(3, 24, 1)  # 1 3 top left h w
+        equal = (corners == item["frames_TCHW"][:, :, None, None]).all(dim=-1).all(dim=-1).all(dim=1)[0]
+        assert equal.any()
+        is_box = item["classes_TN"][0] != -1
+        assert is_box.any()  # a piece around a box shows it
+        top, left = (int(v) for v in equal.nonzero()[0])
+        if int(equal.sum()) == 1:  # else the picture repeats itself and the corner is not certain
+            boxes = full["boxes_TN4"][0][is_box] * torch.tensor([80, 40, 80, 40]) - torch.tensor([left, top, left, top])
+            wanted = (boxes / torch.tensor([24, 20, 24, 20])).clamp(0, 1)
+            torch.testing.assert_close(item["boxes_TN4"][0][is_box], wanted)
+            seen += 1
+        assert (item["boxes_TN4"][0][~is_box] == 0).all()
+        assert int(item["num_cars_T"][0]) == -1
+    assert seen > 5
+
+
+def test_pieces_larger_than_the_pictures_are_refused(frame_cache: FrameCache) -> None:
+    with pytest.raises(ValueError, match=r"crop.size_hw=\[41, 80\] is larger than the pictures, \[40, 80\]"):
+        FrameDataset(frame_cache, seed=0, crop=CropConfig(size_hw=[41, 80]))
+    with pytest.raises(ValueError, match="expected .height, width. in pixels"):
+        CropConfig(size_hw=[32])
 
 
 def test_a_batch_is_padded_to_its_largest_count(frame_cache: FrameCache) -> None:
