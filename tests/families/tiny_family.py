@@ -30,12 +30,15 @@ def write_tiny_family(folder: Path, *, size_hw: tuple[int, int] = (32, 64), seed
         block_out_channels=[16, 32], attention=[False, True], layers_per_block=1, channels_per_head=8,
         norm_num_groups=8, token_dim=16,
     )  # fmt: skip
-    backbone = make_backbone(config, 4, (size_hw[0] // 8, size_hw[1] // 8))
-    temporal = make_temporal_stack(TemporalConfig(num_frames=10, context_channels=8, feed_forward_mult=1), backbone)
+    conditioner = make_conditioner(ConditionerConfig(num_layers=1, position_frequencies=1), 16)
+    backbone = make_backbone(config, 4, (size_hw[0] // 8, size_hw[1] // 8), conditioner.num_channels)
+    temporal = make_temporal_stack(
+        TemporalConfig(num_frames=10, context_channels=8, feed_forward_mult=1, hold_context=True), backbone
+    )
     parts = {
         "autoencoder": autoencoder,
         "backbone": backbone,
-        "conditioner": make_conditioner(ConditionerConfig(num_layers=1), 16),
+        "conditioner": conditioner,
         "temporal": temporal,
         "scheduler": training_schedule(ScheduleConfig()),
     }

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from drivesim.conditioning.driving import ConditionerConfig
 from drivesim.core.picture import load_picture
 from drivesim.data import NuScenesConfig, make_source
+from drivesim.data.batches import CropConfig
 from drivesim.data.module import DataModuleConfig
 from drivesim.data.source import ClipSource
 from drivesim.diffusion.settings import SamplingConfig
@@ -16,7 +18,8 @@ from drivesim.families.driving import DrivingModel
 from drivesim.models.build import AutoencoderConfig, BackboneConfig, TemporalConfig
 from drivesim.toytown import TownConfig, write_nuscenes
 from drivesim.train.fit import StageName, TrainConfig, TrainerConfig, fit
-from drivesim.train.optim import LearningRate, OptimConfig
+from drivesim.train.latent_ldm import ImageLossConfig
+from drivesim.train.optim import LearningRate, OptimConfig, OptimizerName
 from drivesim.train.stage import Batch, Stage
 
 
@@ -41,10 +44,15 @@ def config(stage: StageName, cache: Path, init: Path | None = None, max_steps: i
             block_out_channels=[16, 32], attention=[False, True], layers_per_block=1, channels_per_head=8,
             norm_num_groups=8, token_dim=16,
         ),
-        temporal=TemporalConfig(num_frames=6, context_channels=8, feed_forward_mult=1),
+        conditioner=ConditionerConfig(position_frequencies=1),
+        temporal=TemporalConfig(num_frames=6, context_channels=8, feed_forward_mult=1, hold_context=True),
+        crop=CropConfig(size_hw=[16, 32]),
+        image_loss=ImageLossConfig(box_weight=2.0),
         design_sampling=SamplingConfig(steps=2),
         predict_sampling=SamplingConfig(steps=2),
-        optim=OptimConfig(learning_rate=1e-3, warmup_steps=1, schedule=LearningRate.COSINE),
+        optim=OptimConfig(
+            optimizer=OptimizerName.MUON, learning_rate=1e-3, warmup_steps=1, schedule=LearningRate.COSINE
+        ),
         loader=DataModuleConfig(batch_size=2, num_val_items=2),
         trainer=TrainerConfig(
             max_steps=max_steps,
