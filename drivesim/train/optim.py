@@ -30,8 +30,8 @@ class LearningRate(str, Enum):
 class OptimConfig:
     """Optimizer with warm-up."""
 
-    optimizer: OptimizerName = OptimizerName.ADAMW  # which
     learning_rate: float = 1e-4  # peak
+    optimizer: OptimizerName = OptimizerName.ADAMW  # which
     schedule: LearningRate = LearningRate.CONSTANT  # course after warm-up
     warmup_steps: int = 100  # linear from zero
     final_share: float = 0.05  # share of the peak that cosine ends at
