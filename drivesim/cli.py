@@ -97,11 +97,20 @@ def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
     flags = [argument for argument in overrides if argument in ("-m", "--multirun")]
     sys.argv[1:] = flags + [argument for argument in overrides if argument not in flags]
     errors: list[Exception] = []
+    failed_jobs: list[int] = []
 
     def job(config: DictConfig) -> None:
         try:
             _run(command, config, overrides)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            hydra_config = HydraConfig.get()
+            if hydra_config.mode == RunMode.MULTIRUN:  # the jobs that follow do not depend on this one
+                failed_jobs.append(hydra_config.job.num)
+                print(f"drivesim: job {hydra_config.job.num} ({hydra_config.job.override_dirname}): {error}",
+                      file=sys.stderr)  # fmt: skip
+                return
+            if isinstance(error, SystemExit):
+                raise
             errors.append(error)
             # Hydra would print its own lines about an Exception; it lets SystemExit pass.
             raise SystemExit(1) from error
@@ -115,6 +124,8 @@ def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
         raise
     except HYDRA_ERRORS as error:
         raise ValueError(explain(error, overrides)) from error
+    if failed_jobs:
+        _fail(f"{len(failed_jobs)} jobs failed: {', '.join(map(str, failed_jobs))}", 1)
 
 
 @contextmanager
@@ -158,7 +169,7 @@ def _source(data: Any) -> ClipSource:
     if isinstance(data, ToytownData):
         from drivesim.toytown import write_nuscenes
 
-        write_nuscenes(data.town, data.root, _Counter("toytown scene"))
+        write_nuscenes(data.town, data.root, _Counter("toytown scene"), data.num_workers)
     return make_source(data)
 
 

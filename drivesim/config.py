@@ -39,6 +39,7 @@ class ToytownData(NuScenesConfig):
     """nuScenes tables that toytown writes into `root` when they are not there yet."""
 
     town: TownConfig = dataclasses.field(default_factory=TownConfig)  # what to write
+    num_workers: int = 1  # processes that draw; the files are the same for any number
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)

@@ -288,6 +288,19 @@ def test_a_multirun_gives_each_job_its_own_folder(model: Path, tmp_path: Path) -
     assert scenes == ["cut_in", "crowd"]
 
 
+def test_a_job_that_fails_in_a_multirun_leaves_the_others_alone(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.yaml").write_text("name: broken\nwrong: 1\n")
+    (tmp_path / "fine.yaml").write_text((cli.conf_dir() / "scenes" / "crowd.yaml").read_text())
+    assert drivesim("design", "-m", "scene=broken.yaml,fine.yaml", f"model={model}", "num_frames=1", "out=many") == 1
+    said = capsys.readouterr().err
+    assert "job 0 (" in said
+    assert "broken.yaml:2: wrong: unknown key" in said
+    assert "1 jobs failed: 0" in said
+    assert (tmp_path / "many" / "1" / "frame_000.png").is_file()
+
+
 def test_toytown_is_written_indexed_and_exported_as_videos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["prepare", *TOWN, "data.root=town", "out=index"]
     command += ["export=videos", "export.split=train", "export.size_hw=[32,64]"]

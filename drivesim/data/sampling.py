@@ -8,8 +8,6 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from drivesim.data.source import Drive
-
 # A wanted rate may be this much above the native one: recorders seldom keep exactly to theirs.
 _RATE_TOLERANCE = 1.05
 _EPSILON_S = 1e-4
@@ -88,18 +86,6 @@ def frame_times(timestamps_s: NDArray[np.float64], fps: float) -> tuple[NDArray[
     wanted_s = np.arange(num) / fps
     _, distance_s = nearest_frames(timestamps_s, wanted_s)
     return wanted_s, distance_s <= time_tolerance_s(native_fps(timestamps_s) or fps)
-
-
-def clip_starts(drive: Drive, num_frames: int, fps: float, stride_s: float | None = None) -> list[float]:
-    """Start times of the clips of a drive, `stride_s` apart (None = end to end); empty when it is too short."""
-    stride = num_frames / fps if stride_s is None else stride_s
-    if not stride > 0:
-        raise ValueError(f"stride_s is {stride_s}; must be above 0")
-    last_frame_s = drive.duration_s - (1.0 / drive.fps if drive.fps else 0.0)
-    room_s = last_frame_s - (num_frames - 1) / fps + _EPSILON_S
-    if room_s < 0:
-        return []
-    return [float(k * stride) for k in range(int(room_s / stride) + 1)]
 
 
 def hash_split(names: Iterable[str], val_share: float) -> dict[str, str]:

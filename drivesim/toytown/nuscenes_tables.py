@@ -24,6 +24,7 @@ from drivesim.toytown.episode import Episode, simulate
 from drivesim.toytown.renderer import render
 
 VERSION = "v1.0-toytown"
+LOOK = 1  # counts up when the same settings make other pictures or tables: scenes on disk are then written anew
 JPEG_QUALITY = 95
 FIRST_US = 1_600_000_000_000_000  # timestamp of scene 0
 CATEGORIES: dict[ObjectClass, str] = {
@@ -99,7 +100,7 @@ def _part_path(config: TownConfig, root: Path, scene_index: int) -> Path:
     settings = asdict(config)
     for name in ("num_scenes", "first_scene"):
         settings.pop(name)
-    key = derive_seed(json.dumps(settings, sort_keys=True))
+    key = derive_seed(json.dumps(settings, sort_keys=True), LOOK)
     return root / "parts" / f"{config.scene_name(scene_index)}-{key:016x}.json"
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -143,11 +145,25 @@ def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable
     last = out / "checkpoints" / "last.ckpt"
     if last.is_file():
         _log.warning("going on from %s", last)
-    trainer.fit(stage, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=False)
+    with _stopped_as_others():
+        trainer.fit(stage, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=False)
     if trainer.is_global_zero and trainer.global_step >= config.trainer.max_steps:
         with stage.ema.swapped_in():
             _export(config, parts, caches["train"], folder)
     return folder
+
+
+@contextmanager
+def _stopped_as_others() -> Iterator[None]:
+    """Ctrl-C in a training is a KeyboardInterrupt like any other: Lightning deafens the process and exits with 1."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, before)
+        raise KeyboardInterrupt from stop
 
 
 def _identity(config: TrainConfig, source: ClipSource) -> dict[str, Any]:

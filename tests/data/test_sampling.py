@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from drivesim.data.sampling import choose_frames, clip_starts, frame_times, hash_split, nearest_frames
-from drivesim.data.source import Drive
+from drivesim.data.sampling import choose_frames, frame_times, hash_split, nearest_frames
 
 
 def test_nearest_frame_of_uneven_times_equals_brute_force() -> None:
@@ -42,22 +41,6 @@ def test_a_clip_over_the_end_or_over_a_gap_is_refused() -> None:
 def test_one_skipped_frame_of_a_12_hz_camera_is_no_gap() -> None:
     times_s = np.delete(np.arange(60) / 12, 20)
     choose_frames("d", times_s, start_s=0, num_frames=10, fps=4)
-
-
-@pytest.mark.parametrize(("num_frames", "stride_s", "expected"), [
-    (10, 2.5, [0.0, 2.5, 5.0]),
-    (10, None, [0.0, 2.5, 5.0]),
-    (32, None, [0.0]),
-    (33, None, []),
-])  # fmt: skip
-def test_every_clip_start_can_be_read_and_no_further_one_fits(
-    num_frames: int, stride_s: float | None, expected: list[float]
-) -> None:
-    drive = Drive(name="d", split="val", duration_s=8.0, fps=20.0, num_frames=160, size_hw=(64, 128))
-    starts = clip_starts(drive, num_frames, 4.0, stride_s)
-    assert starts == expected
-    for start_s in starts:
-        choose_frames("d", np.arange(160) / 20, start_s=start_s, num_frames=num_frames, fps=4)
 
 
 def test_hash_split_holds_when_names_come_and_go() -> None:

@@ -1,6 +1,7 @@
 """Every stage at tiny size, on toytown: it trains, resumes and exports what the next stage loads."""
 
 import csv
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -136,6 +137,26 @@ def test_a_killed_run_goes_on_with_the_same_losses(
     assert sorted(whole) == [0, 1, 2, 3]
     assert whole == losses(tmp_path)
     assert weights(family["root"] / stage.value / "model") == weights(tmp_path / "model")
+
+
+def test_ctrl_c_is_an_interrupt_and_the_run_goes_on(
+    family: dict[str, Path], source: ClipSource, tmp_path: Path
+) -> None:
+    settings = config(StageName.IMAGE, family["cache"], family["autoencoder"])
+    step_of = Stage.training_step
+
+    def interrupted_in_step_three(self: Stage, batch: Batch, batch_idx: int) -> torch.Tensor:
+        if self.global_step == 3:
+            signal.raise_signal(signal.SIGINT)
+        return step_of(self, batch, batch_idx)
+
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Stage, "training_step", interrupted_in_step_three)
+        fit(settings, source, tmp_path)
+    assert signal.getsignal(signal.SIGINT) is handler
+    fit(settings, source, tmp_path)
+    assert weights(family["image"]) == weights(tmp_path / "model")
 
 
 def test_a_finished_run_started_again_exports_the_same_weights(family: dict[str, Path], source: ClipSource) -> None:
