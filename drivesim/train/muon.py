@@ -22,10 +22,10 @@ RMS_OF_ADAMW = 0.2  # root mean square of a typical AdamW step, in units of the 
 def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
     """Trained weights of linear layers and convolutions, without embeddings, norms and biases."""
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    weights = [layer.weight for layer in module.modules() if isinstance(layer, kinds)]
+    found: list[object] = [layer.weight for layer in module.modules() if isinstance(layer, kinds)]
     # Attention of torch.nn keeps its projections outside of linear layers.
-    weights += [m.in_proj_weight for m in module.modules() if isinstance(m, nn.MultiheadAttention)]
-    return [weight for weight in weights if weight is not None and weight.requires_grad]
+    found += [layer.in_proj_weight for layer in module.modules() if isinstance(layer, nn.MultiheadAttention)]
+    return [weight for weight in found if isinstance(weight, nn.Parameter) and weight.requires_grad]
 
 
 def orthogonalized(matrix_OI: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import nn
@@ -57,7 +58,7 @@ def make_optimizer(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """The optimizer of a module's trained parameters, and its schedule by step."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    adamw = {
+    adamw: dict[str, Any] = {
         "lr": config.learning_rate,
         "betas": (config.betas[0], config.betas[1]),
         "weight_decay": config.weight_decay,
