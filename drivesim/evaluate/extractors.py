@@ -18,9 +18,9 @@ from torch import Tensor
 
 from drivesim.core.files import sha256_file
 from drivesim.core.picture import resize_area
+from drivesim.core.weights_files import Checksum, checked_file
 from drivesim.evaluate.clip_network import INPUT_HW, ClipNetwork
 from drivesim.evaluate.frames import as_uint8
-from drivesim.evaluate.weights_files import Checksum, checked_file
 
 I3D_GIT_BLOB_SHA1 = "93daef59c7ae0e9e8f76225521407e60cbafa6aa"
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"

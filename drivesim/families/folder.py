@@ -15,19 +15,19 @@ from safetensors import SafetensorError, safe_open
 
 from drivesim.conditioning.driving import DrivingConditioner
 from drivesim.diffusion.schedule import DDIMScheduler
-from drivesim.models.autoencoder import AutoencoderKL
+from drivesim.models.autoencoder import AutoencoderKL, VQModel
 from drivesim.models.build import UNet2DConditionModel
 from drivesim.models.temporal_stack import TemporalStack
 
 INDEX = "model_index.json"
 
-# part -> (class, config file, weight file or None)
-PARTS: dict[str, tuple[Any, str, str | None]] = {
-    "autoencoder": (AutoencoderKL, "config.json", "diffusion_pytorch_model.safetensors"),
-    "backbone": (UNet2DConditionModel, "config.json", "diffusion_pytorch_model.safetensors"),
-    "conditioner": (DrivingConditioner, "config.json", "diffusion_pytorch_model.safetensors"),
-    "temporal": (TemporalStack, "config.json", "diffusion_pytorch_model.safetensors"),
-    "scheduler": (DDIMScheduler, "scheduler_config.json", None),
+# part -> (classes, the first one where a config names none; config file; weight file or None)
+PARTS: dict[str, tuple[tuple[Any, ...], str, str | None]] = {
+    "autoencoder": ((AutoencoderKL, VQModel), "config.json", "diffusion_pytorch_model.safetensors"),
+    "backbone": ((UNet2DConditionModel,), "config.json", "diffusion_pytorch_model.safetensors"),
+    "conditioner": ((DrivingConditioner,), "config.json", "diffusion_pytorch_model.safetensors"),
+    "temporal": ((TemporalStack,), "config.json", "diffusion_pytorch_model.safetensors"),
+    "scheduler": ((DDIMScheduler,), "scheduler_config.json", None),
 }
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -77,16 +77,18 @@ def load_parts(folder: Path, names: Iterable[str] = tuple(PARTS), dtype: torch.d
 
 
 def _load_part(folder: Path, name: str, dtype: torch.dtype) -> Any:
-    part_class, config_file, weight_file = PARTS[name]
+    classes, config_file, weight_file = PARTS[name]
     part = folder / name
     if not (part / config_file).is_file():
         raise ValueError(f"{folder}: part {name!r} is missing ({name}/{config_file} not found)")
     try:
-        stored_class = json.loads((part / config_file).read_text()).get("_class_name", part_class.__name__)
+        stored_class = json.loads((part / config_file).read_text()).get("_class_name", classes[0].__name__)
     except json.JSONDecodeError as error:
         raise ValueError(f"{folder}: part {name!r}: {config_file} is not JSON: {error}") from error
-    if stored_class != part_class.__name__:
-        raise ValueError(f"{folder}: part {name!r} is a {stored_class}, expected {part_class.__name__}")
+    by_name = {part_class.__name__: part_class for part_class in classes}
+    if stored_class not in by_name:
+        raise ValueError(f"{folder}: part {name!r} is a {stored_class}, expected {' or '.join(by_name)}")
+    part_class = by_name[stored_class]
     if weight_file is None:
         return part_class.from_pretrained(part, local_files_only=True)
     _check_weights(folder, name, part / weight_file)
@@ -137,7 +139,7 @@ def save_parts(folder: Path, parts: dict[str, Any], dtype: torch.dtype = torch.f
         _clean(folder / name, PARTS[name])
 
 
-def _clean(part: Path, files: tuple[Any, str, str | None]) -> None:
+def _clean(part: Path, files: tuple[tuple[Any, ...], str, str | None]) -> None:
     """Makes a saved part the same wherever it came from, and readable for everyone who may read the folder."""
     _, config_file, weight_file = files
     config = json.loads((part / config_file).read_text())

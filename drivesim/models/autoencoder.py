@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 from diffusers import AutoencoderKL as AutoencoderKL
+from diffusers import VQModel as VQModel
 from numpy.typing import NDArray
 from torch import Tensor
+
+Autoencoder = AutoencoderKL | VQModel
 
 # Frames that go through the network at once: the decoder's memory, not the caller's, sets the limit.
 FRAMES_AT_ONCE = 8
@@ -23,14 +26,17 @@ def to_picture_range(frames_TCHW: Tensor) -> NDArray[np.uint8]:
     return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
-def downsampling(autoencoder: AutoencoderKL) -> int:
+def downsampling(autoencoder: Autoencoder) -> int:
     """Pixels of one latent's side: f."""
     return 2 ** (len(autoencoder.config.block_out_channels) - 1)
 
 
 @torch.no_grad()
-def encode(autoencoder: AutoencoderKL, frames_THWC: NDArray[np.uint8]) -> Tensor:
-    """Scaled latents (T, C, h, w) of uint8 frames (T, H, W, 3): the posterior's mode, frame by frame.
+def encode(autoencoder: Autoencoder, frames_THWC: NDArray[np.uint8]) -> Tensor:
+    """Scaled latents (T, C, h, w) of uint8 frames (T, H, W, 3), frame by frame.
+
+    Of a KL autoencoder the posterior's mode; of a VQ autoencoder what is about to be quantised, which the decoder
+    does.
 
     Raises:
         ValueError: a size that the autoencoder does not divide.
@@ -41,33 +47,47 @@ def encode(autoencoder: AutoencoderKL, frames_THWC: NDArray[np.uint8]) -> Tensor
         raise ValueError(f"frames of {height} x {width} do not divide by {f}")
     config = autoencoder.config
     parts = [
-        autoencoder.encode(part.to(autoencoder.device, autoencoder.dtype)).latent_dist.mode()
+        _latents(autoencoder, part.to(autoencoder.device, autoencoder.dtype))
         for part in to_model_range(frames_THWC).split(FRAMES_AT_ONCE)
     ]
-    return (torch.cat(parts) - (config.shift_factor or 0.0)) * config.scaling_factor
+    return (torch.cat(parts) - _shift(autoencoder)) * config.scaling_factor
+
+
+def _latents(autoencoder: Autoencoder, frames_BCHW: Tensor) -> Tensor:
+    if isinstance(autoencoder, VQModel):
+        return autoencoder.encode(frames_BCHW).latents  # type: ignore[no-any-return]
+    return autoencoder.encode(frames_BCHW).latent_dist.mode()  # type: ignore[no-any-return]
+
+
+def _shift(autoencoder: Autoencoder) -> float:
+    return autoencoder.config.get("shift_factor") or 0.0  # VQModel has none
 
 
 @torch.no_grad()
-def decode(autoencoder: AutoencoderKL, latents_TCHW: Tensor) -> NDArray[np.uint8]:
+def decode(autoencoder: Autoencoder, latents_TCHW: Tensor) -> NDArray[np.uint8]:
     """uint8 frames (T, H, W, 3) of scaled latents (T, C, h, w), each frame by itself.
 
     One frame goes through the network at a time, so that a frame's bytes do not depend on its neighbours.
     """
     config = autoencoder.config
     latents = latents_TCHW.to(autoencoder.device, autoencoder.dtype) / config.scaling_factor
-    latents = latents + (config.shift_factor or 0.0)
+    latents = latents + _shift(autoencoder)
     return np.concatenate([to_picture_range(autoencoder.decode(latent).sample) for latent in latents.split(1)])
 
 
 @torch.no_grad()
-def measure_scale(autoencoder: AutoencoderKL, frames_THWC: NDArray[np.uint8]) -> tuple[float, float]:
-    """Sets the autoencoder's shift and scale so that latents of these frames have mean 0 and deviation 1.
+def measure_scale(autoencoder: Autoencoder, frames_THWC: NDArray[np.uint8]) -> tuple[float, float]:
+    """Sets the autoencoder's scale so that latents of these frames have deviation 1, and its shift for mean 0.
+
+    A VQ autoencoder keeps no shift; its latents have a root mean square of 1 instead.
 
     Returns:
         (shift_factor, scaling_factor)
     """
-    autoencoder.register_to_config(scaling_factor=1.0, shift_factor=0.0)
+    shifts = {} if isinstance(autoencoder, VQModel) else {"shift_factor": 0.0}
+    autoencoder.register_to_config(scaling_factor=1.0, **shifts)
     latents = encode(autoencoder, frames_THWC).double()
-    shift, scale = latents.mean().item(), 1.0 / latents.std().item()
-    autoencoder.register_to_config(scaling_factor=scale, shift_factor=shift)
+    shift = latents.mean().item() if shifts else 0.0
+    scale = 1.0 / (latents - shift).square().mean().sqrt().item()
+    autoencoder.register_to_config(scaling_factor=scale, **dict.fromkeys(shifts, shift))
     return shift, scale

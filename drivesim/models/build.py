@@ -3,36 +3,50 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 
-from diffusers import AutoencoderKL
 from diffusers import UNet2DConditionModel as UNet2DConditionModel
 
+from drivesim.models.autoencoder import Autoencoder, AutoencoderKL, VQModel
 from drivesim.models.temporal_stack import TemporalStack
+
+
+class AutoencoderKind(str, Enum):
+    """What keeps latents in bounds."""
+
+    KL = "kl"  # a small pull towards a standard normal
+    VQ = "vq"  # the decoder sees the nearest entries of a learned codebook
 
 
 @dataclass(kw_only=True, slots=True)
 class AutoencoderConfig:
-    """KL image autoencoder; its downsampling factor is 2 ** (levels - 1)."""
+    """Image autoencoder; its downsampling factor is 2 ** (levels - 1)."""
 
+    kind: AutoencoderKind = AutoencoderKind.KL  # what keeps latents in bounds
+    codebook_size: int = 16384  # entries; read by kind vq
+    attention_at_last_level: bool = False  # self-attention in the blocks of the smallest resolution, not in the middle
     block_out_channels: list[int] = field(default_factory=lambda: [128, 128, 256, 512])  # top to bottom
     layers_per_block: int = 2  # residual blocks of a level
     latent_channels: int = 4  # channels of a latent
     norm_num_groups: int = 32  # groups of the group norms
 
 
-def make_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
-    """A fresh `AutoencoderKL`."""
-    levels = len(config.block_out_channels)
-    return AutoencoderKL(
-        block_out_channels=tuple(config.block_out_channels),
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        layers_per_block=config.layers_per_block,
-        latent_channels=config.latent_channels,
-        norm_num_groups=config.norm_num_groups,
-        scaling_factor=1.0,
-        shift_factor=0.0,
-    )
+def make_autoencoder(config: AutoencoderConfig) -> Autoencoder:
+    """A fresh `AutoencoderKL` or `VQModel`."""
+    plain = len(config.block_out_channels) - 1
+    last = "Attn" if config.attention_at_last_level else ""
+    shared = {
+        "block_out_channels": tuple(config.block_out_channels),
+        "down_block_types": ("DownEncoderBlock2D",) * plain + (f"{last}DownEncoderBlock2D",),
+        "up_block_types": (f"{last}UpDecoderBlock2D",) + ("UpDecoderBlock2D",) * plain,
+        "layers_per_block": config.layers_per_block,
+        "latent_channels": config.latent_channels,
+        "norm_num_groups": config.norm_num_groups,
+        "scaling_factor": 1.0,
+    }
+    if AutoencoderKind(config.kind) is AutoencoderKind.VQ:
+        return VQModel(num_vq_embeddings=config.codebook_size, **shared)
+    return AutoencoderKL(shift_factor=0.0, **shared)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -15,7 +15,7 @@ from drivesim.diffusion.objective import add_noise, diffusion_loss, draw_timeste
 from drivesim.diffusion.schedule import DDIMScheduler
 from drivesim.diffusion.settings import SamplingConfig
 from drivesim.families.generate import generate_frames, predict_frames
-from drivesim.models.autoencoder import AutoencoderKL, decode
+from drivesim.models.autoencoder import Autoencoder, decode
 from drivesim.models.build import UNet2DConditionModel
 from drivesim.models.temporal_stack import TemporalStack
 from drivesim.models.video_unet import VideoUNet
@@ -60,7 +60,7 @@ class ImageStage(Stage):
 
     def __init__(
         self,
-        parts: tuple[AutoencoderKL, UNet2DConditionModel, DrivingConditioner, DDIMScheduler],
+        parts: tuple[Autoencoder, UNet2DConditionModel, DrivingConditioner, DDIMScheduler],
         loss: ImageLossConfig,
         sampling: SamplingConfig,
         optim: OptimConfig,
@@ -125,7 +125,7 @@ class PredictionStage(Stage):
 
     def __init__(
         self,
-        parts: tuple[AutoencoderKL, UNet2DConditionModel, DrivingConditioner, TemporalStack, DDIMScheduler],
+        parts: tuple[Autoencoder, UNet2DConditionModel, DrivingConditioner, TemporalStack, DDIMScheduler],
         loss: PredictionLossConfig,
         sampling: SamplingConfig,
         optim: OptimConfig,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from drivesim.core.files import sha256_file
+from drivesim.core.weights_files import Checksum, git_blob_sha1
 from drivesim.evaluate.extractors import (
     EXTRACTORS,
     STANDARD_NETWORKS,
@@ -20,7 +21,6 @@ from drivesim.evaluate.extractors import (
     make_extractor,
 )
 from drivesim.evaluate.frames import as_uint8
-from drivesim.evaluate.weights_files import Checksum, git_blob_sha1
 
 # The published networks are TorchScript files, so TorchScript it is as long as torch has it.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")

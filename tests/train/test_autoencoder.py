@@ -1,13 +1,23 @@
 """Losses of the autoencoder stage."""
 
-import torch
+from pathlib import Path
 
-from drivesim.models.build import AutoencoderConfig, make_autoencoder
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from drivesim.core.files import sha256_file
+from drivesim.families.folder import load_parts, save_parts
+from drivesim.models.autoencoder import VQModel, decode, encode, measure_scale, to_picture_range
+from drivesim.models.build import AutoencoderConfig, AutoencoderKind, make_autoencoder
+from drivesim.nn.perceptual import squeezenet1_0
 from drivesim.train.autoencoder import AutoencoderLossConfig, AutoencoderStage
 from drivesim.train.optim import OptimConfig
+from drivesim.train.perceptual import PerceptualConfig
 
 
-def stage(**loss: float) -> AutoencoderStage:
+def stage(**loss: object) -> AutoencoderStage:
     torch.manual_seed(0)
     net = make_autoencoder(
         AutoencoderConfig(block_out_channels=[8, 8, 8, 8], layers_per_block=1, latent_channels=4, norm_num_groups=4)
@@ -47,4 +57,70 @@ def test_the_discriminators_gradient_is_that_of_its_own_loss_alone() -> None:
 
 def test_validation_judges_reconstructions_alone() -> None:
     training = stage(adversarial_weight=0.5).eval()
-    assert set(training.loss(batch(), torch.Generator())) == {"loss", "l1", "mse", "edges", "kl"}
+    assert set(training.loss(batch(), torch.Generator())) == {"loss", "l1", "mse", "perceptual", "regulariser"}
+
+
+def vq(attention: bool = False) -> VQModel:
+    torch.manual_seed(0)
+    return make_autoencoder(
+        AutoencoderConfig(
+            kind=AutoencoderKind.VQ, codebook_size=32, attention_at_last_level=attention,
+            block_out_channels=[8, 8, 8, 8], layers_per_block=1, latent_channels=4, norm_num_groups=4,
+        )
+    )  # fmt: skip
+
+
+def test_a_vq_autoencoder_trains_its_encoder_its_codebook_and_its_decoder() -> None:
+    training = AutoencoderStage(vq(), AutoencoderLossConfig(), OptimConfig(), seed=0)
+    terms = training.loss(batch(), torch.Generator().manual_seed(0))
+    terms["loss"].backward()
+    for part in ("encoder", "quantize", "decoder"):
+        gradients = [p.grad for p in getattr(training.autoencoder, part).parameters()]
+        assert all(g is not None for g in gradients)
+        assert any(float(g.abs().max()) > 0 for g in gradients)
+    assert float(terms["regulariser"].detach()) > 0
+
+
+def test_a_vq_autoencoder_is_measured_saved_and_loaded(tmp_path: Path) -> None:
+    net = vq(attention=True).eval()
+    assert any("attentions" in name for name, _ in net.encoder.down_blocks[-1].named_parameters())
+    assert not any("attentions" in name for name, _ in net.encoder.down_blocks[0].named_parameters())
+    frames = to_picture_range(batch()["frames_BTCHW"].flatten(0, 1))
+    shift, scale = measure_scale(net, frames)
+    assert shift == 0.0
+    latents = encode(net, frames)
+    assert latents.square().mean().sqrt().item() == pytest.approx(1.0, rel=1e-4)
+    save_parts(tmp_path, {"autoencoder": net})
+    loaded = load_parts(tmp_path, ["autoencoder"])["autoencoder"]
+    assert isinstance(loaded, VQModel)
+    assert loaded.config.scaling_factor == pytest.approx(scale)
+    np.testing.assert_array_equal(decode(loaded, latents), decode(net, latents))
+
+
+def test_a_decoded_vq_latent_is_that_of_the_nearest_codebook_entry() -> None:
+    net = vq().eval()
+    entries = net.quantize.embedding.weight.detach()[:8].reshape(1, 2, 4, 4).permute(0, 3, 1, 2)
+    near = entries + 1e-4 * torch.randn(entries.shape, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_array_equal(decode(net, near), decode(net, entries))
+
+
+def test_the_perceptual_term_comes_from_a_checked_file_and_is_named(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path = tmp_path / "squeeze.safetensors"
+    save_file({f"features.{name}": t for name, t in squeezenet1_0().state_dict().items()}, path)
+    config = PerceptualConfig(network="squeezenet1_0", weights=str(path), sha256=sha256_file(path))
+    with_network, without = stage(perceptual=config), stage()
+    assert with_network.frozen["perceptual"].name == "perceptual distance (squeezenet1_0, channels unweighted)"
+    assert without.frozen["perceptual"].name == "picture gradients"
+    one, other = (s.loss(batch(), torch.Generator().manual_seed(0))["perceptual"] for s in (with_network, without))
+    assert float(one.detach()) != pytest.approx(float(other.detach()), rel=0.01)
+    config.sha256 = "0" * 64
+    with pytest.raises(ValueError, match="not the expected weights"):
+        stage(perceptual=config)
+
+
+def test_a_perceptual_network_without_its_file_or_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs perceptual.weights and perceptual.sha256"):
+        PerceptualConfig(network="vgg16")
+    with pytest.raises(ValueError, match="perceptual.network=vgg; valid: vgg16"):
+        PerceptualConfig(network="vgg")
