@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 import torch
 from diffusers import AutoencoderKL as AutoencoderKL
@@ -9,7 +11,7 @@ from diffusers import VQModel as VQModel
 from numpy.typing import NDArray
 from torch import Tensor
 
-Autoencoder = AutoencoderKL | VQModel
+Autoencoder: TypeAlias = AutoencoderKL | VQModel
 
 # Frames that go through the network at once: the decoder's memory, not the caller's, sets the limit.
 FRAMES_AT_ONCE = 8

@@ -53,7 +53,7 @@ def make_autoencoder(config: AutoencoderConfig) -> Autoencoder:
 class BackboneConfig:
     """Image U-Net."""
 
-    block_out_channels: list[int] = field(default_factory=lambda: [224, 224, 448, 672, 896])  # top to bottom
+    block_out_channels: list[int] = field(default_factory=lambda: [224, 448, 448, 672, 896])  # top to bottom
     attention: list[bool] = field(default_factory=lambda: [False, True, True, True, False])  # which levels have it
     layers_per_block: int = 4  # residual blocks of a level
     channels_per_head: int = 32  # width of an attention head
