@@ -90,7 +90,7 @@ class EvaluateCommand(EvaluateConfig):
 @functools.cache
 def _train_command() -> type:
     """The config of `train`; made when asked for, because Lightning takes seconds to import."""
-    from drivesim.train.fit import TrainConfig
+    from drivesim.train.config import TrainConfig
 
     @dataclasses.dataclass(kw_only=True, slots=True)
     class TrainCommand(TrainConfig):

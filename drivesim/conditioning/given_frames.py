@@ -35,6 +35,12 @@ def no_context(latents_BTCHW: Tensor) -> Tensor:
     return context_of(latents_BTCHW, torch.zeros(b, t, dtype=torch.bool, device=latents_BTCHW.device))
 
 
+def ends_given(num_frames: int, device: torch.device | str = "cpu") -> Tensor:
+    """(1, T) bool: the first and the last frame are given, as in interpolation."""
+    frame = torch.arange(num_frames, device=device)[None]
+    return (frame == 0) | (frame == num_frames - 1)
+
+
 def first_frames_given(num_given_B: Tensor, num_frames: int) -> Tensor:
     """(B, T) bool: the first `num_given_B[b]` of T frames are given."""
     return torch.arange(num_frames, device=num_given_B.device)[None] < num_given_B[:, None]

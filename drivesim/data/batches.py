@@ -151,26 +151,39 @@ class FrameDataset(Dataset[Item]):
 
 
 class LatentClipDataset(Dataset[Item]):
-    """Random clips of latents: `latents_TCHW` float32 and the conditions.
+    """Random clips of latents: `latents_TCHW` float32, the conditions, and `rate`, the number of the clip's rate.
 
     Item i depends on (seed, i) alone, for any i >= 0.
     """
 
-    def __init__(self, cache: LatentCache, *, seed: int, num_frames: int, fps: float | None = None) -> None:
-        """Finds the windows; arguments and errors as `FrameDataset`."""
+    def __init__(self, cache: LatentCache, *, seed: int, num_frames: int, rates: Sequence[float] = ()) -> None:
+        """Finds the windows.
+
+        Args:
+            cache: The latents.
+            seed: Of the choice of rates and windows.
+            num_frames: Frames an item.
+            rates: Frame rates, each as likely; whole fractions of the cache's. () = the cache's alone.
+
+        Raises:
+            ValueError: a rate that the cache does not hold, or no window long enough.
+        """
         self.cache, self.seed = cache, seed
-        self.windows = _Windows(cache.conditions, cache.fps, num_frames, fps)
+        self.windows = [_Windows(cache.conditions, cache.fps, num_frames, rate) for rate in rates or [cache.fps]]
 
     def __len__(self) -> int:
-        return len(self.windows)
+        return sum(len(windows) for windows in self.windows)
 
-    def where(self, index: int) -> tuple[str, NDArray[np.int64]]:
-        """Drive and frame numbers of item `index`."""
-        return self.windows.choose(numpy_generator(self.seed, "clip", index))
+    def where(self, index: int) -> tuple[str, NDArray[np.int64], int]:
+        """Drive, frame numbers, and number of the rate of item `index`."""
+        rng = numpy_generator(self.seed, "clip", index)
+        rate = int(rng.integers(len(self.windows))) if len(self.windows) > 1 else 0
+        return *self.windows[rate].choose(rng), rate
 
     def __getitem__(self, index: int) -> Item:
-        drive, frames = self.where(index)
-        return {"latents_TCHW": self.cache.read(drive, frames), **_condition_item(self.cache.conditions[drive], frames)}
+        drive, frames, rate = self.where(index)
+        item = {"latents_TCHW": self.cache.read(drive, frames), "rate": torch.tensor(rate)}
+        return item | _condition_item(self.cache.conditions[drive], frames)
 
 
 def _condition_item(conditions: Conditions, frames: NDArray[np.int64]) -> Item:
@@ -211,14 +224,17 @@ def collate(items: Sequence[Item]) -> Batch:
     Returns:
         `latents_BTCHW` float32, or `frames_BTCHW` float32 in [-1, 1]; `boxes_BTN4` float32 shares of
         the picture; `classes_BTN` int64, -1 = padding; `num_cars_BT` int64, -1 = unknown;
-        `is_night_B` int64, 0 day, 1 night, -1 unknown; `has_boxes_B` bool, False = not known. N is
-        the largest count in the batch and 0 where no item has a box.
+        `is_night_B` int64, 0 day, 1 night, -1 unknown; `has_boxes_B` bool, False = not known; with latents
+        `rate_B` int64, the number of the clip's frame rate. N is the largest count in the batch and 0 where no
+        item has a box.
     """
     most = max(item["classes_TN"].shape[1] for item in items)
     pictures = "latents" if "latents_TCHW" in items[0] else "frames"
     boxes = [pad(item["boxes_TN4"], (0, 0, 0, most - item["boxes_TN4"].shape[1])) for item in items]
     classes = [pad(item["classes_TN"], (0, most - item["classes_TN"].shape[1]), value=UNKNOWN) for item in items]
+    rates = {"rate_B": torch.stack([item["rate"] for item in items])} if "rate" in items[0] else {}
     return {
+        **rates,
         f"{pictures}_BTCHW": torch.stack([item[f"{pictures}_TCHW"] for item in items]),
         "boxes_BTN4": torch.stack(boxes),
         "classes_BTN": torch.stack(classes),

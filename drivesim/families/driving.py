@@ -15,18 +15,18 @@ from torch import Tensor
 
 from drivesim.conditioning.driving import DrivingConditions
 from drivesim.diffusion.settings import Sampler, SamplerOverrides, SamplingConfig
-from drivesim.families.folder import INDEX, find_model, fingerprint, load_parts, read_index
-from drivesim.families.generate import generate_frames, predict_frames
+from drivesim.families.folder import INDEX, find_model, fingerprint, load_parts, part_names, read_index
+from drivesim.families.generate import generate_frames, interpolate_frames, predict_frames
 from drivesim.models import autoencoder as coder
 from drivesim.models.video_unet import VideoUNet
 
 
 class DrivingModel:
-    """A loaded driving model: autoencoder, image backbone with conditioner, temporal stack.
+    """A loaded driving model: autoencoder, image backbone with conditioner, temporal stack, perhaps an interpolation.
 
     Args:
-        parts: what `models.folder.load_parts` gives.
-        index: what `models.folder.read_index` gives.
+        parts: what `families.folder.load_parts` gives.
+        index: what `families.folder.read_index` gives.
         weights: fingerprint of the weights.
         design_sampling: what differs from the model's own; None = nothing.
         predict_sampling: what differs from the model's own; None = nothing.
@@ -46,11 +46,19 @@ class DrivingModel:
         self.schedule = parts["scheduler"]
         self.video_unet = VideoUNet(parts["backbone"], parts["temporal"]).eval().requires_grad_(False)
         self.name: str = index["name"]
-        self.fps = float(index["fps"])
+        self.key_fps = float(index["fps"])
+        self.rates = [float(rate) for rate in index.get("rates", [])]
+        self.fps = self.rates[-1] if self.rates else self.key_fps
         self.size_hw: tuple[int, int] = (int(index["size_hw"][0]), int(index["size_hw"][1]))
         self.num_frames = int(parts["temporal"].config.num_frames)
         self.design_sampling = (design_sampling or SamplerOverrides()).over(_sampling(index, "design_sampling"))
         self.predict_sampling = (predict_sampling or SamplerOverrides()).over(_sampling(index, "predict_sampling"))
+        self.interpolator, self.rate_label = None, None
+        if self.rates:
+            self.interpolator = VideoUNet(parts["backbone"], parts["interpolation"]).eval().requires_grad_(False)
+            self.rate_label = parts["rate_label"]
+            self.interpolate_sampling = _sampling(index, "interpolate_sampling")
+            weights = f"{weights}|{self.interpolate_sampling}"
         # Other sampling makes other frames of the same weights: half a run must not go on with it.
         self.fingerprint = hashlib.sha256(
             f"{weights}|{self.design_sampling}|{self.predict_sampling}".encode()
@@ -74,12 +82,17 @@ class DrivingModel:
         """
         folder = find_model(folder_or_name)
         index = read_index(folder)
-        parts = load_parts(folder, dtype=dtype)
+        names = part_names(index)
+        parts = load_parts(folder, names, dtype=dtype)
         for part in parts.values():
             if isinstance(part, torch.nn.Module):
                 part.to(device)
         return cls(
-            parts, index, fingerprint(folder), design_sampling=design_sampling, predict_sampling=predict_sampling
+            parts,
+            index,
+            fingerprint(folder, names),
+            design_sampling=design_sampling,
+            predict_sampling=predict_sampling,
         )
 
     def _check_sizes(self) -> None:
@@ -103,6 +116,23 @@ class DrivingModel:
                 config.latent_channels + 1,
             ),
         }
+        if self.interpolator is not None and self.rate_label is not None:
+            stack = self.interpolator.temporal.config
+            pairs |= {
+                "context channels (interpolation, autoencoder + mask)": (
+                    stack.context_in_channels,
+                    config.latent_channels + 1,
+                ),
+                "width of a rate token (rate_label, interpolation)": (
+                    self.rate_label.config.dim,
+                    stack.cross_attention_dim,
+                ),
+                "number of rates (model index, rate_label)": (len(self.rates), self.rate_label.config.num_rates),
+                "rates (model index, fps and frames of a call)": (
+                    self.rates,
+                    [self.key_fps * (stack.num_frames - 1) ** (n + 1) for n in range(len(self.rates))],
+                ),
+            }
         for what, (one, other) in pairs.items():
             if one != other:
                 raise ValueError(f"model {self.name!r}: parts do not fit together: {what}: {one} and {other}")
@@ -150,6 +180,44 @@ class DrivingModel:
             self.num_frames,
             DrivingConditions.of_pictures(unknown, self.size_hw, is_night, unknown),
             self.predict_sampling,
+            generators,
+        )
+
+    @property
+    def num_passes(self) -> int:
+        """Passes of interpolation from key frames to the video's frames."""
+        return len(self.rates)
+
+    @property
+    def frames_per_gap(self) -> int:
+        """Frames of the video from one key frame to the next, the first of them counted."""
+        if self.interpolator is None:
+            return 1
+        return int(self.interpolator.temporal.config.num_frames - 1) ** self.num_passes
+
+    def interpolate(
+        self, ends_B2CHW: Tensor, number: int, *, generators: list[torch.Generator], is_night: list[bool | None]
+    ) -> Tensor:
+        """Latents (B, T, C, h, w) of clips between two frames each, which come back unchanged at the ends.
+
+        Args:
+            ends_B2CHW: latents of the two frames.
+            number: of the pass, 0 = from key frames.
+            generators: one a clip.
+            is_night: one a clip; None = unknown.
+        """
+        assert self.interpolator is not None, f"model {self.name!r} has no interpolation"
+        assert self.rate_label is not None
+        unknown: list[None] = [None] * len(is_night)
+        return interpolate_frames(
+            self.interpolator,
+            self.conditioner,
+            self.rate_label,
+            self.schedule,
+            ends_B2CHW.to(self.device),
+            torch.full((len(ends_B2CHW),), number),
+            DrivingConditions.of_pictures(unknown, self.size_hw, is_night, unknown),
+            self.interpolate_sampling,
             generators,
         )
 

@@ -14,6 +14,7 @@ from diffusers import ModelMixin
 from safetensors import SafetensorError, safe_open
 
 from drivesim.conditioning.driving import DrivingConditioner
+from drivesim.conditioning.rate_label import RateLabel
 from drivesim.diffusion.schedule import DDIMScheduler
 from drivesim.models.autoencoder import AutoencoderKL, VQModel
 from drivesim.models.build import UNet2DConditionModel
@@ -28,7 +29,11 @@ PARTS: dict[str, tuple[tuple[Any, ...], str, str | None]] = {
     "conditioner": ((DrivingConditioner,), "config.json", "diffusion_pytorch_model.safetensors"),
     "temporal": ((TemporalStack,), "config.json", "diffusion_pytorch_model.safetensors"),
     "scheduler": ((DDIMScheduler,), "scheduler_config.json", None),
+    "interpolation": ((TemporalStack,), "config.json", "diffusion_pytorch_model.safetensors"),
+    "rate_label": ((RateLabel,), "config.json", "diffusion_pytorch_model.safetensors"),
 }
+REQUIRED = ("autoencoder", "backbone", "conditioner", "temporal", "scheduler")
+OPTIONAL = {"rates": ("interpolation", "rate_label")}  # key of the index -> parts that come with it
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -67,7 +72,12 @@ def read_index(folder: Path) -> dict[str, Any]:
     return index  # type: ignore[no-any-return]
 
 
-def load_parts(folder: Path, names: Iterable[str] = tuple(PARTS), dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+def part_names(index: dict[str, Any]) -> tuple[str, ...]:
+    """The parts that a model with this index consists of."""
+    return (*REQUIRED, *(name for key, names in OPTIONAL.items() if key in index for name in names))
+
+
+def load_parts(folder: Path, names: Iterable[str] = REQUIRED, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     """The parts of a model folder by name, in evaluation mode.
 
     Raises:
@@ -155,7 +165,7 @@ def write_index(folder: Path, index: dict[str, Any]) -> None:
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def fingerprint(folder: Path, names: Iterable[str] = tuple(PARTS)) -> str:
+def fingerprint(folder: Path, names: Iterable[str] = REQUIRED) -> str:
     """sha256 over the weights and configs of some parts; two equal models have equal fingerprints."""
     digest = hashlib.sha256()
     for name in sorted(names):

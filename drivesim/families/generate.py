@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from drivesim.conditioning.driving import DrivingConditioner, DrivingConditions
-from drivesim.conditioning.given_frames import context_of, first_frames_given, no_context
+from drivesim.conditioning.given_frames import context_of, ends_given, first_frames_given, no_context
+from drivesim.conditioning.rate_label import RateLabel
 from drivesim.diffusion.sampling import Denoiser, Guidance, sample
 from drivesim.diffusion.schedule import DDIMScheduler
 from drivesim.diffusion.settings import SamplingConfig
@@ -87,3 +88,55 @@ def predict_frames(
         dtype=backbone.dtype,
     )
     return torch.cat([given_BSCHW, made[:, s:]], dim=1)
+
+
+@torch.no_grad()
+def interpolate_frames(
+    video_unet: VideoUNet,
+    conditioner: DrivingConditioner,
+    rate_label: RateLabel,
+    schedule: DDIMScheduler,
+    ends_B2CHW: Tensor,
+    rate_B: Tensor,
+    conditions: DrivingConditions,
+    sampling: SamplingConfig,
+    generators: Sequence[torch.Generator],
+) -> Tensor:
+    """Latents (B, T, C, h, w) of clips between two given frames, which come back unchanged at the ends.
+
+    Args:
+        video_unet: the backbone with the interpolation's temporal stack.
+        conditioner: of the spatial layers.
+        rate_label: tells the temporal layers which rate is made.
+        schedule: the model's noise schedule.
+        ends_B2CHW: latents of the first and the last frame of each clip.
+        rate_B: int64 number of the rate, 0 = the lowest.
+        conditions: what is known of each clip.
+        sampling: sampler, steps, context guidance.
+        generators: one a clip.
+    """
+    backbone = video_unet.backbone
+    num_frames = video_unet.temporal.config.num_frames
+    b, _, c, h, w = ends_B2CHW.shape
+    latents = torch.zeros(b, num_frames, c, h, w, device=ends_B2CHW.device, dtype=ends_B2CHW.dtype)
+    latents[:, [0, -1]] = ends_B2CHW
+    context = context_of(latents, ends_given(num_frames, latents.device).expand(b, -1))
+    tokens, mask = conditioner(conditions.to(backbone.device))
+    rate_tokens = rate_label(rate_B.to(backbone.device))
+
+    def denoiser(context_BTCHW: Tensor) -> Denoiser:
+        return lambda x, step: video_unet(
+            conditioner.placed(x), step, tokens,
+            token_mask_BL=mask, context_BTCHW=context_BTCHW, temporal_tokens_BLC=rate_tokens,
+        )  # fmt: skip
+
+    made = sample(
+        Guidance(denoiser(context), denoiser(no_context(latents)), sampling.guidance),
+        (num_frames, c, h, w),
+        schedule,
+        sampling,
+        generators,
+        device=backbone.device,
+        dtype=backbone.dtype,
+    )
+    return torch.cat([ends_B2CHW[:, :1], made[:, 1:-1], ends_B2CHW[:, 1:]], dim=1)

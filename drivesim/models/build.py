@@ -107,6 +107,42 @@ class TemporalConfig:
     hold_context: bool = False  # later frames see the last given one, as in Stable Video Diffusion; False = zeros
 
 
+@dataclass(kw_only=True, slots=True)
+class InterpolationConfig:
+    """Temporal layers that fill in frames between two given ones (Table 8)."""
+
+    num_frames: int = 5  # frames of one call: two given ones and those between
+    rates: list[float] = field(default_factory=lambda: [7.5, 30.0])  # frames a second after each pass of one model
+    label_dim: int = 512  # width of the token that tells the rate
+    context_channels: int = 128  # channels that given frames are convolved to
+    feed_forward_mult: int = 4  # width of the temporal feed-forward layers
+
+    def check(self, key_fps: float) -> None:
+        """Raises ValueError when the passes do not lead from one rate to the next."""
+        if self.num_frames < 3:
+            raise ValueError(f"interpolation.num_frames={self.num_frames}; at least 3 are needed to fill one in")
+        factor = self.num_frames - 1
+        wanted = [key_fps * factor ** (index + 1) for index in range(len(self.rates))]
+        if not self.rates or any(abs(r - w) > 1e-6 * w for r, w in zip(self.rates, wanted, strict=True)):
+            raise ValueError(
+                f"interpolation.rates={self.rates}: {self.num_frames} frames a call make {factor} times the rate, "
+                f"so from fps={key_fps:g} they must be {wanted or [key_fps * factor]}"
+            )
+
+
+def make_interpolation_stack(config: InterpolationConfig, backbone: UNet2DConditionModel) -> TemporalStack:
+    """Fresh temporal layers that see both ends of a clip and a token for its rate."""
+    return TemporalStack.for_backbone(
+        backbone,
+        num_frames=config.num_frames,
+        per_frame_alpha=True,
+        context_in_channels=backbone.config.out_channels + 1,
+        context_channels=config.context_channels,
+        cross_attention_dim=config.label_dim,
+        feed_forward_mult=config.feed_forward_mult,
+    )
+
+
 def make_temporal_stack(config: TemporalConfig, backbone: UNet2DConditionModel) -> TemporalStack:
     """Fresh temporal layers for a backbone, with context from given frames."""
     return TemporalStack.for_backbone(

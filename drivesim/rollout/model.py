@@ -18,7 +18,7 @@ class PredictionModel(Protocol):
 
     @property
     def fps(self) -> float:
-        """Key frames per second."""
+        """Frames per second of the video."""
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -26,7 +26,15 @@ class PredictionModel(Protocol):
 
     @property
     def num_frames(self) -> int:
-        """Frames that one call of `predict` returns, the given ones included."""
+        """Key frames that one call of `predict` returns, the given ones included."""
+
+    @property
+    def num_passes(self) -> int:
+        """Passes of interpolation from key frames to the video's frames; 0 = key frames are the video."""
+
+    @property
+    def frames_per_gap(self) -> int:
+        """Frames of the video from one key frame to the next, the first of them counted."""
 
     @property
     def fingerprint(self) -> str:
@@ -54,4 +62,24 @@ class PredictionModel(Protocol):
 
         Returns:
             Latents (B, num_frames, C, h, w), which begin with the given ones, unchanged.
+        """
+
+    def interpolate(
+        self,
+        ends_B2CHW: torch.Tensor,
+        number: int,
+        *,
+        generators: list[torch.Generator],
+        is_night: list[bool | None],
+    ) -> torch.Tensor:
+        """The frames between two frames, for B pairs.
+
+        Args:
+            ends_B2CHW: Latents of the pairs, on any device.
+            number: Of the pass, 0 = between key frames.
+            generators: One CPU generator a pair.
+            is_night: One a pair; None = unknown.
+
+        Returns:
+            Latents (B, T, C, h, w) that begin and end with the given ones, unchanged.
         """

@@ -21,12 +21,14 @@ class Chunk:
 class Plan:
     """All calls for a future of `num_frames` frames, by arithmetic: as small for an hour as for a second.
 
-    The first call is given 1 frame, which opens the video, and adds itself whole; each later call is
-    given the last 2 frames and adds the rest. The last call adds no more than is wanted.
+    The first call is given 1 key frame, which opens the video, and adds itself whole; each later call is
+    given the last 2 key frames and adds the rest. Interpolation fills the gaps before each added key
+    frame. The last call adds no more than is wanted.
     """
 
     num_frames: int  # wanted, the start frame included
-    frames_per_call: int = 10  # the given ones included
+    frames_per_call: int = 10  # key frames, the given ones included
+    frames_per_gap: int = 1  # frames from one key frame to the next, the first of them counted
 
     def __post_init__(self) -> None:
         if self.num_frames < 1:
@@ -37,17 +39,25 @@ class Plan:
     @property
     def num_chunks(self) -> int:
         """Calls of the prediction model."""
-        after_first = max(0, self.num_frames - self.frames_per_call)
-        return 1 + -(-after_first // (self.frames_per_call - NUM_GIVEN))
+        after_first = max(0, self.num_frames - self._first_chunk)
+        return 1 + -(-after_first // self._later_chunk)
+
+    @property
+    def _first_chunk(self) -> int:
+        return (self.frames_per_call - 1) * self.frames_per_gap + 1
+
+    @property
+    def _later_chunk(self) -> int:
+        return (self.frames_per_call - NUM_GIVEN) * self.frames_per_gap
 
     def chunk(self, index: int) -> Chunk:
         """Call number `index`."""
         if not 0 <= index < self.num_chunks:
             raise IndexError(f"chunk {index} of {self.num_chunks}")
         if index == 0:
-            return Chunk(index=0, num_given=1, first_frame=0, num_new=min(self.frames_per_call, self.num_frames))
-        num_new = self.frames_per_call - NUM_GIVEN
-        first_frame = self.frames_per_call + (index - 1) * num_new
+            return Chunk(index=0, num_given=1, first_frame=0, num_new=min(self._first_chunk, self.num_frames))
+        num_new = self._later_chunk
+        first_frame = self._first_chunk + (index - 1) * num_new
         return Chunk(
             index=index,
             num_given=NUM_GIVEN,

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from drivesim.core.seeds import torch_generator
+from drivesim.rollout.cascade import fill_in
 from drivesim.rollout.model import PredictionModel
 from drivesim.rollout.plan import NUM_GIVEN
 
@@ -26,8 +27,8 @@ class State:
 
     future: int  # which of the start frame's futures
     chunk_index: int  # the next chunk
-    num_frames: int  # frames made so far
-    latents_SCHW: torch.Tensor  # the last 1 (before the first step) or 2 frames, on the CPU
+    num_frames: int  # frames of the video made so far
+    latents_SCHW: torch.Tensor  # the last 1 (before the first step) or 2 key frames, on the CPU
 
 
 class World:
@@ -50,7 +51,7 @@ class World:
         return State(future=future, chunk_index=0, num_frames=0, latents_SCHW=start_latents_CHW[None].cpu())
 
     def step(self, state: State) -> tuple[State, NDArray[np.uint8]]:
-        """One call of the model.
+        """One call of the prediction model, and what fills the gaps between its key frames.
 
         The first step's frames begin with the start frame as the model decodes it, so that colours
         do not jump behind it.
@@ -62,20 +63,23 @@ class World:
             NotFiniteError: names the chunk and the first frame that is not finite.
         """
         num_given = len(state.latents_SCHW)
-        generator = torch_generator(self.run_seed, self.start_name, state.future, "predict", state.chunk_index)
+        item = (self.run_seed, self.start_name, state.future)
+        generator = torch_generator(*item, "predict", state.chunk_index)
         with torch.no_grad():
             latents_BTCHW = self.model.predict(
                 state.latents_SCHW[None], generators=[generator], is_night=[self.is_night]
             )
-            first_new = 0 if state.chunk_index == 0 else num_given
-            new_TCHW = latents_BTCHW[0, first_new:].cpu()
+            is_first = state.chunk_index == 0
+            keys_KCHW = latents_BTCHW[0, 0 if is_first else num_given - 1 :].cpu()
+            filled_TCHW = fill_in(self.model, keys_KCHW, self.is_night, (*item, state.chunk_index))
+            new_TCHW = filled_TCHW if is_first else filled_TCHW[1:]  # the chunk before ended with that frame
             _check_finite(new_TCHW, state)
             frames_THWC = self.model.decode(new_TCHW)
         after = State(
             future=state.future,
             chunk_index=state.chunk_index + 1,
             num_frames=state.num_frames + len(new_TCHW),
-            latents_SCHW=new_TCHW[-NUM_GIVEN:].clone(),  # a view would keep the whole chunk in memory
+            latents_SCHW=keys_KCHW[-NUM_GIVEN:].clone(),  # a view would keep the whole chunk in memory
         )
         return after, frames_THWC
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from drivesim.conditioning.driving import DrivingConditioner, DrivingConditions
+from drivesim.conditioning.driving import DrivingConditions
 from drivesim.conditioning.given_frames import context_of, first_frames_given
 from drivesim.diffusion.objective import add_noise, diffusion_loss, draw_timesteps
-from drivesim.diffusion.schedule import DDIMScheduler
 from drivesim.diffusion.settings import SamplingConfig
 from drivesim.families.generate import generate_frames, predict_frames
-from drivesim.models.autoencoder import Autoencoder, decode
-from drivesim.models.build import UNet2DConditionModel
-from drivesim.models.temporal_stack import TemporalStack
+from drivesim.models.autoencoder import decode
 from drivesim.models.video_unet import VideoUNet
 from drivesim.train.box_weights import box_weights
 from drivesim.train.optim import OptimConfig
@@ -35,7 +33,7 @@ def conditions_of(batch: Batch, frame: int) -> DrivingConditions:
     )
 
 
-def _losses(prediction_BTCHW: Tensor, target_BTCHW: Tensor, batch: Batch, box_weight: float) -> dict[str, Tensor]:
+def losses(prediction_BTCHW: Tensor, target_BTCHW: Tensor, batch: Batch, box_weight: float) -> dict[str, Tensor]:
     """The error to descend, and beside it the plain one where boxes count more."""
     plain = diffusion_loss(prediction_BTCHW, target_BTCHW)
     if box_weight == 0:
@@ -56,21 +54,20 @@ class ImageLossConfig:
 
 
 class ImageStage(Stage):
-    """Trains the image backbone and its conditioner on single latents."""
+    """Trains the image backbone and its conditioner on single latents; parts: these, autoencoder, scheduler."""
 
     def __init__(
         self,
-        parts: tuple[Autoencoder, UNet2DConditionModel, DrivingConditioner, DDIMScheduler],
+        parts: dict[str, Any],
         loss: ImageLossConfig,
         sampling: SamplingConfig,
         optim: OptimConfig,
         seed: int,
     ):
-        autoencoder, backbone, conditioner, schedule = parts
-        trained = nn.ModuleDict({"backbone": backbone, "conditioner": conditioner})
-        super().__init__(trained, nn.ModuleDict({"autoencoder": autoencoder}), optim, seed)
-        self.autoencoder, self.backbone, self.conditioner = autoencoder, backbone, conditioner
-        self.schedule = schedule
+        trained = nn.ModuleDict({name: parts[name] for name in ("backbone", "conditioner")})
+        super().__init__(trained, nn.ModuleDict({"autoencoder": parts["autoencoder"]}), optim, seed)
+        self.backbone, self.conditioner = parts["backbone"], parts["conditioner"]
+        self.autoencoder, self.schedule = parts["autoencoder"], parts["scheduler"]
         self.drop, self.sampling = loss, sampling
 
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -88,7 +85,7 @@ class ImageStage(Stage):
         noisy, target = add_noise(x, noise, steps, self.schedule)
         tokens, mask = self.conditioner(conditions)
         prediction = self.backbone(self.conditioner.placed(noisy), steps, tokens, encoder_attention_mask=mask).sample
-        return _losses(prediction[:, None], target[:, None], batch, self.drop.box_weight)
+        return losses(prediction[:, None], target[:, None], batch, self.drop.box_weight)
 
     @torch.no_grad()
     def sample_pictures(self, batch: Batch) -> NDArray[np.uint8]:
@@ -114,28 +111,31 @@ class PredictionLossConfig:
     box_weight: float = 0.0  # how much more an error inside a box counts; 0 = as outside
 
 
-def _for_prediction(batch: Batch, drop_night_B: Tensor) -> DrivingConditions:
-    """What a rollout knows: at most day or night. Boxes and number of cars change on the way."""
+def known_on_the_way(batch: Batch, drop_night_B: Tensor) -> DrivingConditions:
+    """What a rollout knows of clips: at most day or night. Boxes and number of cars change on the way."""
     all_unknown = torch.ones_like(drop_night_B)
     return conditions_of(batch, 0).dropped(all_unknown, drop_night_B, all_unknown)
 
 
 class PredictionStage(Stage):
-    """Trains the temporal layers in the frozen image model to continue given frames."""
+    """Trains the temporal layers in the frozen image model to continue given frames.
+
+    Parts: autoencoder, backbone, conditioner, temporal, scheduler.
+    """
 
     def __init__(
         self,
-        parts: tuple[Autoencoder, UNet2DConditionModel, DrivingConditioner, TemporalStack, DDIMScheduler],
+        parts: dict[str, Any],
         loss: PredictionLossConfig,
         sampling: SamplingConfig,
         optim: OptimConfig,
         seed: int,
     ):
-        autoencoder, backbone, conditioner, temporal, schedule = parts
-        frozen = nn.ModuleDict({"autoencoder": autoencoder, "backbone": backbone, "conditioner": conditioner})
-        super().__init__(nn.ModuleDict({"temporal": temporal}), frozen, optim, seed)
-        self.autoencoder, self.conditioner, self.schedule = autoencoder, conditioner, schedule
-        self.video_unet = VideoUNet(backbone, temporal)
+        frozen = nn.ModuleDict({name: parts[name] for name in ("autoencoder", "backbone", "conditioner")})
+        super().__init__(nn.ModuleDict({"temporal": parts["temporal"]}), frozen, optim, seed)
+        self.autoencoder, self.conditioner = parts["autoencoder"], parts["conditioner"]
+        self.schedule = parts["scheduler"]
+        self.video_unet = VideoUNet(parts["backbone"], parts["temporal"])
         self.prediction, self.sampling = loss, sampling
 
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -146,7 +146,7 @@ class PredictionStage(Stage):
         drawn = torch.multinomial(shares, b, replacement=True, generator=generator)
         num_given = torch.tensor(self.prediction.given)[drawn].to(x.device)
         drop_night = (torch.rand(b, generator=generator) < self.prediction.drop_labels).to(x.device)
-        conditions = _for_prediction(batch, drop_night)
+        conditions = known_on_the_way(batch, drop_night)
         steps = draw_timesteps(b, self.schedule, generator).to(x.device)
         noise = torch.randn(x.shape, generator=generator).to(x)
         noisy, target = add_noise(x, noise, steps, self.schedule)
@@ -156,13 +156,13 @@ class PredictionStage(Stage):
         prediction = self.video_unet(
             self.conditioner.placed(noisy), steps, tokens, token_mask_BL=mask, context_BTCHW=context
         )
-        return _losses(prediction, target, batch, self.prediction.box_weight)
+        return losses(prediction, target, batch, self.prediction.box_weight)
 
     @torch.no_grad()
     def sample_pictures(self, batch: Batch) -> NDArray[np.uint8]:
         """For three clips: the real one above, its first frame continued below."""
         x = batch["latents_BTCHW"][:3]
-        conditions = _for_prediction(
+        conditions = known_on_the_way(
             {name: value[:3] for name, value in batch.items()}, torch.zeros(len(x), dtype=torch.bool, device=x.device)
         )
         generators = [torch.Generator().manual_seed(self.seed + index) for index in range(len(x))]

@@ -39,20 +39,20 @@ def _assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None
 
 
 def test_an_item_depends_on_seed_and_number_alone(latent_cache: LatentCache) -> None:
-    data = LatentClipDataset(latent_cache, seed=5, num_frames=3, fps=5.0)
-    later = LatentClipDataset(latent_cache, seed=5, num_frames=3, fps=5.0)
+    data = LatentClipDataset(latent_cache, seed=5, num_frames=3, rates=[5.0])
+    later = LatentClipDataset(latent_cache, seed=5, num_frames=3, rates=[5.0])
     for index in (1000, 3, 0):
         _assert_same(data[index], later[index])
-    chosen = {(drive, int(frames[0])) for drive, frames in (data.where(i) for i in range(400))}
+    chosen = {(drive, int(frames[0])) for drive, frames, _ in (data.where(i) for i in range(400))}
     assert len(chosen) == len(data) == 2 * 9  # every place occurs
-    other = LatentClipDataset(latent_cache, seed=6, num_frames=3, fps=5.0)
+    other = LatentClipDataset(latent_cache, seed=6, num_frames=3, rates=[5.0])
     assert [str(data.where(i)) for i in range(20)] != [str(other.where(i)) for i in range(20)]
 
 
 def test_a_clip_holds_the_latents_and_boxes_of_its_frames(latent_cache: LatentCache, frame_cache: FrameCache) -> None:
-    data = LatentClipDataset(latent_cache, seed=0, num_frames=3, fps=5.0)
+    data = LatentClipDataset(latent_cache, seed=0, num_frames=3, rates=[5.0])
     for index in range(5):
-        drive, frames = data.where(index)
+        drive, frames, _ = data.where(index)
         np.testing.assert_array_equal(np.diff(frames), [2, 2])
         item = data[index]
         expected = encode(frame_cache.read(drive, frames)).half().float()
@@ -61,11 +61,23 @@ def test_a_clip_holds_the_latents_and_boxes_of_its_frames(latent_cache: LatentCa
         assert int(item["is_night"]) == int(drive == "lane-dark")
 
 
+def test_clips_of_several_rates_come_alike_often_and_say_their_rate(latent_cache: LatentCache) -> None:
+    data = LatentClipDataset(latent_cache, seed=0, num_frames=3, rates=[2.5, 5.0])
+    steps = {0: 4, 1: 2}  # frames of the cache, which holds 10 a second
+    items = [data.where(index) for index in range(200)]
+    for index, (_, frames, rate) in enumerate(items[:20]):
+        assert np.diff(frames).tolist() == [steps[rate]] * 2
+        assert int(data[index]["rate"]) == rate
+    assert 70 < sum(rate for _, _, rate in items) < 130
+    batch = collate([data[index] for index in range(4)])
+    assert batch["rate_B"].tolist() == [rate for _, _, rate in items[:4]]
+
+
 def test_frames_that_cannot_be_read_are_never_chosen(latent_cache: LatentCache) -> None:
     latent_cache.conditions["lane-day"].valid_T[6] = False
     data = LatentClipDataset(latent_cache, seed=0, num_frames=4)
     for index in range(300):
-        drive, frames = data.where(index)
+        drive, frames, _ = data.where(index)
         assert drive != "lane-day" or 6 not in frames
 
 
@@ -164,6 +176,6 @@ def test_of_too_many_boxes_the_nearest_stay() -> None:
 
 def test_rates_and_lengths_that_the_cache_does_not_hold_are_refused(latent_cache: LatentCache) -> None:
     with pytest.raises(ValueError, match="4 fps wanted of a cache at 10; valid are 10, 5"):
-        LatentClipDataset(latent_cache, seed=0, num_frames=2, fps=4.0)
+        LatentClipDataset(latent_cache, seed=0, num_frames=2, rates=[4.0])
     with pytest.raises(ValueError, match="no drive holds 20 frames at 10 fps"):
         LatentClipDataset(latent_cache, seed=0, num_frames=20)

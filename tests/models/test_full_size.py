@@ -5,10 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from drivesim.conditioning.driving import DrivingConditions, make_conditioner
+from drivesim.conditioning.driving import DrivingConditioner, DrivingConditions, make_conditioner
 from drivesim.conditioning.given_frames import no_context
+from drivesim.conditioning.rate_label import RateLabel
 from drivesim.config import compose
-from drivesim.models.build import make_autoencoder, make_backbone, make_temporal_stack
+from drivesim.models.build import (
+    UNet2DConditionModel,
+    make_autoencoder,
+    make_backbone,
+    make_interpolation_stack,
+    make_temporal_stack,
+)
 from drivesim.models.video_unet import VideoUNet
 
 LATENT = (4, 16, 32)  # of 128 x 256 pictures
@@ -34,11 +41,15 @@ def test_the_autoencoder_maps_pictures_to_latents_and_back() -> None:
     assert net.decode(latents, force_not_quantize=True).sample.shape == (2, 3, 128, 256)
 
 
-def test_the_video_model_denoises_ten_frames() -> None:
+def image_model() -> tuple[DrivingConditioner, UNet2DConditionModel]:
     image = compose("train", ["experiment=driving/image"])
-    prediction = compose("train", ["experiment=driving/prediction"])
     conditioner = make_conditioner(image.conditioner, image.backbone.token_dim)
-    backbone = make_backbone(image.backbone, LATENT[0], LATENT[1:], conditioner.num_channels)
+    return conditioner, make_backbone(image.backbone, LATENT[0], LATENT[1:], conditioner.num_channels)
+
+
+def test_the_video_model_denoises_ten_frames() -> None:
+    prediction = compose("train", ["experiment=driving/prediction"])
+    conditioner, backbone = image_model()
     temporal = make_temporal_stack(prediction.temporal, backbone)
     for name, part in (("backbone", backbone), ("conditioner", conditioner), ("temporal stack", temporal)):
         print(f"\n{name}: {millions(part):.1f} M", end="")
@@ -49,5 +60,26 @@ def test_the_video_model_denoises_ten_frames() -> None:
     clips = torch.empty(2, 10, *LATENT)
     made = VideoUNet(backbone, temporal)(
         conditioner.placed(clips), torch.empty(2), tokens, token_mask_BL=mask, context_BTCHW=no_context(clips)
+    )
+    assert made.shape == clips.shape
+
+
+def test_the_interpolation_model_denoises_windows_of_five_and_is_told_the_rate() -> None:
+    settings = compose("train", ["experiment=driving/interpolation"])
+    settings.interpolation.check(settings.fps)
+    conditioner, backbone = image_model()
+    stack = make_interpolation_stack(settings.interpolation, backbone)
+    print(f"\ninterpolation stack: {millions(stack):.1f} M", end="")
+    tokens, mask = conditioner(DrivingConditions.unknown(3, "meta"))
+    rates = RateLabel(num_rates=2, dim=512)(torch.zeros(3, dtype=torch.int64))
+    assert rates.shape == (3, 1, 512)
+    clips = torch.empty(3, 5, *LATENT)
+    made = VideoUNet(backbone, stack)(
+        conditioner.placed(clips),
+        torch.empty(3),
+        tokens,
+        token_mask_BL=mask,
+        context_BTCHW=no_context(clips),
+        temporal_tokens_BLC=rates,
     )
     assert made.shape == clips.shape

@@ -19,6 +19,22 @@ def test_every_frame_is_added_by_exactly_one_chunk(num_frames: int) -> None:
     assert all(chunk.num_new > 0 for chunk in chunks)
 
 
+@pytest.mark.parametrize("num_frames", [1, 144, 145, 146, 273, 274, 8993])
+def test_with_interpolation_every_frame_is_added_by_exactly_one_chunk_too(num_frames: int) -> None:
+    plan = Plan(num_frames=num_frames, frames_per_gap=16)
+    chunks = [plan.chunk(index) for index in range(plan.num_chunks)]
+    added = [chunk.first_frame + k for chunk in chunks for k in range(chunk.num_new)]
+    assert added == list(range(num_frames))
+    assert all(chunk.num_new > 0 for chunk in chunks)
+
+
+def test_the_papers_five_minutes_at_30_fps_take_71_calls() -> None:
+    # 563 key frames, between any two of them 15 more: 8,993 frames (reference of the method, section 3).
+    plan = Plan(num_frames=562 * 16 + 1, frames_per_gap=16)
+    assert plan.num_frames == 8993
+    assert plan.num_chunks == 71
+
+
 def test_the_first_call_is_given_one_frame_and_every_later_one_two() -> None:
     plan = Plan(num_frames=30)
     assert plan.chunk(0) == Chunk(index=0, num_given=1, first_frame=0, num_new=10)

@@ -19,6 +19,8 @@ class TinyModel:
     fps = 4.0
     size_hw = SIZE_HW
     num_frames = 10
+    num_passes = 0
+    frames_per_gap = 1
     fingerprint = "tiny"
 
     def __init__(self) -> None:
@@ -49,6 +51,28 @@ class TinyModel:
             light = torch.tensor([-0.2 if night else 0.0 for night in is_night])[:, None, None, None]
             frames.append(torch.tanh(frames[-1] + 0.3 * self.move(frames[-1]) + 0.3 * noise + light))
         return torch.stack(frames, dim=1)
+
+
+class InterpolatingModel(TinyModel):
+    """Two passes that make two frames of one: the middle between both ends, and noise."""
+
+    fps = 16.0
+    num_passes = 2
+    frames_per_gap = 4
+
+    def interpolate(
+        self,
+        ends_B2CHW: torch.Tensor,
+        number: int,
+        *,
+        generators: list[torch.Generator],
+        is_night: list[bool | None],
+    ) -> torch.Tensor:
+        assert 0 <= number < self.num_passes
+        assert len(ends_B2CHW) == len(generators) == len(is_night)
+        noise = torch.stack([torch.randn(ends_B2CHW.shape[2:], generator=g) for g in generators])
+        middle = ends_B2CHW.mean(dim=1) + 0.1 * (number + 1) * noise
+        return torch.stack([ends_B2CHW[:, 0], middle, ends_B2CHW[:, 1]], dim=1)
 
 
 class FailingModel(TinyModel):

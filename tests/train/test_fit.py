@@ -1,6 +1,8 @@
 """Every stage at tiny size, on toytown: it trains, resumes and exports what the next stage loads."""
 
 import csv
+import json
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +18,10 @@ from drivesim.data.module import DataModuleConfig
 from drivesim.data.source import ClipSource
 from drivesim.diffusion.settings import SamplingConfig
 from drivesim.families.driving import DrivingModel
-from drivesim.models.build import AutoencoderConfig, BackboneConfig, TemporalConfig
+from drivesim.models.build import AutoencoderConfig, BackboneConfig, InterpolationConfig, TemporalConfig
 from drivesim.toytown import TownConfig, write_nuscenes
-from drivesim.train.fit import StageName, TrainConfig, TrainerConfig, fit
+from drivesim.train.config import StageName, TrainConfig, TrainerConfig
+from drivesim.train.fit import fit
 from drivesim.train.latent_ldm import ImageLossConfig
 from drivesim.train.optim import LearningRate, OptimConfig, OptimizerName
 from drivesim.train.stage import Batch, Stage
@@ -46,11 +49,16 @@ def config(stage: StageName, cache: Path, init: Path | None = None, max_steps: i
             norm_num_groups=8, token_dim=16,
         ),
         conditioner=ConditionerConfig(position_frequencies=1),
+        fps=2.0,
+        interpolation=InterpolationConfig(
+            num_frames=3, rates=[4.0], label_dim=8, context_channels=8, feed_forward_mult=1
+        ),
         temporal=TemporalConfig(num_frames=6, context_channels=8, feed_forward_mult=1, hold_context=True),
         crop=CropConfig(size_hw=[16, 32]),
         image_loss=ImageLossConfig(box_weight=2.0),
         design_sampling=SamplingConfig(steps=2),
         predict_sampling=SamplingConfig(steps=2),
+        interpolate_sampling=SamplingConfig(steps=2),
         optim=OptimConfig(
             optimizer=OptimizerName.MUON, learning_rate=1e-3, warmup_steps=1, schedule=LearningRate.COSINE
         ),
@@ -105,7 +113,38 @@ def test_the_last_stage_exports_a_model_that_designs_and_predicts(family: dict[s
     assert made.shape == (1, 6, 4, 4, 8)
     assert torch.equal(made[:, 0], latents)
     assert model.decode(made[0]).shape == (6, 32, 64, 3)
-    assert model.fps == 4.0
+    assert model.fps == model.key_fps == 2.0
+    assert model.num_passes == 0
+
+
+def test_a_model_with_an_interpolation_fills_gaps_and_keeps_both_ends(family: dict[str, Path]) -> None:
+    model = DrivingModel.from_pretrained(family["interpolation"])
+    assert (model.key_fps, model.fps, model.num_passes, model.frames_per_gap) == (2.0, 4.0, 1, 2)
+    ends = torch.randn(3, 2, 4, 4, 8, generator=torch.Generator().manual_seed(0))
+    generators = [torch.Generator().manual_seed(seed) for seed in (0, 0, 1)]
+    made = model.interpolate(ends, 0, generators=generators, is_night=[None, True, False])
+    assert made.shape == (3, 3, 4, 4, 8)
+    assert torch.equal(made[:, [0, 2]], ends)
+    assert model.fingerprint != DrivingModel.from_pretrained(family["prediction"]).fingerprint
+    for part in ("temporal", "backbone"):
+        name = f"{part}/diffusion_pytorch_model.safetensors"
+        assert (family["interpolation"] / name).read_bytes() == (family["prediction"] / name).read_bytes()
+
+
+def test_rates_that_do_not_follow_from_one_another_are_refused() -> None:
+    InterpolationConfig(rates=[7.5, 30.0]).check(1.875)
+    with pytest.raises(ValueError, match=r"from fps=2 they must be \[8.0, 32.0\]"):
+        InterpolationConfig(rates=[7.5, 30.0]).check(2.0)
+
+
+def test_an_interpolation_of_other_rates_than_the_index_says_is_refused(
+    family: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(family["interpolation"], tmp_path / "model")
+    index = json.loads((tmp_path / "model" / "model_index.json").read_text())
+    (tmp_path / "model" / "model_index.json").write_text(json.dumps(index | {"rates": [5.0]}))
+    with pytest.raises(ValueError, match=r"rates \(model index, fps and frames of a call\): \[5.0\] and \[4.0\]"):
+        DrivingModel.from_pretrained(tmp_path / "model")
 
 
 def test_latents_have_unit_scale_after_training(family: dict[str, Path], source: ClipSource) -> None:

@@ -1,0 +1,81 @@
+"""What a person can choose about a training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from drivesim.conditioning.driving import ConditionerConfig
+from drivesim.data.batches import CropConfig
+from drivesim.data.module import DataModuleConfig
+from drivesim.diffusion.settings import SamplingConfig, ScheduleConfig
+from drivesim.models.build import AutoencoderConfig, BackboneConfig, InterpolationConfig, TemporalConfig
+from drivesim.train.autoencoder import AutoencoderLossConfig
+from drivesim.train.interpolation import InterpolationLossConfig
+from drivesim.train.latent_ldm import ImageLossConfig, PredictionLossConfig
+from drivesim.train.optim import OptimConfig
+
+
+class StageName(str, Enum):
+    """Training stages, in the order they build on each other."""
+
+    AUTOENCODER = "autoencoder"
+    IMAGE = "image"
+    PREDICTION = "prediction"
+    INTERPOLATION = "interpolation"
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainerConfig:
+    """How long and on what."""
+
+    max_steps: int = 1000  # optimizer steps
+    accumulate: int = 1  # micro-batches of one optimizer step
+    accelerator: str = "auto"  # Lightning's: auto, cpu, gpu
+    devices: int = 1  # how many
+    precision: str = "32-true"  # Lightning's; bf16-mixed on a GPU
+    num_threads: int = 1  # torch threads of a process; two processes of two threads on two cores stall
+    checkpoint_every: int = 200  # steps between checkpoints
+    validate_every: int = 200  # steps between validations
+    picture_every: int = 500  # steps between sample pictures
+    log_every: int = 10  # steps between log rows
+    progress: bool = True  # progress bar
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainConfig:
+    """One stage of one model family."""
+
+    stage: StageName = StageName.AUTOENCODER  # what to train
+    name: str = "model"  # name of the model, written into its index
+    init: str | None = None  # model folder with the earlier parts; None = autoencoder stage from nothing
+    warm_start: str | None = None  # model folder whose weights of this stage's parts to begin with; None = fresh
+    seed: int = 0  # of data order, noise and fresh weights
+    size_hw: list[int] = field(default_factory=lambda: [64, 128])  # height and width of the pictures
+    fps: float = 4.0  # key frames a second
+    cache_fps: float = 4.0  # rate at which a source is cached; a whole multiple of fps
+    cache_dir: str = "runs/cache"  # frames and latents, shared by runs
+    weights: str = "float32"  # type of the exported weights: float32, float16, bfloat16
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)  # read by stage autoencoder
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)  # read by stage image
+    conditioner: ConditionerConfig = field(default_factory=ConditionerConfig)  # read by stage image
+    temporal: TemporalConfig = field(default_factory=TemporalConfig)  # read by stage prediction
+    interpolation: InterpolationConfig = field(default_factory=InterpolationConfig)  # read by stage interpolation
+    crop: CropConfig = field(default_factory=CropConfig)  # read by stage autoencoder
+    autoencoder_loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)  # stage autoencoder
+    image_loss: ImageLossConfig = field(default_factory=ImageLossConfig)  # stage image
+    prediction_loss: PredictionLossConfig = field(default_factory=PredictionLossConfig)  # stage prediction
+    interpolation_loss: InterpolationLossConfig = field(default_factory=InterpolationLossConfig)  # stage interpolation
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)  # noise schedule, fixed by stage image
+    design_sampling: SamplingConfig = field(default_factory=SamplingConfig)  # default of the exported model
+    predict_sampling: SamplingConfig = field(default_factory=SamplingConfig)  # default of the exported model
+    interpolate_sampling: SamplingConfig = field(default_factory=SamplingConfig)  # default of the exported model
+    optim: OptimConfig = field(default_factory=OptimConfig)  # optimizer
+    loader: DataModuleConfig = field(default_factory=DataModuleConfig)  # batches
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)  # length, device, intervals
+
+    def __post_init__(self) -> None:
+        if StageName(self.stage) is not StageName.AUTOENCODER and self.init is None:
+            raise ValueError(f"stage={StageName(self.stage).value} needs init=FOLDER, the model of the stage before")
+        if self.weights not in ("float32", "float16", "bfloat16"):
+            raise ValueError(f"weights={self.weights}; valid: float32, float16, bfloat16")
