@@ -54,7 +54,7 @@ def main() -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return
-    if arguments[0] == "--version":
+    if "--version" in arguments[:2]:
         print(f"drivesim {versions()['drivesim']}")
         return
     command, overrides = arguments[0], arguments[1:]
@@ -68,7 +68,7 @@ def main() -> None:
     except KeyboardInterrupt:
         after = "the same command with the same out=FOLDER goes on" if command in GO_ON else f"{command} starts over"
         _fail(f"stopped; {after}", 130)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ArithmeticError) as error:
         if wants_traceback:
             raise
         _fail(str(error), 2 if isinstance(error, (ValueError, FileNotFoundError)) else 1)
@@ -100,6 +100,7 @@ def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
     failed_jobs: list[int] = []
 
     def job(config: DictConfig) -> None:
+        sys.argv[1:] = [command, *overrides]  # Lightning starts the other processes of a training by it
         try:
             _run(command, config, overrides)
         except (Exception, SystemExit) as error:
@@ -254,6 +255,8 @@ def _rollout(config: RolloutCommand, out: Path, record: Record) -> None:
 
     config.validate()
     _check_device(config.device)
+    if config.pool.kind is PoolKind.RAY and config.device.startswith("cuda") and config.pool.gpus_per_worker == 0:
+        raise ValueError(f"device={config.device} with pool=ray needs pool.gpus_per_worker, such as 1 or 0.5")
     load = partial(DrivingModel.from_pretrained, config.model, device=config.device, predict_sampling=config.sampler)
     simulator = _load_simulator(config.model, config.device, predict_sampling=config.sampler)
     with torch_threads(config.pool.threads):  # of the start frame, too, whose bytes every future follows from
@@ -286,7 +289,7 @@ def _start(config: RolloutCommand, simulator: Simulator) -> tuple[Start, dict[st
     from drivesim.viz.overlays import draw_boxes
 
     path = Path(config.start)
-    is_scene = path.suffix.lower() in SCENE_SUFFIXES or (not path.suffix and not path.exists())
+    is_scene = path.suffix.lower() in SCENE_SUFFIXES or (not path.suffix and not path.is_file())
     if not is_scene:
         start = start_from_file(path, simulator.size_hw, start_s=config.start_s, is_night=config.is_night)
         return start, {"start.png": start.frame_HWC}
@@ -300,7 +303,7 @@ def _start(config: RolloutCommand, simulator: Simulator) -> tuple[Start, dict[st
 def _scene_path(name: str) -> Path:
     """A scene file, or one that ships with drivesim by its name."""
     shipped = {path.stem: path for path in sorted((conf_dir() / "scenes").glob("*.yaml"))}
-    if Path(name).exists() or name not in shipped:
+    if Path(name).is_file() or name not in shipped:
         if not Path(name).is_file():
             raise ValueError(f"no scene file {name}; shipped scenes: {', '.join(shipped)}")
         return Path(name)

@@ -196,7 +196,8 @@ def explain(error: BaseException, overrides: Sequence[str]) -> str:
     given = " ".join(overrides)
     if isinstance(error, AssertionError):
         return f"a key of a group that has no choice yet, in '{given}'; choose one first, as in export=videos"
-    return f"cannot read '{given}': {str(error).splitlines()[0]}" if given else str(error)
+    quoting = "values with blanks, brackets, '=' or accents need quotes, such as 'start=\"photo (1).jpg\"'"
+    return f"cannot read '{given}': {str(error).splitlines()[0]}; {quoting}" if given else str(error)
 
 
 def _choices(group: str) -> list[str]:

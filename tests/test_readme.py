@@ -14,6 +14,13 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 TYPED = [line for line in README.splitlines() if line.startswith("drivesim ")]
+CARDS = sorted([*ROOT.glob("evaluation/*/README.md"), *ROOT.glob("datasets/*/README.md")])
+IN_CARDS = [
+    line.split("  #")[0].rstrip()
+    for card in CARDS
+    for line in card.read_text(encoding="utf-8").splitlines()
+    if line.startswith("drivesim ")
+]
 # Lines of a recipe, joined where they are broken.
 MADE = [
     line.strip().removeprefix("$(BIN)/").replace("$(DEMO)", "runs/demo")
@@ -22,7 +29,7 @@ MADE = [
 ]
 
 
-@pytest.mark.parametrize("line", TYPED + MADE)
+@pytest.mark.parametrize("line", [*TYPED, *MADE, *sorted(set(IN_CARDS))])
 def test_every_command_line_composes(line: str) -> None:
     _, command, *overrides = shlex.split(line)
     # A sweep is one composition for each of its values; the first stands for all.

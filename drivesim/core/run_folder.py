@@ -54,7 +54,8 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
     """
     path = folder / IDENTITY_FILE
     for left_by_a_kill in folder.glob(".tmp-*"):
-        left_by_a_kill.unlink()
+        if left_by_a_kill.is_file():
+            left_by_a_kill.unlink()
     if not path.exists():
         write_json(path, dict(identity))
         return

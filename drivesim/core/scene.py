@@ -130,6 +130,8 @@ def _read_size(field: Field) -> tuple[int, int]:
     height, width = (item.count() for item in field.items()) if len(field.items()) == 2 else (0, 0)
     if height < 16 or width < 16:
         raise field.error("expected [height, width] in pixels, 16 or more each")
+    if width != 2 * height:  # boxes of another shape would be squashed into the model's picture
+        raise field.error(f"{height} x {width} pixels; the width must be twice the height, as in [128, 256]")
     return height, width
 
 

@@ -117,7 +117,10 @@ class Field:
     def _scalar(self) -> object:
         if not isinstance(self.node, yaml.ScalarNode):
             return None
-        return yaml.safe_load(yaml.serialize(self.node))
+        try:
+            return yaml.safe_load(yaml.serialize(self.node))
+        except (yaml.YAMLError, ValueError) as error:  # a tag that is not YAML's own, or a date that is none
+            raise self.error(f"cannot be read as a value: {self._shown()}") from error
 
     def _shown(self) -> str:
         return f"'{self.node.value}'" if isinstance(self.node, yaml.ScalarNode) else f"a {self.node.id}"

@@ -36,6 +36,15 @@ class PrepareConfig:
     check_fps: float | None = None  # frames a second that are decoded; None = all
     rate_tolerance: float = 0.05  # share by which a rate may differ
 
+    def __post_init__(self) -> None:
+        """Refuses numbers by which nothing would be checked."""
+        for name in ("expected_fps", "check_fps"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"prepare.{name} is {value}; it must be above 0")
+        if not self.rate_tolerance >= 0:
+            raise ValueError(f"prepare.rate_tolerance is {self.rate_tolerance}; it must not be negative")
+
 
 @dataclass(kw_only=True, slots=True)
 class DriveReport:

@@ -66,10 +66,17 @@ def read_index(folder: Path) -> dict[str, Any]:
         index = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not JSON: {error}") from error
+    if not isinstance(index, dict):
+        raise ValueError(f"{path}: expected keys and values")
     missing = sorted({"name", "fps", "size_hw", "design_sampling", "predict_sampling"} - set(index))
     if missing:
         raise ValueError(f"{path}: missing keys {', '.join(missing)}")
-    return index  # type: ignore[no-any-return]
+    fps, size_hw = index["fps"], index["size_hw"]
+    if not isinstance(fps, int | float) or not fps > 0:
+        raise ValueError(f"{path}: fps is {fps!r}; expected a number above 0")
+    if not (isinstance(size_hw, list) and len(size_hw) == 2 and all(isinstance(n, int) and n > 0 for n in size_hw)):
+        raise ValueError(f"{path}: size_hw is {size_hw!r}; expected [height, width] in pixels")
+    return index
 
 
 def part_names(index: dict[str, Any]) -> tuple[str, ...]:
@@ -92,9 +99,12 @@ def _load_part(folder: Path, name: str, dtype: torch.dtype) -> Any:
     if not (part / config_file).is_file():
         raise ValueError(f"{folder}: part {name!r} is missing ({name}/{config_file} not found)")
     try:
-        stored_class = json.loads((part / config_file).read_text()).get("_class_name", classes[0].__name__)
+        stored = json.loads((part / config_file).read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{folder}: part {name!r}: {config_file} is not JSON: {error}") from error
+    if not isinstance(stored, dict):
+        raise ValueError(f"{folder}: part {name!r}: {config_file} holds no keys and values")
+    stored_class = stored.get("_class_name", classes[0].__name__)
     by_name = {part_class.__name__: part_class for part_class in classes}
     if stored_class not in by_name:
         raise ValueError(f"{folder}: part {name!r} is a {stored_class}, expected {' or '.join(by_name)}")
@@ -112,8 +122,9 @@ def _load_part(folder: Path, name: str, dtype: torch.dtype) -> Any:
             output_loading_info=True,
         )
     except (RuntimeError, ValueError, OSError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise ValueError(f"{folder}: part {name!r}: weights and config do not belong together: {first_line}") from error
+        lines = [line.strip() for line in str(error).strip().splitlines()]
+        cause = " ".join(lines[:2])  # torch's first line says that something is wrong, the second one what
+        raise ValueError(f"{folder}: part {name!r}: weights and config do not belong together: {cause}") from error
     # diffusers fills missing tensors with random numbers and only logs it
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[what]:

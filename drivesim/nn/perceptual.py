@@ -131,7 +131,8 @@ class PerceptualDistance(nn.Module):
 
 
 def _unit(x_BCHW: Tensor) -> Tensor:
-    return x_BCHW / (x_BCHW.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
+    # Inside the root: at a position without any feature the root's own gradient would be infinite.
+    return x_BCHW / (x_BCHW.square().sum(dim=1, keepdim=True) + 1e-10).sqrt()
 
 
 def _linear_weights(file: str) -> nn.ParameterList:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -133,13 +133,11 @@ class _Fleet:
     def __init__(self, ray: Any, config: PoolConfig, load_model: LoadModel, num_workers: int) -> None:
         self.ray = ray
         self.max_tries = 1 + config.max_retries
-        cores = int(ray.cluster_resources().get("CPU", 0)) // config.threads
-        if cores < 1:
-            raise ValueError(f"Ray runs with fewer cores than the {config.threads} threads of one worker")
+        places = _places(ray.cluster_resources(), config)
         # Ray gives OMP_NUM_THREADS = num_cpus to the worker, before torch is imported there.
         actor = ray.remote(_Worker).options(num_cpus=config.threads, num_gpus=config.gpus_per_worker)
         self._new_worker = lambda: actor.remote(load_model, config.threads)
-        self.idle = [self._new_worker() for _ in range(min(num_workers, cores))]
+        self.idle = [self._new_worker() for _ in range(min(num_workers, places))]
         self.running: dict[Any, tuple[Any, Task, int]] = {}  # stream -> worker, task, which try
 
     def run(self, tasks: Sequence[Task]) -> Events:
@@ -178,6 +176,23 @@ class _Fleet:
         """Ends the workers, busy or not."""
         for worker in [*self.idle, *(worker for worker, _, _ in self.running.values())]:
             self.ray.kill(worker)
+
+
+def _places(resources: Mapping[str, float], config: PoolConfig) -> int:
+    """Workers that fit on Ray's machines at once; one more would wait for its place for ever.
+
+    Raises:
+        ValueError: not even one fits.
+    """
+    places = int(resources.get("CPU", 0)) // config.threads
+    if places < 1:
+        raise ValueError(f"Ray runs with fewer cores than the {config.threads} threads of one worker")
+    if config.gpus_per_worker > 0:
+        gpus = resources.get("GPU", 0.0)
+        places = min(places, int(gpus / config.gpus_per_worker + 1e-6))
+        if places < 1:
+            raise ValueError(f"pool.gpus_per_worker={config.gpus_per_worker:g}, but Ray sees {gpus:g} GPUs")
+    return places
 
 
 def _one_line(error: Exception) -> str:

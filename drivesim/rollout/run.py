@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -38,8 +39,8 @@ class RolloutConfig:
             raise ValueError(
                 f"rollout: futures={self.futures}, segment_chunks={self.segment_chunks}; must be 1 or more"
             )
-        if not self.seconds > 0:
-            raise ValueError(f"rollout: seconds={self.seconds}; must be above 0")
+        if not 0 < self.seconds < math.inf:
+            raise ValueError(f"rollout: seconds={self.seconds}; must be a number above 0")
         if not 0 <= self.crf <= 51:
             raise ValueError(f"rollout: crf={self.crf}; must be 0 (lossless) to 51 (worst)")
         self.pool.validate()
@@ -80,6 +81,8 @@ def run_rollout(
     rows = {future: row for future, row in last_rows(rows_path).items() if _is_whole(row, run_dir)}
     missing = [task for task in tasks if task.future not in rows]
     fps = model.fps
+    for future in rows:  # a kill between a row and this leaves them behind
+        FutureWriter(run_dir, future, fps=fps, crf=config.crf).remove_parts()
     if config.pool.kind is PoolKind.HERE:
         events = run_here(config.pool, missing, model)
     else:
@@ -87,7 +90,10 @@ def run_rollout(
         events = run_ray(config.pool, missing, load_model)
     with closing(events):  # an interrupt ends workers and unfinished files now, not when memory is collected
         for row in _listen(events, on_progress):
-            write_row(rows_path, row)
+            try:
+                write_row(rows_path, row)
+            except OSError as error:
+                raise OSError(error.errno, f"{error.strerror}; the same command goes on", str(rows_path)) from error
             rows[row.future] = row
             if row.ok:
                 FutureWriter(run_dir, row.future, fps=fps, crf=config.crf).remove_parts()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,8 +64,8 @@ def start_from_clip(
         FileNotFoundError: there is no such file.
         ValueError: no video, no frame at that time, or smaller than `size_hw` after the crop.
     """
-    if start_s < 0:
-        raise ValueError(f"start_s is {start_s}; must be 0 or more")
+    if not 0 <= start_s < math.inf:
+        raise ValueError(f"start_s is {start_s}; must be a number of 0 or more")
     frame = read_at(path, np.array([start_s]))[0]
     return Start(
         name=f"{Path(path).stem}@{start_s:g}s", frame_HWC=_fitted(frame, size_hw, str(path)), is_night=is_night

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from drivesim.core.files import atomic_path
+from drivesim.core.files import atomic_path, sha256_file
 from drivesim.core.video import VideoWriter, join_videos
 from drivesim.rollout.world import State
+
+_log = logging.getLogger(__name__)
 
 
 class FutureWriter:
@@ -38,6 +42,7 @@ class FutureWriter:
         self.future = future
         self.fps = fps
         self.crf = crf
+        self._digests: list[str] = []  # of the closed segments
 
     @contextmanager
     def segment(self, index: int) -> Iterator[VideoWriter]:
@@ -47,32 +52,35 @@ class FutureWriter:
 
     def save_state(self, state: State, num_segments: int) -> None:
         """Notes that `num_segments` segments are closed and that the future goes on from `state`."""
-        counts = {
-            "chunk_index": state.chunk_index,
-            "num_frames": state.num_frames,
-            "num_segments": num_segments,
-        }
+        self._digests += [sha256_file(self._segment_path(n)) for n in range(len(self._digests), num_segments)]
+        counts = {"chunk_index": state.chunk_index, "num_frames": state.num_frames}
         with atomic_path(self._state_path) as temporary:
-            metadata = {name: str(count) for name, count in counts.items()}
+            metadata = {name: str(count) for name, count in counts.items()} | {"segments": json.dumps(self._digests)}
             save_file({"latents_SCHW": state.latents_SCHW.contiguous()}, temporary, metadata)
 
     def load_state(self) -> tuple[State, int] | None:
-        """The state after the last closed segment and the number of segments; None = start anew."""
+        """The state after the last closed segment and the number of segments; None = start anew.
+
+        A state or a segment that was harmed since, by a full disk or by hand, costs the future its start anew.
+        """
         if not self._state_path.exists():
             return None
-        with safe_open(self._state_path, framework="pt") as file:
-            counts = {name: int(count) for name, count in file.metadata().items()}
-            latents_SCHW: torch.Tensor = file.get_tensor("latents_SCHW").clone()
-        num_segments = counts["num_segments"]
-        if not all(self._segment_path(index).exists() for index in range(num_segments)):
+        try:
+            with safe_open(self._state_path, framework="pt") as file:
+                metadata = file.metadata()
+                latents_SCHW: torch.Tensor = file.get_tensor("latents_SCHW").clone()
+            digests: list[str] = json.loads(metadata["segments"])
+            counts = {name: int(metadata[name]) for name in ("chunk_index", "num_frames")}
+        except (SafetensorError, KeyError, ValueError) as error:
+            _log.warning("%s: cannot be read (%s); the future starts anew", self._state_path, error)
             return None
-        state = State(
-            future=self.future,
-            chunk_index=counts["chunk_index"],
-            num_frames=counts["num_frames"],
-            latents_SCHW=latents_SCHW,
-        )
-        return state, num_segments
+        for index, digest in enumerate(digests):
+            path = self._segment_path(index)
+            if not path.is_file() or sha256_file(path) != digest:
+                _log.warning("%s: missing or harmed; the future starts anew", path)
+                return None
+        self._digests = digests
+        return State(future=self.future, latents_SCHW=latents_SCHW, **counts), len(digests)
 
     def join(self, num_segments: int) -> int:
         """Makes the video from its segments; returns its number of frames."""

@@ -27,7 +27,7 @@ from drivesim.data.module import CachedDataModule
 from drivesim.data.source import ClipSource
 from drivesim.diffusion.settings import SamplingConfig
 from drivesim.families.folder import find_model, fingerprint, load_parts, read_index, save_parts, write_index
-from drivesim.models.autoencoder import encode, measure_scale
+from drivesim.models.autoencoder import downsampling, encode, measure_scale
 from drivesim.train.checkpoints import AtomicCheckpointIO, SamplePictures
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.recipes import RECIPES, Parts
@@ -56,8 +56,8 @@ def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable
     on_claimed()
     torch.manual_seed(derive_seed(config.seed, "weights", StageName(config.stage).value))
     folder = out / "model"
-    caches = {split: _frames(config, source, split) for split in ("train", "val")}
     parts = _parts(config)
+    caches = {split: _frames(config, source, split) for split in ("train", "val")}
     data = _data(config, parts, caches)
     stage = RECIPES[StageName(config.stage)].stage(config, parts)
     trainer = _trainer(config, out)
@@ -114,12 +114,27 @@ def _parts(config: TrainConfig) -> Parts:
     if recipe.needs:
         assert config.init is not None
         parts = load_parts(find_model(config.init), recipe.needs)
+    _check_size(config, parts)
     parts |= recipe.make(config, parts)
     if config.warm_start is not None:
         warm = load_parts(find_model(config.warm_start), recipe.trains)
         for name, part in warm.items():
-            parts[name].load_state_dict(part.state_dict())
+            try:
+                parts[name].load_state_dict(part.state_dict())
+            except RuntimeError as error:
+                cause = " ".join(line.strip() for line in str(error).splitlines()[:2])
+                raise ValueError(f"warm_start={config.warm_start}: part {name!r} does not fit: {cause}") from error
     return parts
+
+
+def _check_size(config: TrainConfig, parts: Parts) -> None:
+    """Raises ValueError where the pictures' size is not the one that the parts of `init` were made for."""
+    if "backbone" not in parts:
+        return
+    f = downsampling(parts["autoencoder"])
+    made_for = [side * f for side in parts["backbone"].config.sample_size]
+    if list(config.size_hw) != made_for:
+        raise ValueError(f"size_hw={list(config.size_hw)}, but init={config.init} was trained on {made_for}")
 
 
 def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None]) -> CachedDataModule:

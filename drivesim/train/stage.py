@@ -51,6 +51,12 @@ class Stage(L.LightningModule):
         key = (self.seed, "train", self.global_step, batch_idx % self.trainer.accumulate_grad_batches, self.global_rank)
         terms = self.loss(batch, torch_generator(*key))
         self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()}, prog_bar=True)
+        if not bool(torch.isfinite(terms["loss"])):  # before a checkpoint could keep what comes of it
+            values = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
+            raise FloatingPointError(
+                f"step {self.global_step}: the loss is not finite ({values}); the last checkpoint is older and whole; "
+                "a lower optim.learning_rate or optim.clip_norm, in another folder, is the usual remedy"
+            )
         return terms["loss"]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

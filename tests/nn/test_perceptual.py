@@ -54,6 +54,14 @@ def test_nothing_of_it_is_trained_and_pictures_get_gradients() -> None:
     assert a.grad.abs().max() > 0
 
 
+def test_a_position_without_any_feature_has_a_finite_gradient() -> None:
+    weights = {name: torch.zeros_like(tensor) for name, tensor in random_weights("squeezenet1_1").items()}
+    a = pictures(0).requires_grad_()
+    PerceptualDistance("squeezenet1_1", weights)(a, pictures(1)).sum().backward()
+    assert a.grad is not None
+    assert torch.isfinite(a.grad).all()
+
+
 def test_weights_of_another_network_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"weights of squeezenet1_0: features.0.weight is of shape \(64, 3, 3, 3\)"):
         PerceptualDistance("squeezenet1_0", random_weights("squeezenet1_1"))

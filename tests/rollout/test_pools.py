@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from drivesim.rollout.pools import PoolConfig, PoolKind, start_ray
+from drivesim.rollout.pools import PoolConfig, PoolKind, _places, start_ray
 from drivesim.rollout.rows import Progress, Row
 from drivesim.rollout.run import RolloutConfig, run_rollout
 from drivesim.rollout.start import Start
@@ -72,6 +72,17 @@ def test_a_future_whose_workers_always_die_is_a_row_with_the_cause(tmp_path: Pat
     assert (rows[0].error or "").startswith("worker died (2 of 2 tries): ActorDiedError")
     assert not list(tmp_path.glob("*.mp4"))
     assert run_rollout(_config(PoolKind.HERE, futures=1), START, TinyModel, tmp_path)[0].ok
+
+
+def test_no_more_workers_are_started_than_have_a_place() -> None:
+    machine = {"CPU": 16.0, "GPU": 1.0}
+    assert _places(machine, PoolConfig(threads=4)) == 4
+    assert _places(machine, PoolConfig(gpus_per_worker=1.0)) == 1
+    assert _places(machine, PoolConfig(gpus_per_worker=0.1)) == 10
+    with pytest.raises(ValueError, match="gpus_per_worker=1, but Ray sees 0 GPUs"):
+        _places({"CPU": 16.0}, PoolConfig(gpus_per_worker=1.0))
+    with pytest.raises(ValueError, match="fewer cores than the 32 threads"):
+        _places(machine, PoolConfig(threads=32))
 
 
 def test_the_here_pool_restores_the_number_of_threads(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Run folders: whole videos and rows, the same bytes after a kill, failures that end one future alone."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,6 +129,33 @@ def test_an_interrupt_leaves_the_run_resumable(tmp_path: Path, finished: Path) -
     assert _bytes(tmp_path) == _bytes(finished)
 
 
+@pytest.mark.parametrize("harmed", ["state.safetensors", "seg_0000.mp4"])
+def test_a_harmed_part_of_an_unfinished_future_costs_a_start_anew_and_no_more(
+    tmp_path: Path, finished: Path, harmed: str
+) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.future == 1 and progress.num_frames > 40:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_rollout(CONFIG, START, TinyModel, tmp_path, stop)
+    (part,) = tmp_path.glob(f".parts/future_001/{harmed}")
+    part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
+    assert all(row.ok for row in run_rollout(CONFIG, START, TinyModel, tmp_path))
+    assert _bytes(tmp_path) == _bytes(finished)
+    assert not (tmp_path / ".parts").exists()
+
+
+def test_parts_that_a_kill_left_behind_a_finished_future_are_removed(tmp_path: Path, finished: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / ".parts" / "future_002").mkdir(parents=True)
+    (tmp_path / "run" / ".parts" / "future_002" / "seg_0000.mp4").write_bytes(b"left")
+    (tmp_path / "run" / ".tmp-folder").mkdir()  # somebody else's: left alone
+    run_rollout(CONFIG, START, NoModel, tmp_path / "run")
+    assert not (tmp_path / "run" / ".parts").exists()
+    assert (tmp_path / "run" / ".tmp-folder").is_dir()
+
+
 def test_a_future_that_turns_nan_stops_with_its_cause_and_the_others_go_on(tmp_path: Path, finished: Path) -> None:
     rows = run_rollout(CONFIG, START, partial(FailingModel, "nan", at_call=13), tmp_path)
     assert [row.ok for row in rows] == [True, False, True]
@@ -182,7 +210,9 @@ def test_a_start_frame_of_another_size_is_refused(tmp_path: Path) -> None:
         run_rollout(CONFIG, Start(name="big", frame_HWC=np.zeros((64, 128, 3), np.uint8)), TinyModel, tmp_path)
 
 
-@pytest.mark.parametrize("wrong", [{"futures": 0}, {"seconds": 0.0}, {"segment_chunks": 0}, {"crf": 60}])
+@pytest.mark.parametrize(
+    "wrong", [{"futures": 0}, {"seconds": 0.0}, {"seconds": float("inf")}, {"segment_chunks": 0}, {"crf": 60}]
+)
 def test_numbers_that_make_no_rollout_are_refused_by_name(tmp_path: Path, wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))}"):
         run_rollout(RolloutConfig(**wrong), START, TinyModel, tmp_path)  # type: ignore[arg-type]

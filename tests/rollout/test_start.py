@@ -56,6 +56,12 @@ def test_a_file_of_another_kind_names_the_kinds_there_are(tmp_path: Path) -> Non
         start_from_file(tmp_path / "notes.txt", SIZE_HW)
 
 
+@pytest.mark.parametrize("start_s", [-1.0, float("nan"), float("inf")])
+def test_a_time_that_is_none_is_refused(tmp_path: Path, start_s: float) -> None:
+    with pytest.raises(ValueError, match="start_s is"):
+        start_from_clip(tmp_path / "any.mp4", (32, 64), start_s=start_s)
+
+
 def test_a_clip_gives_the_frame_shown_at_the_wanted_time(tmp_path: Path) -> None:
     with VideoWriter(tmp_path / "drive.MP4.mp4", fps=10) as writer:
         for index in range(30):
@@ -65,5 +71,5 @@ def test_a_clip_gives_the_frame_shown_at_the_wanted_time(tmp_path: Path) -> None
     assert abs(int(start.frame_HWC.mean()) - 100) <= 2
     with pytest.raises(ValueError, match=r"no frame at 9\.000 s"):
         start_from_clip(tmp_path / "drive.MP4.mp4", SIZE_HW, start_s=9.0)
-    with pytest.raises(ValueError, match="must be 0 or more"):
+    with pytest.raises(ValueError, match="must be a number of 0 or more"):
         start_from_clip(tmp_path / "drive.MP4.mp4", SIZE_HW, start_s=-1.0)

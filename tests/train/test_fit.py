@@ -22,7 +22,7 @@ from drivesim.models.build import AutoencoderConfig, BackboneConfig, Interpolati
 from drivesim.toytown import TownConfig, write_nuscenes
 from drivesim.train.config import StageName, TrainConfig, TrainerConfig
 from drivesim.train.fit import fit
-from drivesim.train.latent_ldm import ImageLossConfig
+from drivesim.train.latent_ldm import ImageLossConfig, ImageStage
 from drivesim.train.optim import LearningRate, OptimConfig, OptimizerName
 from drivesim.train.stage import Batch, Stage
 
@@ -196,6 +196,43 @@ def test_ctrl_c_is_an_interrupt_and_the_run_goes_on(
     assert signal.getsignal(signal.SIGINT) is handler
     fit(settings, source, tmp_path)
     assert weights(family["image"]) == weights(tmp_path / "model")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_a_checkpoint_keeps_it(
+    family: dict[str, Path], source: ClipSource, tmp_path: Path
+) -> None:
+    loss_of = ImageStage.loss
+
+    def broken_in_step_three(self: ImageStage, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        terms = loss_of(self, batch, generator)
+        return terms | {"loss": terms["loss"] * float("nan")} if self.global_step == 3 else terms
+
+    settings = config(StageName.IMAGE, family["cache"], family["autoencoder"])
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(FloatingPointError, match="step 3: the loss is not fin"):
+        patch.setattr(ImageStage, "loss", broken_in_step_three)
+        fit(settings, source, tmp_path)
+    fit(settings, source, tmp_path)
+    assert weights(family["image"]) == weights(tmp_path / "model")
+
+
+def test_pictures_of_another_size_than_the_model_before_are_refused_before_anything_is_cached(
+    family: dict[str, Path], source: ClipSource, tmp_path: Path
+) -> None:
+    settings = config(StageName.PREDICTION, tmp_path / "cache", family["image"])
+    settings.size_hw = [64, 128]
+    with pytest.raises(ValueError, match=r"size_hw=\[64, 128\], but init=.* was trained on \[32, 64\]"):
+        fit(settings, source, tmp_path / "run")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_warm_start_of_another_size_is_refused_by_part(
+    family: dict[str, Path], source: ClipSource, tmp_path: Path
+) -> None:
+    settings = config(StageName.IMAGE, family["cache"], family["autoencoder"])
+    settings.warm_start = str(family["image"])
+    settings.backbone.token_dim = 24
+    with pytest.raises(ValueError, match="warm_start=.*: part '(backbone|conditioner)' does not fit"):
+        fit(settings, source, tmp_path)
 
 
 def test_a_finished_run_started_again_exports_the_same_weights(family: dict[str, Path], source: ClipSource) -> None:
