@@ -54,7 +54,7 @@ class FeatureKind(str, Enum):
 
 
 class ClassScores(str, Enum):
-    """What the features of a classifier are."""
+    """What the features of a classifier are; it says so by an attribute `class_scores`, None = no classes."""
 
     LOGITS = "logits"
     PROBABILITIES = "probabilities"
@@ -74,12 +74,6 @@ class Extractor(Protocol):
     def __call__(self, frames_BTHWC: NDArray[np.uint8]) -> Tensor:
         """float32 (B, D) for clips, (B * T, D) for frames."""
         ...
-
-
-class Classifier(Extractor, Protocol):
-    """An extractor whose features are scores of classes, as an Inception Score needs them."""
-
-    class_scores: ClassScores | None  # None = no classes
 
 
 @dataclass(kw_only=True, slots=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
-from drivesim.evaluate.extractors import Classifier, ClassScores, FeatureKind
+from drivesim.evaluate.extractors import ClassScores, Extractor, FeatureKind
 from drivesim.evaluate.frames import as_uint8
 
 
@@ -33,9 +33,10 @@ class InceptionScore(Metric):
     probability_sum: Tensor  # (S, K)
     log_likelihood_sum: Tensor  # (S,) of sum_k p log p
 
-    def __init__(self, extractor: Classifier, num_splits: int = 10, **kwargs: Any) -> None:
+    def __init__(self, extractor: Extractor, num_splits: int = 10, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if getattr(extractor, "class_scores", None) is None:
+        class_scores: ClassScores | None = getattr(extractor, "class_scores", None)
+        if class_scores is None:
             raise ValueError(
                 f"{extractor.name}: its features are no class scores; "
                 "choose c3d-ucf101, i3d-torchscript or i3d-kinetics400"
@@ -43,6 +44,7 @@ class InceptionScore(Metric):
         if num_splits < 1:
             raise ValueError(f"num_splits is {num_splits}; it must be at least 1")
         self.extractor = extractor
+        self.class_scores = class_scores
         self.num_splits = num_splits
         for name, shape in (
             ("num_scored", (num_splits,)),
@@ -86,7 +88,7 @@ class InceptionScore(Metric):
         scores = scores_BK.double()
         if not scores.isfinite().all():
             raise ValueError(f"{self.extractor.name}: class scores hold NaN or infinite values; look at the frames")
-        if self.extractor.class_scores is ClassScores.LOGITS:
+        if self.class_scores is ClassScores.LOGITS:
             return scores.softmax(dim=1)
         sums = scores.sum(dim=1)
         if (scores < 0).any() or (sums - 1).abs().max() > 1e-3:

@@ -150,7 +150,7 @@ def test_c3d_gives_the_probabilities_of_an_inception_score(tmp_path: Path) -> No
     extractor = make_extractor(config)
     assert not extractor.is_standard  # no published checksum is known
     assert "not checked" in extractor.metric_name
-    metric = InceptionScore(extractor, num_splits=1)  # type: ignore[arg-type]
+    metric = InceptionScore(extractor, num_splits=1)
     batch = clips(5, 16)
     metric.update(batch)
     rows = extractor(batch).double().numpy()

@@ -136,14 +136,21 @@ def test_empty_splits_are_refused_with_the_remedy(clips: Clips) -> None:
 
 def test_features_that_are_no_classes_get_no_score() -> None:
     with pytest.raises(ValueError, match="toytown-clip: its features are no class scores; choose c3d-ucf101"):
-        InceptionScore(make_extractor(ExtractorConfig()))  # type: ignore[arg-type]
+        InceptionScore(make_extractor(ExtractorConfig()))
     with pytest.raises(ValueError, match="no class scores"):
         InceptionScore(TinyClassifier(class_scores=None))
 
 
 def test_logits_that_are_sold_as_probabilities_are_refused(clips: Clips) -> None:
-    classifier = TinyClassifier()
-    classifier.class_scores = ClassScores.PROBABILITIES
-    classifier.__class__ = type("Liar", (TinyClassifier,), {"__call__": lambda self, frames: torch.full((1, 5), -2.0)})
-    with pytest.raises(ValueError, match="no probabilities"):
-        InceptionScore(classifier).update(clips[:1])
+    class Liar(TinyClassifier):
+        def __call__(self, frames_BTHWC: Clips) -> Tensor:
+            return torch.full((len(frames_BTHWC), 5), -2.0)
+
+    with pytest.raises(ValueError, match="add up to -10 .* no probabilities"):
+        InceptionScore(Liar(ClassScores.PROBABILITIES)).update(clips)
+
+
+@pytest.mark.parametrize("num_splits", [0, -1])
+def test_no_splits_are_refused(num_splits: int) -> None:
+    with pytest.raises(ValueError, match="must be at least 1"):
+        InceptionScore(TinyClassifier(), num_splits)

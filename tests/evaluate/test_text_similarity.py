@@ -25,6 +25,7 @@ def test_a_long_clip_counts_as_much_as_a_short_one() -> None:
     assert float(metric.compute()) == pytest.approx(0.5, rel=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method:UserWarning")
 @pytest.mark.parametrize("cuts", [[12], [5, 12], [1, 2, 7, 12]])
 def test_batches_and_processes_change_nothing(cuts: list[int]) -> None:
     draw = torch.Generator().manual_seed(0)
