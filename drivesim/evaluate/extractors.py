@@ -6,7 +6,7 @@ Legend: B clips, T frames, H x W pixels, C channels, D features.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,9 +21,11 @@ from drivesim.core.picture import resize_area
 from drivesim.core.weights_files import Checksum, checked_file
 from drivesim.evaluate.clip_network import INPUT_HW, ClipNetwork
 from drivesim.evaluate.frames import as_uint8
+from drivesim.evaluate.i3d import I3D, MIN_FRAMES, NUM_CLASSES, NetworkResize, network_input
 
 I3D_GIT_BLOB_SHA1 = "93daef59c7ae0e9e8f76225521407e60cbafa6aa"
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+I3D_KINETICS_GIT_BLOB_SHA1 = "a867b87ac3a9097d200598b1d48a1b890d8ec744"
 _SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "toytown_clip.safetensors"
 _WHERE_I3D = (
     "i3d_torchscript.pt is the network of StyleGAN-V's FVD; get it from the StyleGAN-V project "
@@ -34,6 +36,14 @@ _WHERE_INCEPTION = (
     "(https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt); "
     "give its path or that URL as `weights`"
 )
+_WHERE_I3D_KINETICS = (
+    "i3d_pretrained_400.pt is the network of VideoGPT's and TATS's FVD; get it from the TATS project "
+    "(https://github.com/songweige/TATS) and give its path as `weights`"
+)
+_WHERE_C3D = (
+    "c3d_ucf101.pt is the network of StyleGAN-V's video Inception Score; get it from the StyleGAN-V project "
+    "(https://github.com/universome/stylegan-v) and give its path as `weights`"
+)
 
 
 class FeatureKind(str, Enum):
@@ -41,6 +51,13 @@ class FeatureKind(str, Enum):
 
     CLIP = "clip"
     FRAME = "frame"
+
+
+class ClassScores(str, Enum):
+    """What the features of a classifier are; it says so by an attribute `class_scores`, None = no classes."""
+
+    LOGITS = "logits"
+    PROBABILITIES = "probabilities"
 
 
 class Extractor(Protocol):
@@ -70,6 +87,8 @@ class ExtractorConfig:
     feature_dim: int | None = None  # of other weights; None = that of the standard ones
     device: str = "cpu"  # a torch device
     cache_folder: str = "~/.cache/drivesim"  # for downloaded weights
+    resize: NetworkResize | None = None  # of i3d-kinetics400, for frames that are not 224 x 224; None = squash
+    batch_norm_eps: float | None = None  # of i3d-kinetics400; None = 1e-3, TensorFlow's; VideoGPT and TATS use 1e-5
 
 
 def make_extractor(config: ExtractorConfig) -> Extractor:
@@ -81,6 +100,9 @@ def make_extractor(config: ExtractorConfig) -> Extractor:
     """
     if config.name not in EXTRACTORS:
         raise ValueError(f"unknown extractor {config.name!r}; choose from {', '.join(EXTRACTORS)}")
+    has_i3d_settings = config.resize is not None or config.batch_norm_eps is not None
+    if config.name != "i3d-kinetics400" and has_i3d_settings:
+        raise ValueError(f"extractor {config.name}: resize and batch_norm_eps are settings of i3d-kinetics400 alone")
     return EXTRACTORS[config.name](config)
 
 
@@ -114,39 +136,32 @@ class ToytownExtractor:
 
 
 class TorchScriptExtractor:
-    """A published TorchScript network: I3D for FVD or Inception for FID, by its file's bytes."""
+    """A published TorchScript network, such as I3D for FVD or Inception for FID, by its file's bytes."""
 
     def __init__(self, config: ExtractorConfig, standard: StandardNetwork) -> None:
-        checksum = standard.checksum
-        if config.sha256 or config.git_blob_sha1:
-            checksum = Checksum(sha256=config.sha256, git_blob_sha1=config.git_blob_sha1)
-        if config.weights is None:
-            raise FileNotFoundError(
-                f"extractor {config.name}: no weights given (expected: {checksum}). {standard.where_to_get}"
-            )
-        path = checked_file(config.weights, checksum, Path(config.cache_folder), standard.where_to_get)
+        path = _checked_weights(config, standard)
         self.network: Any = torch.jit.load(str(path), map_location=config.device).eval()  # type: ignore[no-untyped-call]
         self.fingerprint = sha256_file(path)
-        self.is_standard = standard.checksum.problem(path) is None
+        self.is_standard = standard.is_made_of(path)
         self.name = config.name
         self.kind = standard.kind
+        self.class_scores = standard.class_scores
         self.min_frames = standard.min_frames
         self.feature_dim = config.feature_dim or standard.feature_dim
-        weights = f"{config.name} of other weights, sha256 {self.fingerprint[:8]}"
-        other = f"Fréchet {standard.kind.value} distance ({weights})"
-        self.metric_name = standard.metric_name if self.is_standard else other
+        published = self.is_standard or standard.checksum is None
+        self.metric_name = standard.metric_name if published else _other_metric_name(self)
+        self.call_options = standard.call_options
         self.device = config.device
 
     @torch.inference_mode()
     def __call__(self, frames_BTHWC: NDArray[np.uint8]) -> Tensor:
-        """float32 (B, D) or (B * T, D); resize and range are the network's own."""
+        """float32 (B, D) or (B * T, D); resize and range are the network's own, which takes uint8."""
         frames = torch.from_numpy(_checked(frames_BTHWC, self)).to(self.device)
         if self.kind is FeatureKind.CLIP:
-            # uint8 in, as StyleGAN-V and Long Video GAN call it
-            clips = frames.permute(0, 4, 1, 2, 3).contiguous()
-            features = self.network(clips, rescale=True, resize=True, return_features=True)
+            pictures = frames.permute(0, 4, 1, 2, 3)
         else:
-            features = self.network(frames.flatten(0, 1).permute(0, 3, 1, 2).contiguous(), return_features=True)
+            pictures = frames.flatten(0, 1).permute(0, 3, 1, 2)
+        features = self.network(pictures.contiguous(), **self.call_options)
         if features.ndim == 1:  # a batch of one comes back squeezed
             features = features[None]
         if features.shape[1:] != (self.feature_dim,):
@@ -155,26 +170,69 @@ class TorchScriptExtractor:
         return torch.as_tensor(features).float().cpu()
 
 
+class I3DExtractor:
+    """Our own I3D with a plain state dict, such as the published port that grew out of an ImageNet network.
+
+    FVD is defined by the network trained on Kinetics from scratch, so a distance by this one is never called FVD.
+    """
+
+    is_standard = False
+    kind = FeatureKind.CLIP
+    class_scores = ClassScores.LOGITS
+    feature_dim = NUM_CLASSES
+    min_frames = MIN_FRAMES
+
+    def __init__(self, config: ExtractorConfig) -> None:
+        path = _checked_weights(config, I3D_KINETICS)
+        eps = 1e-3 if config.batch_norm_eps is None else config.batch_norm_eps
+        self.resize = config.resize or NetworkResize.SQUASH
+        self.network = I3D.load(path, eps).to(config.device)
+        self.fingerprint = sha256_file(path)
+        self.device = config.device
+        # Settings that change features stand in the name, and so on the card and beside every score.
+        settings = [f"eps {eps:g}"] if eps != 1e-3 else []
+        settings += [self.resize.value] if self.resize is not NetworkResize.SQUASH else []
+        self.name = ", ".join([config.name, *settings])
+        published = I3D_KINETICS.is_made_of(path)
+        self.metric_name = f"{I3D_KINETICS.metric_name} ({self.name})" if published else _other_metric_name(self)
+
+    @torch.inference_mode()
+    def __call__(self, frames_BTHWC: NDArray[np.uint8]) -> Tensor:
+        """float32 (B, 400) logits; frames of any size are brought to 224 x 224 as the config says."""
+        clips = network_input(_checked(frames_BTHWC, self), self.resize, self.device)
+        logits: Tensor = self.network(clips)
+        return logits.float().cpu()
+
+
 @dataclass(kw_only=True, slots=True)
 class StandardNetwork:
-    """A network that a published metric is defined by."""
+    """A published network, and what a distance by it is called."""
 
     metric_name: str
     kind: FeatureKind
     feature_dim: int
     min_frames: int
-    checksum: Checksum
+    checksum: Checksum | None  # None = unknown here: the user's config must state one
     where_to_get: str
+    class_scores: ClassScores | None = None  # None = its features are no classes
+    call_options: dict[str, bool] = field(default_factory=dict)  # keywords of a TorchScript network's call
+
+    def is_made_of(self, path: Path) -> bool:
+        """Whether a file has the published bytes."""
+        return self.checksum is not None and self.checksum.problem(path) is None
 
 
 STANDARD_NETWORKS: dict[str, StandardNetwork] = {
     "i3d-torchscript": StandardNetwork(
         metric_name="FVD",
         kind=FeatureKind.CLIP,
-        feature_dim=400,
-        min_frames=9,  # with 8 the average pool over 2 has 1 frame left
+        feature_dim=NUM_CLASSES,
+        min_frames=MIN_FRAMES,
         checksum=Checksum(git_blob_sha1=I3D_GIT_BLOB_SHA1),
         where_to_get=_WHERE_I3D,
+        class_scores=ClassScores.LOGITS,
+        # as StyleGAN-V and Long Video GAN call it
+        call_options={"rescale": True, "resize": True, "return_features": True},
     ),
     "inception-2015": StandardNetwork(
         metric_name="FID",
@@ -183,14 +241,35 @@ STANDARD_NETWORKS: dict[str, StandardNetwork] = {
         min_frames=1,
         checksum=Checksum(sha256=INCEPTION_SHA256),
         where_to_get=_WHERE_INCEPTION,
+        call_options={"return_features": True},
+    ),
+    "c3d-ucf101": StandardNetwork(
+        metric_name="Fréchet clip distance (c3d-ucf101, its bytes not checked)",
+        kind=FeatureKind.CLIP,
+        feature_dim=101,
+        min_frames=16,
+        checksum=None,
+        where_to_get=_WHERE_C3D,
+        class_scores=ClassScores.PROBABILITIES,
     ),
 }
+I3D_KINETICS = StandardNetwork(
+    metric_name="Fréchet clip distance by I3D grown from ImageNet",
+    kind=FeatureKind.CLIP,
+    feature_dim=NUM_CLASSES,
+    min_frames=MIN_FRAMES,
+    checksum=Checksum(git_blob_sha1=I3D_KINETICS_GIT_BLOB_SHA1),
+    where_to_get=_WHERE_I3D_KINETICS,
+    class_scores=ClassScores.LOGITS,
+)
 
 EXTRACTORS: dict[str, Callable[[ExtractorConfig], Extractor]] = {
     "toytown-clip": lambda config: ToytownExtractor(config, FeatureKind.CLIP),
     "toytown-frame": lambda config: ToytownExtractor(config, FeatureKind.FRAME),
     "i3d-torchscript": lambda config: TorchScriptExtractor(config, STANDARD_NETWORKS["i3d-torchscript"]),
+    "i3d-kinetics400": I3DExtractor,
     "inception-2015": lambda config: TorchScriptExtractor(config, STANDARD_NETWORKS["inception-2015"]),
+    "c3d-ucf101": lambda config: TorchScriptExtractor(config, STANDARD_NETWORKS["c3d-ucf101"]),
 }
 
 
@@ -202,3 +281,23 @@ def _checked(frames_BTHWC: NDArray[np.uint8], extractor: Extractor) -> NDArray[n
         least = extractor.min_frames
         raise ValueError(f"{extractor.name}: clips of {frames.shape[1]} frames; it needs at least {least}")
     return frames
+
+
+def _checked_weights(config: ExtractorConfig, standard: StandardNetwork) -> Path:
+    """The weight file of a config, by its own checksum or else the published one."""
+    checksum = standard.checksum
+    if config.sha256 or config.git_blob_sha1:
+        checksum = Checksum(sha256=config.sha256, git_blob_sha1=config.git_blob_sha1)
+    if config.weights is None:
+        expected = checksum or "no checksum is known here, give the sha256 of your file"
+        raise FileNotFoundError(
+            f"extractor {config.name}: no weights given (expected: {expected}). {standard.where_to_get}"
+        )
+    if checksum is None:
+        raise ValueError(f"extractor {config.name}: no published checksum is known; give `sha256` or `git_blob_sha1`")
+    return checked_file(config.weights, checksum, Path(config.cache_folder), standard.where_to_get)
+
+
+def _other_metric_name(extractor: Extractor) -> str:
+    weights = f"{extractor.name} of other weights, sha256 {extractor.fingerprint[:8]}"
+    return f"Fréchet {extractor.kind.value} distance ({weights})"

@@ -21,6 +21,7 @@ from drivesim.evaluate.extractors import (
     make_extractor,
 )
 from drivesim.evaluate.frames import as_uint8
+from drivesim.evaluate.inception_score import InceptionScore
 
 # The published networks are TorchScript files, so TorchScript it is as long as torch has it.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
@@ -33,6 +34,15 @@ class TinyI3D(nn.Module):
         assert rescale and resize and return_features and x.shape[1] == 3
         means = (2.0 * x.float() / 255 - 1).mean(dim=[3, 4])
         return torch.cat([means.mean(dim=2), means.std(dim=2)], dim=1).squeeze(0)
+
+
+class TinyC3D(nn.Module):
+    """Called like StyleGAN-V's C3D TorchScript file, which takes uint8 alone and answers with probabilities."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.dtype == torch.uint8 and x.shape[1] == 3 and x.shape[2] == 16
+        means = x.float().mean(dim=[3, 4])
+        return torch.cat([means[:, :, 0], means[:, :, 15]], dim=1).softmax(dim=1)
 
 
 class TinyInception(nn.Module):
@@ -126,11 +136,35 @@ def test_wrong_file_is_refused_with_the_expected_checksum(i3d_file: Path) -> Non
         make_extractor(ExtractorConfig(name="i3d-torchscript", weights=str(i3d_file)))
 
 
-@pytest.mark.parametrize("name", ["i3d-torchscript", "inception-2015"])
+@pytest.mark.parametrize("name", ["i3d-torchscript", "i3d-kinetics400", "inception-2015"])
 def test_absent_weights_say_where_to_get_them_and_are_never_replaced(name: str, tmp_path: Path) -> None:
     for weights in (None, str(tmp_path / "absent.pt")):
         with pytest.raises(FileNotFoundError, match="https://"):
             make_extractor(ExtractorConfig(name=name, weights=weights))
+
+
+def test_c3d_gives_the_probabilities_of_an_inception_score(tmp_path: Path) -> None:
+    path = tmp_path / "tiny_c3d.pt"
+    torch.jit.script(TinyC3D()).save(str(path))
+    config = ExtractorConfig(name="c3d-ucf101", weights=str(path), sha256=sha256_file(path), feature_dim=6)
+    extractor = make_extractor(config)
+    assert not extractor.is_standard  # no published checksum is known
+    assert "not checked" in extractor.metric_name
+    metric = InceptionScore(extractor, num_splits=1)
+    batch = clips(5, 16)
+    metric.update(batch)
+    rows = extractor(batch).double().numpy()
+    expected = np.exp((rows * np.log(rows / rows.mean(axis=0))).sum(axis=1).mean())
+    assert float(metric.compute()[0]) == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(ValueError, match="15 frames; it needs at least 16"):
+        extractor(clips(1, 15))
+
+
+def test_c3d_asks_for_a_checksum_since_none_was_published(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="give the sha256 of your file.*stylegan-v"):
+        make_extractor(ExtractorConfig(name="c3d-ucf101"))
+    with pytest.raises(ValueError, match="give `sha256` or `git_blob_sha1`"):
+        make_extractor(ExtractorConfig(name="c3d-ucf101", weights=str(tmp_path / "c3d.pt")))
 
 
 def test_url_is_downloaded_once_into_the_cache(tmp_path: Path) -> None:

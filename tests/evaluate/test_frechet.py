@@ -52,6 +52,15 @@ def test_rotated_gaussians_that_commute_match_the_closed_form() -> None:
     assert frechet_distance(a, b) == pytest.approx(5.0 + ((std_a - std_b) ** 2).sum(), rel=1e-6)
 
 
+def test_gaussians_of_two_dimensions_that_do_not_commute_match_the_closed_form() -> None:
+    a, b = np.array([[2.0, 0.7], [0.7, 1.0]]), np.array([[0.5, -0.3], [-0.3, 3.0]])
+    # tr (A B)^(1/2) = sqrt(tr A B + 2 sqrt(det A B)) for 2 x 2 matrices
+    root = np.sqrt(np.trace(a @ b) + 2 * np.sqrt(np.linalg.det(a @ b)))
+    expected = 1 + 4 + np.trace(a) + np.trace(b) - 2 * root
+    found = frechet_distance(gaussian(np.array([1.0, 0.0]), a), gaussian(np.array([0.0, 2.0]), b))
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
 def test_full_rank_samples_match_scipy_sqrtm() -> None:
     rng = np.random.default_rng(2)
     a = statistics(rng.normal(size=(300, 24)) @ rng.normal(size=(24, 24)))
@@ -77,6 +86,13 @@ def test_fewer_vectors_than_features_match_the_nuclear_norm() -> None:
 def test_constant_features_leave_the_distance_of_the_means() -> None:
     a, b = statistics(np.zeros((5, 3))), statistics(np.ones((4, 3)))
     assert frechet_distance(a, b) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("count", [2, 7, 90])
+def test_a_constant_set_against_noise_of_any_rank_adds_up_to_means_and_variances(count: int) -> None:
+    noise = np.random.default_rng(10).normal(size=(count, 40))
+    expected = ((noise.mean(axis=0) - 3) ** 2).sum() + noise.var(axis=0, ddof=1).sum()
+    assert frechet_distance(statistics(np.full((5, 40), 3.0)), statistics(noise)) == pytest.approx(expected, rel=1e-9)
 
 
 def test_one_vector_is_refused_instead_of_scored_as_zero() -> None:
