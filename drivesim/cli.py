@@ -147,7 +147,7 @@ def _run(command: str, composed: DictConfig, overrides: Sequence[str]) -> None:
     config = to_typed(composed)
     out = _out_folder(command, config.out)
     if command not in CLAIMING and (out / IDENTITY_FILE).exists():
-        raise ValueError(f"out={out} holds a training or a rollout, whose rows and record would be lost; choose another")
+        raise ValueError(f"out={out} holds a training or a rollout, whose record would be lost; choose another")
     plain: Any = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     record = partial(record_run, out, plain, ["drivesim", command, *overrides])
     runners: dict[str, Callable[[Any, Path, Record], None]] = {
