@@ -76,7 +76,6 @@ def test_futures_are_nearer_to_real_driving_than_a_frozen_frame_and_than_shuffle
     assert distance["model"] < distance["shuffled"]
 
 
-@pytest.mark.xfail(strict=True, reason="a gain of 1.6 with a standard error of 1.3, see evaluation/toytown")
 def test_designed_frames_show_cars_where_the_boxes_are(sim: Simulator, episodes: list[Episode]) -> None:
     meter = BoxObedienceMeter()
     pairs = [(episode, frame) for episode in episodes for frame in (4, 24)]
