@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 SCENE_SUFFIXES = (".yaml", ".yml")
 BOXES_SCALE = 4  # boxes are drawn over a copy so many times as large: names stay readable
-GO_ON = ("prepare", "train", "rollout")  # commands that keep what was done when they are stopped
+GO_ON = ("prepare", "train", "rollout", "evaluate")  # commands that keep what was done when they are stopped
 Record = Callable[..., None]  # writes config and origin into the run folder
 
 
@@ -342,17 +343,35 @@ def _show(text: str, *, is_last: bool) -> None:
 
 
 def _evaluate(config: EvaluateCommand, out: Path, record: Record) -> None:
+    from drivesim.evaluate.lines import score_lines
     from drivesim.evaluate.run import evaluate
 
+    if config.compare is not None:
+        _compare(config, out, record)
+        return
+    if config.force:
+        raise ValueError("force=true is for compare='[A, B]' alone")
+    if config.generated is None or config.real is None:
+        missing = [name for name in ("generated", "real") if getattr(config, name) is None]
+        raise ValueError(f"no value for {', '.join(missing)}; give one as {missing[0]}=FOLDER, or compare='[A, B]'")
     for extractor in config.protocol.extractors:
         _check_device(extractor.device)
     scores = evaluate(config, config.generated, config.real, out)
     record()
-    for warning in scores.warnings:
-        print(f"note: {warning}")
-    for score in scores.scores:
-        print(f"{score.value:12.3f}  {score.metric}: {score.row.value} ({score.num_left} and {score.num_right})")
-    print(f"report: {scores.report}")
+    print(*score_lines(scores), f"report: {scores.report}", sep="\n")
+
+
+def _compare(config: EvaluateCommand, out: Path, record: Record) -> None:
+    from drivesim.core.files import write_json
+    from drivesim.evaluate.compare import compare
+    from drivesim.evaluate.lines import comparison_lines
+
+    if config.generated is not None or config.real is not None:
+        raise ValueError("compare reads two evaluations that are done; leave generated and real out")
+    comparison = compare(config.compare or [], config.uncertainty, config.force)
+    record()
+    write_json(out / "comparison.json", asdict(comparison))
+    print(*comparison_lines(comparison), f"comparison: {out / 'comparison.json'}", sep="\n")
 
 
 if __name__ == "__main__":

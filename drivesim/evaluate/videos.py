@@ -36,6 +36,7 @@ class Video:
     path: Path | None = None  # a file or a folder of pictures
     frames: Any = None  # (T, H, W, 3) in place of a path: an array, or a list of frames
     fps: float | None = None  # of frames in memory; None = not known
+    drive: str | None = None  # what it was recorded on or started from; None = this video alone
 
     def __post_init__(self) -> None:
         """Refuses frames that can be read once: scores, digest and report each read them."""
@@ -48,11 +49,12 @@ class Video:
         return self.path is not None and self.path.suffix.lower() in MOVING_SUFFIXES
 
     def sha256(self) -> str:
-        """Digest of the video's bytes."""
+        """Digest of the file's bytes; of frames in memory, that of their rate, sizes and pixels."""
         if self.path is None:
-            digest = hashlib.sha256()
+            digest = hashlib.sha256(f"{self.fps}".encode())
             for frame in self.frames:
-                digest.update(np.ascontiguousarray(as_uint8(frame, self.name)).tobytes())
+                pixels = as_uint8(frame, self.name)
+                digest.update(f"{pixels.shape}".encode() + np.ascontiguousarray(pixels).tobytes())
             return digest.hexdigest()
         if self.path.is_file():
             return sha256_file(self.path)
