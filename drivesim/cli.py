@@ -38,6 +38,7 @@ from drivesim.core.yaml_fields import nearest
 from drivesim.data import ClipSource, make_source
 
 if TYPE_CHECKING:
+    from drivesim.evaluate.drift import Drift
     from drivesim.rollout.rows import Progress, Row
     from drivesim.rollout.start import Start
     from drivesim.simulator import Simulator
@@ -332,13 +333,36 @@ def _evaluate(config: EvaluateCommand, out: Path, record: Record) -> None:
 
     for extractor in config.protocol.extractors:
         _check_device(extractor.device)
-    scores = evaluate(config, config.generated, config.real, out)
+    scores = evaluate(config, config.generated, config.real, out, draw_drift=_draw_drift)
     record()
     for warning in scores.warnings:
         print(f"note: {warning}")
     for score in scores.scores:
         print(f"{score.value:12.3f}  {score.metric}: {score.row.value} ({score.num_left} and {score.num_right})")
     print(f"report: {scores.report}")
+
+
+def _draw_drift(drift: Drift, out_png: Path) -> None:
+    """The curves of an evaluation with real video's bands, as one picture."""
+    from drivesim.viz.curves import CurvePanel, draw_curves
+
+    panels = []
+    for curve in drift.curves:
+        band = curve.band
+        panel = CurvePanel(
+            title=curve.measure.value, times_s=np.arange(len(curve.generated)) / drift.fps, values=curve.generated
+        )
+        if band is not None:
+            panel.band_times_s, panel.band_low, panel.band_high = (
+                np.arange(len(band.low)) / drift.fps,
+                band.low,
+                band.high,
+            )
+        panels.append(panel)
+    if drift.frechet is not None:
+        frechet = drift.frechet
+        panels.append(CurvePanel(title="Fréchet distance", times_s=frechet.times_s, values=frechet.distance))
+    draw_curves(panels, out_png)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
 from drivesim.evaluate.diversity import Diversity
+from drivesim.evaluate.drift import Drift
+from drivesim.evaluate.futures import Futures
 from drivesim.evaluate.protocol import ProtocolCard
 
 
@@ -41,6 +43,8 @@ class Scores:
     diversity: list[Diversity]  # one a start frame with several futures
     warnings: list[str]
     report: Path | None = None  # the HTML file
+    futures: list[Futures] = field(default_factory=list)  # what futures of one start do, one a start frame
+    drift: Drift | None = None  # curves over time; None = not measured
 
     def value(self, extractor: str, row: ScoreRow = ScoreRow.GENERATED) -> float:
         """One distance.
