@@ -39,6 +39,7 @@ from drivesim.core.yaml_fields import nearest
 from drivesim.data import ClipSource, make_source
 
 if TYPE_CHECKING:
+    from drivesim.evaluate.drift import Drift
     from drivesim.rollout.rows import Progress, Row
     from drivesim.rollout.start import Start
     from drivesim.simulator import Simulator
@@ -356,7 +357,7 @@ def _evaluate(config: EvaluateCommand, out: Path, record: Record) -> None:
         raise ValueError(f"no value for {', '.join(missing)}; give one as {missing[0]}=FOLDER, or compare='[A, B]'")
     for extractor in config.protocol.extractors:
         _check_device(extractor.device)
-    scores = evaluate(config, config.generated, config.real, out)
+    scores = evaluate(config, config.generated, config.real, out, draw_drift=_draw_drift)
     record()
     print(*score_lines(scores), f"report: {scores.report}", sep="\n")
 
@@ -372,6 +373,29 @@ def _compare(config: EvaluateCommand, out: Path, record: Record) -> None:
     record()
     write_json(out / "comparison.json", asdict(comparison))
     print(*comparison_lines(comparison), f"comparison: {out / 'comparison.json'}", sep="\n")
+
+
+def _draw_drift(drift: Drift, out_png: Path) -> None:
+    """The curves of an evaluation with real video's bands, as one picture."""
+    from drivesim.viz.curves import CurvePanel, draw_curves
+
+    panels = []
+    for curve in drift.curves:
+        band = curve.band
+        panel = CurvePanel(
+            title=curve.measure.value, times_s=np.arange(len(curve.generated)) / drift.fps, values=curve.generated
+        )
+        if band is not None:
+            panel.band_times_s, panel.band_low, panel.band_high = (
+                np.arange(len(band.low)) / drift.fps,
+                band.low,
+                band.high,
+            )
+        panels.append(panel)
+    if drift.frechet is not None:
+        frechet = drift.frechet
+        panels.append(CurvePanel(title="Fréchet distance", times_s=frechet.times_s, values=frechet.distance))
+    draw_curves(panels, out_png)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import chain
@@ -13,8 +13,11 @@ from drivesim.core.files import append_row, read_json, write_json
 from drivesim.core.video import probe
 from drivesim.evaluate.controls import ControlsConfig, Variant
 from drivesim.evaluate.diversity import Diversity, measure_diversity, same_starts
+from drivesim.evaluate.drift import Drift, DriftConfig, measure_drift
+from drivesim.evaluate.drift_report import plain
 from drivesim.evaluate.extractors import Extractor, make_extractor
 from drivesim.evaluate.feature_store import FeatureStore
+from drivesim.evaluate.futures import measure_futures
 from drivesim.evaluate.protocol import ClipChoice, ProtocolCard, ProtocolConfig, make_card
 from drivesim.evaluate.published import published_beside, published_folder
 from drivesim.evaluate.report import ReportConfig, write_report
@@ -41,6 +44,7 @@ class EvaluateConfig:
     features: str | None = None  # folder of stored features, which evaluations may share; None = `features` in `out`
     drives: str | None = None  # JSON file: pattern of video names -> drive; None = each video is a drive of its own
     diversity: bool = True  # also measure how far futures of one start frame part
+    drift: DriftConfig = field(default_factory=DriftConfig)
     batch_clips: int = 8  # clips that an extractor takes at once; does not change the scores
 
 
@@ -50,12 +54,13 @@ def evaluate(
     real: Source,
     out_dir: str | Path,
     extractors: list[Extractor] | None = None,
+    draw_drift: Callable[[Drift, Path], None] | None = None,
 ) -> Scores:
     """Scores generated videos against real ones.
 
-    Writes `scores.json`, `rows.jsonl` (a row a video) and `report.html` into `out_dir`. A video that
-    cannot be scored is a row with its cause and is counted; it never ends the run. Features are stored
-    as soon as a video is read: after a stop, the same call reads the others alone.
+    Writes `scores.json`, `drift.json`, `rows.jsonl` (a row a video) and `report.html` into `out_dir`. A
+    video that cannot be scored is a row with its cause and is counted; it never ends the run. Features
+    are stored as soon as a video is read: after a stop, the same call reads the others alone.
 
     Args:
         config: Protocol, controls, intervals, report.
@@ -63,6 +68,7 @@ def evaluate(
         real: The same.
         out_dir: Made when needed.
         extractors: Loaded networks in place of `config.protocol.extractors`.
+        draw_drift: Writes the curves as a PNG, for the report; None = the report has no picture of them.
 
     Raises:
         FileNotFoundError: a folder or a weight file that is not there.
@@ -90,7 +96,8 @@ def evaluate(
     real_card = scorer.read(Side.REAL, real_name, real_videos)
     card = make_card(protocol, networks, size_hw, generated_card, real_card)
     scores = _scores(config, scorer, card, out_dir)
-    write_json(out_dir / SCORES_FILE, asdict(scores) | {"report": "report.html"})
+    _add_courses(scores, config, scorer, draw_drift)
+    write_json(out_dir / SCORES_FILE, asdict(replace(scores, drift=None)) | {"report": "report.html"})
     write_report(config.report, scores, scorer.kept, out_dir / "report.html")
     return scores
 
@@ -193,6 +200,34 @@ def _diversity(videos: list[Video], protocol: ProtocolConfig, rows: Path) -> lis
         except (ValueError, OSError) as error:
             append_row(rows, {"set": "diversity", "name": name, "ok": False, "error": str(error)})
     return found
+
+
+def _add_courses(
+    scores: Scores, config: EvaluateConfig, scorer: Scorer, draw_drift: Callable[[Drift, Path], None] | None
+) -> None:
+    """Adds what futures do and how videos drift, and writes drift's curves with their picture."""
+    generated = scorer.on_disk[Side.GENERATED]
+    if config.diversity:
+        scores.futures = measure_futures(
+            same_starts(generated), scorer.extractors, scorer.protocol, scorer.size_hw, scorer.rows
+        )
+    drift = scores.drift = measure_drift(
+        config.drift,
+        generated,
+        scorer.on_disk[Side.REAL],
+        protocol=scorer.protocol,
+        size_hw=scorer.size_hw,
+        extractors=scorer.extractors,
+        rows=scorer.rows,
+    )
+    drift_json = scorer.rows.parent / "drift.json"
+    drift_json.unlink(missing_ok=True)  # of an evaluation before
+    if drift is None:
+        return
+    if draw_drift is not None:
+        drift.figure = scorer.rows.parent / "drift.png"
+        draw_drift(drift, drift.figure)
+    write_json(drift_json, plain(drift))
 
 
 def _warnings(card: ProtocolCard, scorer: Scorer, found: list[RowsOfExtractor]) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
 from drivesim.evaluate.diversity import Diversity
+from drivesim.evaluate.drift import Drift
+from drivesim.evaluate.futures import Futures
 from drivesim.evaluate.protocol import ProtocolCard
 from drivesim.evaluate.published import PublishedResult
 from drivesim.evaluate.uncertainty import Interval
@@ -84,6 +86,8 @@ class Scores:
     warnings: list[str]
     features: StoredFeatures
     report: Path | None = None  # the HTML file
+    futures: list[Futures] = field(default_factory=list)  # what futures of one start do, one a start frame
+    drift: Drift | None = None  # curves over time; None = not measured
 
     def value(self, extractor: str, row: ScoreRow = ScoreRow.GENERATED) -> float:
         """One distance.
