@@ -393,8 +393,10 @@ def _draw_drift(drift: Drift, out_png: Path) -> None:
             )
         panels.append(panel)
     if drift.frechet is not None:
-        frechet = drift.frechet
-        panels.append(CurvePanel(title="Fréchet distance", times_s=frechet.times_s, values=frechet.distance))
+        panel = CurvePanel(title="Fréchet distance", times_s=drift.frechet.times_s, values=drift.frechet.distance)
+        if (floor := drift.frechet_floor) is not None:
+            panel.band_times_s, panel.band_low, panel.band_high = floor.times_s, 0 * floor.distance, floor.distance
+        panels.append(panel)
     draw_curves(panels, out_png)
 
 

@@ -22,7 +22,7 @@ Curve = NDArray[np.float64]  # (T,)
 
 
 class Measure(str, Enum):
-    """What is followed over time. All but `FLICKER` and `DISORDER` mean: change since the first frame."""
+    """What is followed over time."""
 
     SHARPNESS = "sharpness"  # log of fine detail's share of the variance
     CONTRAST = "contrast"  # log of the standard deviation of grey levels
@@ -32,6 +32,10 @@ class Measure(str, Enum):
     FLICKER = "flicker"  # size of the gain from frame to frame, log, median over neighbours
     MOTION = "motion"  # log of 1 + grey levels that change from frame to frame
     DISORDER = "disorder"  # share of frames that are nearer to an older frame than to the one before
+
+
+# Measures that start from anywhere and do not spread with time; the others are changes since the first frame.
+STEADY = frozenset({Measure.FLICKER, Measure.MOTION, Measure.DISORDER})
 
 
 @dataclass(kw_only=True, slots=True)

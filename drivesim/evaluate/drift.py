@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drivesim.core.files import append_row
-from drivesim.evaluate.curves import Measure, VideoCurves, course
+from drivesim.evaluate.curves import STEADY, Measure, VideoCurves, course
 from drivesim.evaluate.drift_pass import UNKNOWN_FPS, CourseReader, Courses
 from drivesim.evaluate.extractors import Extractor, FeatureKind
 from drivesim.evaluate.faults import Fault, find_faults, natural_limits, series_of
@@ -27,7 +27,7 @@ from drivesim.evaluate.videos import Video
 
 @dataclass(kw_only=True, slots=True)
 class DriftConfig:
-    """What is measured over time; all but the Fréchet curve takes about 3 ms a frame of 64 x 128."""
+    """What is measured over time; all but the Fréchet curve takes about 1 ms a frame of 64 x 128."""
 
     enabled: bool = True  # False = no curves, no faults
     share: float = 0.9  # of real videos that must stay inside the band over its whole length
@@ -144,7 +144,8 @@ def _curve(config: DriftConfig, measure: Measure, made: Courses, real: Sequence[
     courses = {name: course(curves, measure) for name, curves in made.curves.items()}
     band = None
     if len(real) >= MIN_VIDEOS:
-        band = real_band([course(curves, measure) for curves in real], config.share, config.confidence)
+        natural = [course(curves, measure) for curves in real]
+        band = real_band(natural, config.share, config.confidence, is_steady=measure in STEADY)
     leaves = {} if band is None else {name: leaves_at(curve, band) for name, curve in courses.items()}
     return DriftCurve(
         measure=measure,

@@ -131,6 +131,12 @@ def find_faults(series: FaultSeries, limits: FaultLimits, fps: float) -> list[Fa
     if (tail := still_tail(series)) > limits.still_tail:
         faults.append(Fault(kind=FaultKind.FROZEN_TAIL, onset_frame=num_frames - tail, size=tail / fps))
         explained[num_frames - tail :] = True
+    for first, last in _stretches(_flicker(series.light) > limits.flicker, 1, explained):
+        near = max(0, first - SMOOTHING_FRAMES // 2)
+        strong = near + np.flatnonzero(np.abs(series.light[near : last + 1 + SMOOTHING_FRAMES // 2]) > limits.flicker)
+        onset, size = int(strong[0]), float(np.median(np.abs(series.light[strong])))
+        faults.append(Fault(kind=FaultKind.FLICKER, onset_frame=onset, size=math.exp(size)))
+        explained[max(0, onset - _JUMP_FRAMES) : last + 1 + _JUMP_FRAMES] = True
     for first, last in _stretches(_disorder(series.out_of_order) > limits.out_of_order, _ORDER_WINDOW, explained):
         flagged = first + np.flatnonzero(series.out_of_order[first : last + 1])
         flagged = flagged[_has_neighbour(flagged)]
@@ -140,12 +146,6 @@ def find_faults(series: FaultSeries, limits: FaultLimits, fps: float) -> list[Fa
         faults.append(Fault(kind=FaultKind.SHUFFLED, onset_frame=onset, size=float(end - onset + 1)))
         # The first frames of a shuffled stretch may be in order by chance.
         explained[max(0, onset - ORDER_FRAMES) : end + 1 + ORDER_FRAMES] = True
-    for first, last in _stretches(_flicker(series.light) > limits.flicker, 1, explained):
-        near = max(0, first - SMOOTHING_FRAMES // 2)
-        strong = near + np.flatnonzero(np.abs(series.light[near : last + 1 + SMOOTHING_FRAMES // 2]) > limits.flicker)
-        onset, size = int(strong[0]), float(np.median(np.abs(series.light[strong])))
-        faults.append(Fault(kind=FaultKind.FLICKER, onset_frame=onset, size=math.exp(size)))
-        explained[max(0, onset - _JUMP_FRAMES) : last + 1 + _JUMP_FRAMES] = True
     level = np.cumsum(series.light)
     for onset, jump in _steps(level, limits.light_jump, explained):
         faults.append(Fault(kind=FaultKind.GAIN, onset_frame=onset, size=math.exp(jump)))

@@ -21,7 +21,6 @@ ORDER_FRAMES = 4  # a frame is held against so many before it
 _ORDER_HEIGHT_PX = 16  # in copies so small: no lane marking is left that could fall onto the next one
 _ORDER_MARGIN = 0.5  # grey levels by which an older frame must be nearer to count as out of order
 _DARKEST, _BRIGHTEST = 8.0, 248.0  # grey levels between which a ratio of light means something
-_LEVEL = 96.0  # mean grey level at which the flow is measured
 
 Grey = NDArray[np.float32]  # (H, W) or (h, w), 0..255
 
@@ -40,7 +39,7 @@ class PictureStatistics:
 class StepStatistics:
     """How a frame differs from those before it."""
 
-    light: float  # log of the gain between the frame before, moved by the optical flow, and this one
+    light: float  # log of the gain between the frame before and this one, whatever moves
     motion: float  # mean absolute difference from the frame before, gain taken out, in grey levels
     out_of_order: bool  # an older frame is nearer to this one than the frame before is
 
@@ -95,18 +94,8 @@ def shrunk(frame_HWC: Frame, max_height_px: int) -> Frame:
     return resize_area(frame_HWC, (max_height_px, max(1, round(width * max_height_px / height))))
 
 
-def optical_flow(from_hw: Grey, to_hw: Grey) -> NDArray[np.float32]:
-    """(h, w, 2) pixels right and down by which each pixel moves (Farneback 2003), whatever the gains are."""
-    flow = cv2.calcOpticalFlowFarneback(_levelled(from_hw), _levelled(to_hw), None, 0.5, 4, 13, 3, 5, 1.1, 0)
-    return np.asarray(flow, dtype=np.float32)
-
-
 def _grey(frame_HWC: Frame) -> Grey:
     return np.asarray(cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2GRAY), dtype=np.float32)
-
-
-def _levelled(grey: Grey) -> NDArray[np.uint8]:
-    return np.asarray(np.clip(grey * (_LEVEL / max(float(grey.mean()), 1.0)), 0, 255), dtype=np.uint8)
 
 
 def _difference(now_hw: Grey, then_hw: Grey, light: float) -> float:
@@ -115,10 +104,11 @@ def _difference(now_hw: Grey, then_hw: Grey, light: float) -> float:
 
 
 def _light_step(before_hw: Grey, now_hw: Grey) -> float:
-    """Median over pixels of the log ratio of light along the flow; 0 where no pixel can tell."""
-    flow_hw2 = optical_flow(now_hw, before_hw)
-    rows, columns = np.indices(now_hw.shape, dtype=np.float32)
-    x, y = columns + flow_hw2[..., 0], rows + flow_hw2[..., 1]
-    moved_hw = cv2.remap(before_hw, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    usable = (moved_hw > _DARKEST) & (now_hw > _DARKEST) & (moved_hw < _BRIGHTEST) & (now_hw < _BRIGHTEST)
-    return float(np.median(np.log(now_hw[usable] / moved_hw[usable]))) if usable.any() else 0.0
+    """Median over pixels of the log ratio of light; 0 where no pixel can tell.
+
+    What moves brings light to some pixels and takes it from others, which leaves the median where it is.
+    Following the optical flow first (Farneback, DIS) made it worse: on 20 toytown drives of 10 s the sum of
+    all steps then has a standard deviation of 0.07 and a bias of -0.06, instead of 0.02 and -0.01.
+    """
+    usable = (before_hw > _DARKEST) & (now_hw > _DARKEST) & (before_hw < _BRIGHTEST) & (now_hw < _BRIGHTEST)
+    return float(np.median(np.log(now_hw[usable] / before_hw[usable]))) if usable.any() else 0.0

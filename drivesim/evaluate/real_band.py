@@ -28,14 +28,21 @@ class RealBand:
     confidence: float  # of that statement
 
 
-def real_band(courses: Sequence[Curve], share: float, confidence: float) -> RealBand:
+def real_band(courses: Sequence[Curve], share: float, confidence: float, *, is_steady: bool = False) -> RealBand:
     """The band of N real videos' curves of one length T.
 
-    Each video is held against mean and standard deviation of all others, frame by frame; the largest
-    deviation over its time is its score. The width is the smallest score that, by its rank alone,
-    exceeds `share` of the scores of all such videos with `confidence`. It is one statement for the
-    whole length: no allowance for looking at many frames is needed. Too few videos for that: the
-    largest score, and the share that it covers with that confidence.
+    Each video's score is its largest deviation over time. The width is the smallest score that, by its
+    rank alone, exceeds `share` of the scores of all such videos with `confidence`. It is one statement
+    for the whole length: no allowance for looking at many frames is needed. Too few videos for that:
+    the largest score, and the share that it covers with that confidence.
+
+    Args:
+        courses: One a real video.
+        share: Of real videos that stay inside.
+        confidence: Of that statement.
+        is_steady: False = the curves spread with time: deviations are from mean and standard deviation of
+            all other videos, frame by frame. True = they do not: deviations are from the median over
+            videos and time, in distances to the 10 % and 90 % quantiles, and the band is level.
 
     Raises:
         ValueError: fewer than `MIN_VIDEOS` curves, or of different lengths.
@@ -46,13 +53,33 @@ def real_band(courses: Sequence[Curve], share: float, confidence: float) -> Real
     if num_videos < MIN_VIDEOS:
         raise ValueError(f"{num_videos} real videos; a band needs at least {MIN_VIDEOS}")
     values_NT = np.stack(courses).astype(np.float64)
-    scores = np.sort(_largest_deviations(values_NT))
+    if is_steady:
+        centre, down, up = _level(values_NT)
+        scores = np.maximum((values_NT - centre) / up, (centre - values_NT) / down).max(axis=1)
+    else:
+        centre = values_NT.mean(axis=0)
+        down = up = _floored(values_NT.std(axis=0, ddof=1))
+        scores = _largest_deviations(values_NT)
     rank = rank_that_covers(num_videos, share, confidence)
     if rank is None:
         rank, share = num_videos, share_below_largest(num_videos, confidence)
-    centre = values_NT.mean(axis=0)
-    half = scores[rank - 1] * _floored(values_NT.std(axis=0, ddof=1))
-    return RealBand(low=centre - half, high=centre + half, num_videos=num_videos, share=share, confidence=confidence)
+    width = np.sort(scores)[rank - 1]
+    return RealBand(
+        low=centre - width * down,
+        high=centre + width * up,
+        num_videos=num_videos,
+        share=share,
+        confidence=confidence,
+    )
+
+
+def _level(values_NT: Curve) -> tuple[Curve, Curve, Curve]:
+    """(T,) each, level: median of all values, and the distances down to 10 % and up to 90 % of them."""
+    low, middle, high = np.quantile(values_NT, [0.1, 0.5, 0.9])
+    down, up = middle - low, high - middle
+    least = max(_SPREAD_FLOOR * max(down, up), 1e-9)
+    level = np.ones(values_NT.shape[1])
+    return middle * level, max(down, least) * level, max(up, least) * level
 
 
 def _largest_deviations(values_NT: Curve) -> Curve:

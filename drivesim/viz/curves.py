@@ -68,7 +68,8 @@ def draw_curves(panels: Sequence[CurvePanel], out_png: str | Path, *, num_column
 
     num_columns = min(num_columns, len(panels))
     num_rows = -(-len(panels) // num_columns)
-    figure = Figure(figsize=(_PANEL_INCHES[0] * num_columns, _PANEL_INCHES[1] * num_rows), layout="constrained")
+    figure = Figure(figsize=(_PANEL_INCHES[0] * num_columns, _PANEL_INCHES[1] * num_rows))
+    figure.subplots_adjust(left=0.06, right=0.98, bottom=0.2 / num_rows, top=1 - 0.12 / num_rows, hspace=0.5)
     axes = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
     for axis, panel in zip(axes, panels, strict=False):
         _draw(axis, panel)
