@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,13 +101,13 @@ def _load_array(path: Path) -> tuple[NDArray[Any], float | None]:
     """The video of an NPY or NPZ file (an array of four axes, and `fps` where an NPZ has it)."""
     try:
         loaded = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError, BadZipFile) as error:
-        raise ValueError(f"{path}: cannot be read as an array: {error}") from error
-    if isinstance(loaded, np.ndarray):
-        return _four_axes(loaded, path), None
-    with loaded:
-        fps = float(loaded["fps"]) if "fps" in loaded.files else None
-        arrays = [loaded[name] for name in loaded.files if name != "fps"]
+        if isinstance(loaded, np.ndarray):
+            return _four_axes(loaded, path), None
+        with loaded:  # its members are read here, and checked by their sums
+            fps = float(loaded["fps"]) if "fps" in loaded.files else None
+            arrays = [loaded[name] for name in loaded.files if name != "fps"]
+    except (ValueError, TypeError, OSError, EOFError, BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: cannot be read as a video: {error}") from error
     videos = [array for array in arrays if array.ndim == 4]
     if len(videos) != 1:
         raise ValueError(f"{path}: {len(videos)} arrays of four axes in it; expected one video (T, H, W, 3)")

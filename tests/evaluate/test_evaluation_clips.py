@@ -256,3 +256,16 @@ def test_arrays_that_are_no_video_are_refused(tmp_path: Path) -> None:
 def test_protocol_without_meaning_is_refused(field: str) -> None:
     with pytest.raises(ValueError, match=field):
         ProtocolConfig(**{field: 0})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("damage", ["a member", "the rate"])
+def test_a_damaged_array_file_is_a_cause_and_no_crash(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "video.npz"
+    np.savez_compressed(path, video=counting(9), fps=np.array([4.0, 5.0] if damage == "the rate" else 4.0))
+    if damage == "a member":
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        path.write_bytes(content)
+    (video,) = find_videos(tmp_path)
+    with pytest.raises(ValueError, match="video.npz: cannot be read as a video"):
+        list(video.timed_frames(4.0))
