@@ -142,7 +142,10 @@ class FeatureStore:
         described = path.parent / "recipe.json"
         if not described.is_file():
             write_json(described, asdict(recipe))
-        arrays = {"features_CVD": np.ascontiguousarray(features.features_CVD), "starts_s": features.starts_s}
+        arrays: dict[str, NDArray[Any]] = {
+            "features_CVD": np.ascontiguousarray(features.features_CVD),
+            "starts_s": features.starts_s,
+        }
         with atomic_path(path) as temporary:
             save_file(arrays, temporary, metadata=origin)
 

@@ -103,10 +103,21 @@ def frechet_interval(
 ) -> Interval:
     """The interval of one distance; its ends are not below 0.
 
+    A distance is a sum of squares, so its error grows with its root: with the half-width w at the plain
+    value V, the upper end is the truth T that solves T = estimate + w (T / V)^(1/2). The lower end takes
+    w as it is. With w alone, 3 to 8 of 100 truths lie above the upper end, and hardly any below the lower
+    one (simulated).
+
     Raises:
         ValueError: too few vectors or drives; `why_no_interval` says so beforehand.
     """
-    found = _Contrast([(1.0, left, right)], covariance).interval(config)
+    contrast = _Contrast([(1.0, left, right)], covariance)
+    found = contrast.interval(config)
+    value = contrast.value()
+    if value > 0:
+        step = (found.high - found.estimate) ** 2 / (2 * value)
+        root = math.sqrt(max(step**2 + 2 * step * found.estimate, 0.0))
+        found.high = max(found.high, found.estimate + step + root)
     found.low, found.high = max(found.low, 0.0), max(found.high, 0.0)
     return found
 
@@ -170,6 +181,11 @@ class _Contrast:
             num_drives=min(sample.num_drives for sample in self.samples),
         )
 
+    def value(self, weights_K: Array | None = None) -> float:
+        """The sum when drives count as often as `weights_K` says; None = once."""
+        weights_K = np.ones(len(self.drives)) if weights_K is None else weights_K
+        return float(np.dot([sign for sign, _, _ in self.terms], self._distances(weights_K)))
+
     def _distances(self, weights_K: Array) -> list[float]:
         """Each term's distance when drives count as often as `weights_K` says."""
         statistics = {s: weighted_statistics(s.vectors_ND, weights_K[self.codes[s]]) for s in self.samples}
@@ -187,8 +203,7 @@ class _Contrast:
             sample: np.bincount(groups_K, weights=shares_K, minlength=num_groups)
             for sample, shares_K in zip(self.samples, self.shares_SK, strict=True)
         }
-        signs = [sign for sign, _, _ in self.terms]
-        total = num_groups * float(np.dot(signs, self._distances(np.ones(len(self.drives)))))
+        total = num_groups * self.value()
         for group in range(num_groups):
             without = self._distances((groups_K != group).astype(np.float64))
             for (sign, a, b), distance in zip(self.terms, without, strict=True):
@@ -229,13 +244,12 @@ class _Contrast:
         rng = numpy_generator("bootstrap over drives", config.seed)
         patterns = (self.shares_SK > 0).T
         strata = [np.flatnonzero((patterns == pattern).all(axis=1)) for pattern in np.unique(patterns, axis=0)]
-        signs = [sign for sign, _, _ in self.terms]
         draws = np.empty(config.resamples)
         for index in range(config.resamples):
             weights_K = np.zeros(len(self.drives))
             for members in strata:
                 weights_K[members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)))
-            draws[index] = np.dot(signs, self._distances(weights_K))
+            draws[index] = self.value(weights_K)
         return draws
 
 

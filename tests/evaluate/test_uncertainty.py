@@ -55,7 +55,7 @@ def holds(interval: Interval, truth: float) -> bool:
 
 def test_an_interval_of_95_percent_holds_the_truth_in_93_to_97_of_100() -> None:
     world = World(num_features=4, seed=1)
-    found = [frechet_interval(world.draw(40, 3, True), world.draw(40, 3, False), FAST) for _ in range(300)]
+    found = [frechet_interval(world.draw(40, 3, True), world.draw(40, 3, False), FAST) for _ in range(600)]
     assert 0.93 <= np.mean([holds(interval, world.distance) for interval in found]) <= 0.97
 
 
