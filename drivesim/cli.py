@@ -33,7 +33,7 @@ from drivesim.config import (
     register,
     to_typed,
 )
-from drivesim.core.run_folder import CONFIG_FILE, record_run, versions
+from drivesim.core.run_folder import CONFIG_FILE, IDENTITY_FILE, record_run, versions
 from drivesim.core.scene import Scene
 from drivesim.core.yaml_fields import nearest
 from drivesim.data import ClipSource, make_source
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 SCENE_SUFFIXES = (".yaml", ".yml")
 BOXES_SCALE = 4  # boxes are drawn over a copy so many times as large: names stay readable
 GO_ON = ("prepare", "train", "rollout", "evaluate")  # commands that keep what was done when they are stopped
+CLAIMING = ("train", "rollout")  # commands that check by themselves whose run a folder holds
 Record = Callable[..., None]  # writes config and origin into the run folder
 
 
@@ -147,6 +148,8 @@ def _errors_as_they_are() -> Iterator[None]:
 def _run(command: str, composed: DictConfig, overrides: Sequence[str]) -> None:
     config = to_typed(composed)
     out = _out_folder(command, config.out)
+    if command not in CLAIMING and (out / IDENTITY_FILE).exists():
+        raise ValueError(f"out={out} holds a training or a rollout, whose record would be lost; choose another")
     plain: Any = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     record = partial(record_run, out, plain, ["drivesim", command, *overrides])
     runners: dict[str, Callable[[Any, Path, Record], None]] = {

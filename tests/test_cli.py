@@ -362,6 +362,17 @@ def test_sets_or_two_evaluations_are_needed(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", ["evaluate generated=. real=.", "design scene=cut_in", "prepare data=toytown"])
+def test_a_folder_that_holds_a_rollout_is_not_written_over(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    assert drivesim(*command.split(), "out=run") == 2
+    assert "out=run holds a training or a rollout" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
+
+
 def test_a_folder_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert drivesim("evaluate", "generated=nowhere", "real=nowhere") == 2
     assert "nowhere" in capsys.readouterr().err
