@@ -16,6 +16,7 @@ from drivesim.core.files import read_json, read_rows
 from drivesim.core.video import VideoWriter, iter_frames
 from drivesim.evaluate import videos as videos_module
 from drivesim.evaluate.controls import ControlsConfig, Variant
+from drivesim.evaluate.drift import DriftConfig
 from drivesim.evaluate.extractors import FeatureKind
 from drivesim.evaluate.feature_store import FeatureStore, StoredVideo, make_recipe
 from drivesim.evaluate.frechet import Covariance
@@ -27,7 +28,12 @@ from drivesim.evaluate.scores import Scores
 Frames = NDArray[np.uint8]
 PROTOCOL = ProtocolConfig(num_frames=4, context_frames=0)
 # Diversity and report read videos for their own ends.
-CONFIG = EvaluateConfig(protocol=PROTOCOL, diversity=False, report=ReportConfig(num_generated=0, num_real=0))
+CONFIG = EvaluateConfig(
+    protocol=PROTOCOL,
+    diversity=False,
+    drift=DriftConfig(enabled=False),
+    report=ReportConfig(num_generated=0, num_real=0),
+)
 
 
 class Ends:
