@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,13 +39,14 @@ from drivesim.core.yaml_fields import nearest
 from drivesim.data import ClipSource, make_source
 
 if TYPE_CHECKING:
+    from drivesim.evaluate.drift import Drift
     from drivesim.rollout.rows import Progress, Row
     from drivesim.rollout.start import Start
     from drivesim.simulator import Simulator
 
 SCENE_SUFFIXES = (".yaml", ".yml")
 BOXES_SCALE = 4  # boxes are drawn over a copy so many times as large: names stay readable
-GO_ON = ("prepare", "train", "rollout")  # commands that keep what was done when they are stopped
+GO_ON = ("prepare", "train", "rollout", "evaluate")  # commands that keep what was done when they are stopped
 CLAIMING = ("train", "rollout")  # commands that check by themselves whose run a folder holds
 Record = Callable[..., None]  # writes config and origin into the run folder
 
@@ -345,17 +347,60 @@ def _show(text: str, *, is_last: bool) -> None:
 
 
 def _evaluate(config: EvaluateCommand, out: Path, record: Record) -> None:
+    from drivesim.evaluate.lines import score_lines
     from drivesim.evaluate.run import evaluate
 
+    if config.compare is not None:
+        _compare(config, out, record)
+        return
+    if config.force:
+        raise ValueError("force=true is for compare='[A, B]' alone")
+    if config.generated is None or config.real is None:
+        missing = [name for name in ("generated", "real") if getattr(config, name) is None]
+        raise ValueError(f"no value for {', '.join(missing)}; give one as {missing[0]}=FOLDER, or compare='[A, B]'")
     for extractor in config.protocol.extractors:
         _check_device(extractor.device)
-    scores = evaluate(config, config.generated, config.real, out)
+    scores = evaluate(config, config.generated, config.real, out, draw_drift=_draw_drift)
     record()
-    for warning in scores.warnings:
-        print(f"note: {warning}")
-    for score in scores.scores:
-        print(f"{score.value:12.3f}  {score.metric}: {score.row.value} ({score.num_left} and {score.num_right})")
-    print(f"report: {scores.report}")
+    print(*score_lines(scores), f"report: {scores.report}", sep="\n")
+
+
+def _compare(config: EvaluateCommand, out: Path, record: Record) -> None:
+    from drivesim.core.files import write_json
+    from drivesim.evaluate.compare import compare
+    from drivesim.evaluate.lines import comparison_lines
+
+    if config.generated is not None or config.real is not None:
+        raise ValueError("compare reads two evaluations that are done; leave generated and real out")
+    comparison = compare(config.compare or [], config.uncertainty, config.force)
+    record()
+    write_json(out / "comparison.json", asdict(comparison))
+    print(*comparison_lines(comparison), f"comparison: {out / 'comparison.json'}", sep="\n")
+
+
+def _draw_drift(drift: Drift, out_png: Path) -> None:
+    """The curves of an evaluation with real video's bands, as one picture."""
+    from drivesim.viz.curves import CurvePanel, draw_curves
+
+    panels = []
+    for curve in drift.curves:
+        band = curve.band
+        panel = CurvePanel(
+            title=curve.measure.value, times_s=np.arange(len(curve.generated)) / drift.fps, values=curve.generated
+        )
+        if band is not None:
+            panel.band_times_s, panel.band_low, panel.band_high = (
+                np.arange(len(band.low)) / drift.fps,
+                band.low,
+                band.high,
+            )
+        panels.append(panel)
+    if drift.frechet is not None:
+        panel = CurvePanel(title="Fréchet distance", times_s=drift.frechet.times_s, values=drift.frechet.distance)
+        if (floor := drift.frechet_floor) is not None:
+            panel.band_times_s, panel.band_low, panel.band_high = floor.times_s, 0 * floor.distance, floor.distance
+        panels.append(panel)
+    draw_curves(panels, out_png)
 
 
 if __name__ == "__main__":

@@ -80,10 +80,12 @@ class RolloutCommand(RolloutConfig):
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class EvaluateCommand(EvaluateConfig):
-    """Two sets of videos to compare."""
+    """Two sets of videos to score against each other, or two evaluations to set beside each other."""
 
-    generated: str  # folder of videos, or one video
-    real: str  # folder of videos, or one video
+    generated: str | None = None  # folder of videos, or one video
+    real: str | None = None  # folder of videos, or one video
+    compare: list[str] | None = None  # instead of both: two folders of earlier evaluations
+    force: bool = False  # compare evaluations whose cards differ
     out: str | None = None  # folder of scores and report; None = runs/evaluate/TIME
 
 

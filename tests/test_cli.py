@@ -204,7 +204,7 @@ def test_an_accelerator_that_is_not_there_is_refused(tmp_path: Path, capsys: pyt
     ("command", "words"),
     [
         ("prepare", "goes on"), ("train", "goes on"), ("rollout", "goes on"),
-        ("design", "design starts over"), ("evaluate", "evaluate starts over"),
+        ("design", "design starts over"), ("evaluate", "goes on"),
     ],
 )  # fmt: skip
 def test_a_stopped_command_says_whether_it_can_go_on(
@@ -327,6 +327,39 @@ def test_videos_are_scored_with_a_report(tmp_path: Path, capsys: pytest.CaptureF
     assert (tmp_path / "scores" / "report.html").is_file()
     assert any("toytown-clip" in line for line in printed)
     assert not any("FVD" in line or "FID" in line for line in printed)
+    shared = ["evaluate", "generated=generated", "real=real", "features=scores/features", "report.num_generated=0"]
+    assert drivesim(*shared, "out=again") == 0
+    assert all(row["was_stored"] for row in read_rows(tmp_path / "again" / "rows.jsonl"))
+    capsys.readouterr()
+    assert drivesim("evaluate", "compare=[scores, again]", "out=compared") == 0
+    printed = capsys.readouterr().out.strip().splitlines()
+    assert {"A: scores", "B: again", "comparison: compared/comparison.json"} <= set(printed)
+    compared = json.loads((tmp_path / "compared" / "comparison.json").read_text())
+    assert all(score["first"] == score["second"] for score in compared["scores"])
+    assert drivesim(*shared, "protocol.covariance=POPULATION", "out=other") == 0
+    assert drivesim("evaluate", "compare=[scores, other]") == 2
+    assert "protocol.covariance is 'unbiased' and 'population'" in capsys.readouterr().err
+    assert drivesim("evaluate", "compare=[scores, other]", "force=true", "out=forced") == 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (["real=x"], "no value for generated; give one as generated=FOLDER, or compare='[A, B]'"),
+        ([], "no value for generated, real"),
+        (["generated=x", "real=y", "force=true"], "force=true is for compare"),
+        (["generated=x", "compare=[a, b]"], "leave generated and real out"),
+        (["compare=[a]"], "1 evaluations to compare; give two"),
+        (["compare=[a, b]"], "a/scores.json"),
+    ],
+    ids=str,
+)
+def test_sets_or_two_evaluations_are_needed(
+    keys: list[str], words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert drivesim("evaluate", *keys) == 2
+    assert words in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", ["evaluate generated=. real=.", "design scene=cut_in", "prepare data=toytown"])

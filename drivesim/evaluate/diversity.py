@@ -6,7 +6,8 @@ Legend: K videos, T frames, H x W pixels.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from drivesim.core.video import VideoWriter, iter_frames
+from drivesim.core.video import VideoWriter
 from drivesim.evaluate.videos import Frame, Video
 
 REENCODING_CRF = (18, 23, 28, 33)  # x264 qualities from visually lossless to plainly worse
@@ -63,13 +64,8 @@ def measure_diversity(name: str, futures: Sequence[Video], fps: float) -> Divers
         fps: Frames a second; only the encoder looks at it.
     """
     curve = pairwise_spread([_frames(video) for video in futures])
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / f"crf_{crf}.mp4" for crf in REENCODING_CRF]
-        for path, crf in zip(paths, REENCODING_CRF, strict=True):
-            with VideoWriter(path, fps, crf=crf) as writer:
-                for frame in _frames(futures[0]):
-                    writer.write(frame)
-        noise = pairwise_spread([(frame for _, frame in iter_frames(path)) for path in paths])
+    with reencodings(futures[0], fps) as encoded:
+        noise = pairwise_spread([_frames(video) for video in encoded])
     return Diversity(
         name=name,
         num_futures=len(futures),
@@ -77,6 +73,18 @@ def measure_diversity(name: str, futures: Sequence[Video], fps: float) -> Divers
         reencodings=float(noise[: len(curve)].mean()),
         curve=[float(value) for value in curve],
     )
+
+
+@contextmanager
+def reencodings(video: Video, fps: float) -> Iterator[list[Video]]:
+    """A video encoded at each of `REENCODING_CRF`; the files are gone after the block."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"crf_{crf}.mp4" for crf in REENCODING_CRF]
+        for path, crf in zip(paths, REENCODING_CRF, strict=True):
+            with VideoWriter(path, fps, crf=crf) as writer:
+                for frame in _frames(video):
+                    writer.write(frame)
+        yield [Video(name=path.name, path=path) for path in paths]
 
 
 def same_starts(videos: Sequence[Video]) -> dict[str, list[Video]]:

@@ -15,6 +15,8 @@ from drivesim.evaluate.frechet import Covariance
 
 _LIBRARIES = ("torch", "numpy", "av", "opencv-python-headless", "torchmetrics")
 
+_MERE_NAMES = ("name", "data_set")  # of protocol and real videos: the other fields hold what they stand for
+
 
 class ResizeFilter(str, Enum):
     """How frames are brought to the protocol's size before any extractor sees them."""
@@ -22,13 +24,20 @@ class ResizeFilter(str, Enum):
     AREA = "area"  # average when shrinking (antialiased), bicubic when growing
     BILINEAR = "bilinear"  # half-pixel centres, no antialias
     BICUBIC = "bicubic"  # half-pixel centres, no antialias
+    BILINEAR_ANTIALIAS = "bilinear-antialias"  # Pillow's: the kernel is as wide as the picture shrinks
+    BICUBIC_ANTIALIAS = "bicubic-antialias"  # the same, cubic (a = -0.5)
 
 
 class Crop(str, Enum):
     """What happens to frames of another shape than the protocol's."""
 
-    CENTRE = "centre"  # the largest centred part of the right shape
+    CENTRE = "centre"  # the largest centred part of the right shape, which is then resized
     NONE = "none"  # squashed
+    AFTER_CENTRE = "after-centre"  # resized first (`resize_hw`), then the middle is cut out
+    AFTER_BOTTOM = "after-bottom"  # resized first, then the lowest rows of the middle columns are cut out
+
+
+AFTER_CROPS = (Crop.AFTER_CENTRE, Crop.AFTER_BOTTOM)
 
 
 class ClipChoice(str, Enum):
@@ -36,6 +45,7 @@ class ClipChoice(str, Enum):
 
     ALL = "all"  # one every `spacing_frames`
     FIRST = "first"  # the first one alone
+    RANDOM = "random"  # one, at a start that follows from `seed` and the video's name
 
 
 def _default_extractors() -> list[ExtractorConfig]:
@@ -56,12 +66,14 @@ class ProtocolConfig:
     size_hw: tuple[int, int] | None = None  # height and width before the extractors; None = the generated videos'
     resize: ResizeFilter = ResizeFilter.AREA  # filter towards size_hw
     crop: Crop = Crop.CENTRE  # for videos of another shape than size_hw
+    resize_hw: tuple[int, int] | None = None  # before an AFTER crop; None = the frame's shape, just covering size_hw
     context_frames: int = 1  # given frames at the front of each generated video, at the protocol's rate
     count_context: bool = False  # True = given frames are scored as if they were generated
     untimed_fps: float | None = None  # rate of arrays and PNG folders, which carry none; None = the protocol's fps
     covariance: Covariance = Covariance.UNBIASED  # 1 / (N - 1) or 1 / N
     extractors: list[ExtractorConfig] = field(default_factory=_default_extractors)  # a score each
-    seed: int = 0  # of the shuffled control
+    seed: int = 0  # of the shuffled and noisy controls and of random clips
+    data_set: str | None = None  # what the real videos are, as published results call it; None = nothing published
 
     def __post_init__(self) -> None:
         """Refuses what has no meaning."""
@@ -75,6 +87,12 @@ class ProtocolConfig:
                 raise ValueError(f"protocol.{name} is {value}; it must be above 0")
         if self.context_frames < 0:
             raise ValueError(f"protocol.context_frames is {self.context_frames}; it must not be negative")
+        if self.resize_hw is not None:
+            if self.crop not in AFTER_CROPS:
+                valid = ", ".join(crop.name for crop in AFTER_CROPS)
+                raise ValueError(f"protocol.resize_hw is for protocol.crop {valid}, not for {self.crop.name}")
+            if self.size_hw is not None and any(a < b for a, b in zip(self.resize_hw, self.size_hw, strict=True)):
+                raise ValueError(f"protocol.resize_hw {self.resize_hw} is smaller than protocol.size_hw {self.size_hw}")
         if not self.extractors:
             raise ValueError("protocol.extractors is empty; name at least one, such as toytown-clip")
 
@@ -111,8 +129,20 @@ class ProtocolCard:
 
     def comparable_sha256(self) -> str:
         """Digest of all but the generated side: two scores with the same one may be compared."""
-        held = {"protocol": self.protocol, "extractors": self.extractors, "real": asdict(self.real)}
-        return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(comparable_fields(self.as_dict()), sort_keys=True).encode()).hexdigest()
+
+
+def comparable_fields(card: dict[str, Any]) -> dict[str, Any]:
+    """What two cards must have in common, by dotted names: all but the generated side, versions, and mere names.
+
+    Args:
+        card: `ProtocolCard.as_dict()`, as `scores.json` has it.
+    """
+    fields = {f"protocol.{name}": value for name, value in card["protocol"].items() if name not in _MERE_NAMES}
+    fields |= {f"real.{name}": value for name, value in card["real"].items() if name not in _MERE_NAMES}
+    for network in card["extractors"]:
+        fields |= {f"extractors.{network['name']}.{name}": value for name, value in network.items()}
+    return fields
 
 
 def make_card(
@@ -122,6 +152,7 @@ def make_card(
     protocol = {key: value.value if isinstance(value, Enum) else value for key, value in asdict(config).items()}
     del protocol["extractors"]  # paths and devices do not matter; the networks follow by their bytes
     protocol["size_hw"] = list(size_hw)
+    protocol["resize_hw"] = None if config.resize_hw is None else list(config.resize_hw)  # as JSON gives it back
     networks = [
         {
             "name": extractor.name,

@@ -19,10 +19,14 @@ from drivesim.core.files import atomic_path
 from drivesim.core.picture import resize_area
 from drivesim.core.video import VideoWriter, probe
 from drivesim.evaluate.diversity import Diversity
+from drivesim.evaluate.drift_report import drift_section
 from drivesim.evaluate.extractors import FeatureKind
+from drivesim.evaluate.futures import futures_section
 from drivesim.evaluate.protocol import SetCard
+from drivesim.evaluate.published import PublishedResult
 from drivesim.evaluate.scorer import Side
-from drivesim.evaluate.scores import Score, ScoreRow, Scores
+from drivesim.evaluate.scores import ContentBias, Score, ScoreRow, Scores
+from drivesim.evaluate.uncertainty import Interval
 from drivesim.evaluate.videos import Frame, Video
 
 _TEMPLATE = Path(__file__).parent / "report_template.html"
@@ -52,7 +56,10 @@ def write_report(config: ReportConfig, scores: Scores, videos: dict[Side, list[V
         "verdict": _verdict(scores),
         "warnings": "".join(f'<p class="warning">{html.escape(text)}</p>' for text in scores.warnings),
         "scores": "".join(_metric(scores.scores, name) for name in dict.fromkeys(s.extractor for s in scores.scores)),
-        "diversity": _diversities(scores.diversity),
+        "content_bias": "".join(_content_bias(entry) for entry in scores.content_bias),
+        "published": _published(scores.published),
+        "diversity": _diversities(scores.diversity) + futures_section(scores.futures),
+        "drift": drift_section(scores.drift),
         "generated": "".join(_figure(video, budget) for video in videos[Side.GENERATED]),
         "real": "".join(_figure(video, budget) for video in videos[Side.REAL]),
         "more": _more(scores.card.generated.num_videos - len(videos[Side.GENERATED])),
@@ -110,12 +117,45 @@ def _metric(scores: Sequence[Score], extractor: str) -> str:
         f'<tr class="{"mine" if score.row is ScoreRow.GENERATED else "control"}">'
         f"<th>{html.escape(score.row.value)}</th>"
         f'<td class="value">{score.value:.5g}</td>'
+        f'<td class="interval">{_interval(score.interval)}</td>'
         f'<td class="bar"><i style="width:{100 * np.log1p(score.value / smallest) / longest:.2f}%"></i></td>'
         f'<td class="count">{score.num_left} / {score.num_right}</td></tr>'
         for score in rows
     )
-    head = "<tr><th></th><td>distance</td><td>lower is nearer to real (logarithmic)</td><td>vectors</td></tr>"
+    level = next((f"{score.interval.level:.0%} " for score in rows if score.interval is not None), "")
+    head = (
+        f"<tr><th></th><td>distance</td><td>at infinitely many, {level}interval</td>"
+        "<td>lower is nearer to real (logarithmic)</td><td>vectors</td></tr>"
+    )
     return f'<section class="metric"><h3>{html.escape(rows[0].metric)}</h3><table>{head}{cells}</table></section>'
+
+
+def _interval(interval: Interval | None) -> str:
+    """Estimate and ends; a dash where there are too few vectors or drives, which a warning explains."""
+    return "&ndash;" if interval is None else f"{interval.estimate:.4g} [{interval.low:.4g}, {interval.high:.4g}]"
+
+
+def _content_bias(entry: ContentBias) -> str:
+    """One sentence on what shuffling the generated frames does to a score."""
+    text = f"{entry.metric}: shuffling the generated frames changes the score by {entry.rise:+.4g} ({entry.share:+.0%})"
+    if entry.interval is not None:
+        text += f", at infinitely many clips by {entry.interval.low:+.4g} to {entry.interval.high:+.4g}"
+    text += "." if entry.is_seen else "; a metric that sees motion has to rise."
+    return f'<p class="{"good" if entry.is_seen else "bad"}">{html.escape(text)}</p>'
+
+
+def _published(results: Sequence[PublishedResult]) -> str:
+    """The table of others' results under the same card; nothing where there are none."""
+    if not results:
+        return ""
+    rows = "".join(
+        f"<tr><th>{html.escape(result.model)}</th><td>{html.escape(result.metric)}</td>"
+        f'<td class="value">{result.value:g}</td><td>{html.escape(result.data_set)}</td>'
+        f"<td>{html.escape('; '.join(filter(None, (result.source, result.note))))}</td></tr>"
+        for result in results
+    )
+    head = "<tr><th></th><td>metric</td><td>published</td><td>data set</td><td>source</td></tr>"
+    return f"<h2>Published under this protocol</h2><table>{head}{rows}</table>"
 
 
 def _diversities(entries: Sequence[Diversity]) -> str:

@@ -1,24 +1,24 @@
-"""One pass over each side of an evaluation: clips become features, features become sums, controls on the way."""
+"""One pass over each side of an evaluation: clips become features, features are stored, and are not made again."""
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drivesim.core.files import append_row
-from drivesim.evaluate.clips import iter_clips
-from drivesim.evaluate.controls import ControlsConfig, frozen_clip, shuffled_clip
+from drivesim.evaluate.clips import indexed_clips
+from drivesim.evaluate.controls import ControlsConfig, Variant, varied_clip
 from drivesim.evaluate.extractors import Extractor, FeatureKind
-from drivesim.evaluate.frechet import FrechetStatistics, frechet_distance
-from drivesim.evaluate.protocol import ProtocolConfig, SetCard
-from drivesim.evaluate.scores import Score, ScoreRow
+from drivesim.evaluate.feature_store import ClipFeatures, FeatureSet, FeatureStore, Recipe, StoredVideo, make_recipe
+from drivesim.evaluate.protocol import ClipChoice, ProtocolConfig, SetCard
 from drivesim.evaluate.videos import Video
 
 
@@ -29,36 +29,28 @@ class Side(str, Enum):
     REAL = "real"
 
 
-class Part(str, Enum):
-    """Statistics that the passes fill."""
-
-    GENERATED = "generated"
-    REAL_EVEN = "real videos 2, 4, 6, ..."
-    REAL_ODD = "real videos 1, 3, 5, ..."
-    FIRST_EVEN = "real video 0, clips 0, 2, 4, ..."
-    FIRST_ODD = "real video 0, clips 1, 3, 5, ..."
-    FROZEN = "frozen"
-    SHUFFLED = "shuffled"
-
-
-Sums = dict[tuple[int, Part], FrechetStatistics]  # by position of the extractor
+Key = tuple[int, Variant]  # position of the extractor, and what is done to the clips
+Batch = tuple[list[int], list[NDArray[np.uint8]]]  # numbers of the first frames, and the clips
 
 
 @dataclass(kw_only=True, slots=True)
 class Scorer:
-    """Reads both sides once; memory holds sums, and the few videos that a report shows."""
+    """Fills the store and the sets; memory holds one video's features and the few videos that a report shows."""
 
     protocol: ProtocolConfig
     controls: ControlsConfig
     extractors: list[Extractor]
     size_hw: tuple[int, int]  # of the clips' frames
     rows: Path  # JSON lines, one a video
+    store: FeatureStore
+    drives: Mapping[str, str]  # pattern of video names -> drive; videos that none fits are their own drives
     batch_clips: int  # clips that an extractor takes at once
     num_kept: dict[Side, int]  # videos of each side that are kept for the report
     kept: dict[Side, list[Video]] = field(default_factory=lambda: {side: [] for side in Side})
     on_disk: dict[Side, list[Video]] = field(default_factory=lambda: {side: [] for side in Side})
     digests: dict[Side, list[str]] = field(default_factory=lambda: {side: [] for side in Side})
-    sums: Sums = field(default_factory=dict)
+    recipes: dict[Side, dict[Key, Recipe]] = field(default_factory=dict)
+    sets: dict[Side, dict[Key, FeatureSet]] = field(default_factory=dict)
 
     def read(self, side: Side, name: str, videos: Iterable[Video]) -> SetCard:
         """One pass over a side; a video that cannot be scored is a row with its cause.
@@ -68,137 +60,143 @@ class Scorer:
         """
         card = SetCard(name=name)
         causes = []
+        self._prepare(side)
         for video in videos:
             if self.protocol.max_clips is not None and card.num_clips >= self.protocol.max_clips:
                 break
             began = time.monotonic()
             row: dict[str, object] = {"set": side.value, "name": video.name}
             try:
-                sums, num_clips = self._read_video(side, video, card)
                 digest = video.sha256()
+                paths = self._paths(side, video, digest)
+                made = self._extract(side, video, [key for key, path in paths.items() if not self.store.has(path)])
             except (ValueError, OSError) as error:
                 card.num_left_out += 1
                 causes.append(str(error))
                 row |= {"ok": False, "error": str(error)}
             else:
-                for key, statistics in sums.items():
-                    self._sum(key).merge(statistics)
-                card.num_videos += 1
-                card.num_clips += num_clips
-                self._keep(side, video, digest)
-                row |= {"ok": True, "num_clips": num_clips, "sha256": digest}
+                row |= {"ok": True, "sha256": digest, "was_stored": not made}
+                row |= self._add(side, video, digest, paths, made, card)
             append_row(self.rows, row | {"seconds": round(time.monotonic() - began, 3)})
         if card.num_videos == 0:
             raise ValueError(f"no {side.value} video can be scored: {first_causes(causes)}")
         card.sha256 = hashlib.sha256("".join(self.digests[side]).encode()).hexdigest()
         return card
 
-    def _keep(self, side: Side, video: Video, digest: str) -> None:
+    def _prepare(self, side: Side) -> None:
+        """Recipes and empty sets of all that is wanted of a side."""
+        skip = self._skip(side)
+        self.recipes[side] = {
+            (index, variant): make_recipe(extractor, self.protocol, self.size_hw, skip, variant)
+            for index, extractor in enumerate(self.extractors)
+            for variant in self._variants(side, extractor)
+        }
+        self.sets[side] = {}
+        for index, variant in self.recipes[side]:
+            network = self.extractors[index]
+            empty = FeatureSet(kind=network.kind, feature_dim=network.feature_dim, videos=[])
+            self.sets[side][index, variant] = empty
+
+    def _skip(self, side: Side) -> int:
+        is_counted = side is Side.REAL or self.protocol.count_context
+        return 0 if is_counted else self.protocol.context_frames
+
+    def _variants(self, side: Side, extractor: Extractor) -> Iterator[Variant]:
+        yield Variant.PLAIN
+        if self.controls.shuffled and extractor.kind is FeatureKind.CLIP:  # single frames have no order
+            yield Variant.SHUFFLED
+        if side is Side.REAL and self.controls.frozen:
+            yield Variant.FROZEN
+        if side is Side.REAL and self.controls.noisy:
+            yield Variant.NOISY
+
+    def _drive(self, side: Side, video: Video) -> str:
+        fitting = (drive for pattern, drive in self.drives.items() if fnmatchcase(video.name, pattern))
+        return video.drive or next(fitting, f"{side.value} {video.name}")
+
+    def _paths(self, side: Side, video: Video, digest: str) -> dict[Key, Path]:
+        """Where a video's features lie or will lie."""
+        by_name = self.protocol.clip_choice is ClipChoice.RANDOM
+        return {
+            key: self.store.path(recipe.digest, digest, video.name if by_name or key[1].is_random else None)
+            for key, recipe in self.recipes[side].items()
+        }
+
+    def _extract(self, side: Side, video: Video, missing: list[Key]) -> dict[Key, ClipFeatures]:
+        """Decodes a video once for all that is missing; of a file that breaks off half-way nothing is left."""
+        if not missing:
+            return {}
+        parts: dict[Key, list[NDArray[np.float32]]] = {key: [] for key in missing}
+        starts: list[int] = []
+        clips_of_video = indexed_clips(video, self.protocol, self.size_hw, self._skip(side))
+        for numbers, clips in _batches(clips_of_video, self.batch_clips):
+            for variant in dict.fromkeys(variant for _, variant in missing):
+                keyed = enumerate(clips, start=len(starts))
+                varied = [varied_clip(clip, variant, self.protocol.seed, video.name, index) for index, clip in keyed]
+                clips_BTHWC = np.stack(varied)
+                for key in missing:
+                    if key[1] is variant:
+                        parts[key].append(_features(self.extractors[key[0]], clips_BTHWC))
+            starts += numbers
+        starts_s = np.array(starts) / (self.protocol.fps or self.protocol.untimed_fps or 1.0)
+        return {
+            key: ClipFeatures(features_CVD=np.concatenate(features), starts_s=starts_s)
+            for key, features in parts.items()
+        }
+
+    def _add(
+        self,
+        side: Side,
+        video: Video,
+        digest: str,
+        paths: dict[Key, Path],
+        made: dict[Key, ClipFeatures],
+        card: SetCard,
+    ) -> dict[str, object]:
+        """Stores what is new and counts the video; what a row says of it."""
+        drive = self._drive(side, video)
+        for key, features in made.items():
+            origin = {"name": video.name, "sha256": digest, "drive": drive}
+            self.store.save(paths[key], self.recipes[side][key], features, origin)
+        num_clips = self.store.num_clips(next(iter(paths.values())))
+        if self.protocol.max_clips is not None:
+            num_clips = min(num_clips, self.protocol.max_clips - card.num_clips)
+        for key, path in paths.items():
+            stored = StoredVideo(path=path, name=video.name, sha256=digest, drive=drive, clips=slice(0, num_clips))
+            self.sets[side][key].videos.append(stored)
         self.digests[side].append(digest)
         if len(self.kept[side]) < self.num_kept[side]:
             self.kept[side].append(video)
         if video.is_timed:
             self.on_disk[side].append(video)
-
-    def _read_video(self, side: Side, video: Video, card: SetCard) -> tuple[Sums, int]:
-        """Sums of one video, apart, so that a file that breaks off half-way leaves no trace."""
-        sums: Sums = {}
-        num_clips = 0
-        generated = side is Side.GENERATED
-        skip = self.protocol.context_frames if generated and not self.protocol.count_context else 0
-        limit = None if self.protocol.max_clips is None else self.protocol.max_clips - card.num_clips
-        for batch in _batches(iter_clips(video, self.protocol, self.size_hw, skip), self.batch_clips, limit):
-            parts = (
-                [(Part.GENERATED, batch)]
-                if generated
-                else self._real_parts(batch, video.name, card.num_videos, num_clips)
-            )
-            for part, clips in parts:
-                self._add(sums, part, np.stack(clips))
-            num_clips += len(batch)
-        return sums, num_clips
-
-    def _add(self, sums: Sums, part: Part, clips_BTHWC: NDArray[np.uint8]) -> None:
-        for index, extractor in enumerate(self.extractors):
-            if part is Part.SHUFFLED and extractor.kind is FeatureKind.FRAME:
-                continue  # single frames have no order
-            empty = FrechetStatistics.empty(extractor.feature_dim)
-            sums.setdefault((index, part), empty).update(extractor(clips_BTHWC).numpy())
-
-    def _real_parts(
-        self, batch: list[NDArray[np.uint8]], name: str, position: int, first_clip: int
-    ) -> Iterator[tuple[Part, list[NDArray[np.uint8]]]]:
-        """What a batch of real clips counts for: real video itself, in halves, and the controls."""
-        numbered = list(enumerate(batch, start=first_clip))
-        if position > 0:
-            yield (Part.REAL_EVEN, Part.REAL_ODD)[position % 2], batch
-        else:
-            for parity, part in enumerate((Part.FIRST_EVEN, Part.FIRST_ODD)):
-                if chosen := [clip for index, clip in numbered if index % 2 == parity]:
-                    yield part, chosen
-        if self.controls.frozen:
-            yield Part.FROZEN, [frozen_clip(clip) for clip in batch]
-        if self.controls.shuffled:
-            yield Part.SHUFFLED, [shuffled_clip(clip, self.protocol.seed, name, index) for index, clip in numbered]
-
-    def _sum(self, key: tuple[int, Part]) -> FrechetStatistics:
-        return self.sums.setdefault(key, FrechetStatistics.empty(self.extractors[key[0]].feature_dim))
-
-    def _joined(self, index: int, *parts: Part) -> FrechetStatistics:
-        total = FrechetStatistics.empty(self.extractors[index].feature_dim)
-        for part in parts:
-            total.merge(self._sum((index, part)))
-        return total
-
-    def scores(self) -> list[Score]:
-        """All rows of the table; a control that was not asked for, or has one vector alone, is no row.
-
-        Raises:
-            ValueError: fewer than two generated or real vectors.
-        """
-        result = []
-        for index in range(len(self.extractors)):
-            for row, (left, right) in self._pairs(index).items():
-                if row is ScoreRow.GENERATED or (left.count >= 2 and right.count >= 2):
-                    result.append(self._score(index, row, left, right))
-        return result
-
-    def _pairs(self, index: int) -> dict[ScoreRow, tuple[FrechetStatistics, FrechetStatistics]]:
-        first = (Part.FIRST_EVEN, Part.FIRST_ODD)
-        even = self._joined(index, *first, Part.REAL_EVEN)
-        odd = self._joined(index, Part.REAL_ODD)
-        real = self._joined(index, *first, Part.REAL_EVEN, Part.REAL_ODD)
-        if odd.count == 0:  # one real video: halves by clips
-            even, odd = (self._joined(index, part) for part in first)
-        pairs = {
-            ScoreRow.GENERATED: (self._joined(index, Part.GENERATED), real),
-            ScoreRow.FROZEN: (self._joined(index, Part.FROZEN), real),
-            ScoreRow.SHUFFLED: (self._joined(index, Part.SHUFFLED), real),
-        }
-        return pairs | ({ScoreRow.FLOOR: (even, odd)} if self.controls.floor else {})
-
-    def _score(self, index: int, row: ScoreRow, left: FrechetStatistics, right: FrechetStatistics) -> Score:
-        return Score(
-            extractor=self.extractors[index].name,
-            metric=self.extractors[index].metric_name,
-            row=row,
-            value=frechet_distance(left, right, self.protocol.covariance),
-            num_left=left.count,
-            num_right=right.count,
-        )
+        card.num_videos += 1
+        card.num_clips += num_clips
+        return {"num_clips": num_clips, "drive": drive}
 
 
-def _batches(clips: Iterator[NDArray[np.uint8]], size: int, limit: int | None) -> Iterator[list[NDArray[np.uint8]]]:
+def _features(extractor: Extractor, clips_BTHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(B, V, D) of a batch of clips."""
+    features = extractor(clips_BTHWC).numpy()
+    vectors = clips_BTHWC.shape[1] if extractor.kind is FeatureKind.FRAME else 1
+    expected = (len(clips_BTHWC) * vectors, extractor.feature_dim)
+    if features.shape != expected:
+        raise ValueError(f"{extractor.name}: features of shape {features.shape}, expected {expected}")
+    if not np.isfinite(features).all():
+        raise ValueError(f"{extractor.name}: features hold NaN or infinite values; look at the frames and the weights")
+    return np.asarray(features.reshape(len(clips_BTHWC), vectors, extractor.feature_dim))
+
+
+def _batches(clips: Iterator[tuple[int, NDArray[np.uint8]]], size: int) -> Iterator[Batch]:
+    numbers: list[int] = []
     batch: list[NDArray[np.uint8]] = []
-    for index, clip in enumerate(clips):
-        if limit is not None and index >= limit:
-            continue  # read on: a file that breaks later is still a broken file
+    for number, clip in clips:
+        numbers.append(number)
         batch.append(clip)
         if len(batch) == size:
-            yield batch
-            batch = []
+            yield numbers, batch
+            numbers, batch = [], []
     if batch:
-        yield batch
+        yield numbers, batch
 
 
 def first_causes(causes: list[str]) -> str:

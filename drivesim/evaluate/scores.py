@@ -1,21 +1,27 @@
-"""The result of an evaluation: every score with its controls, counts and card."""
+"""The result of an evaluation: every score with its controls, interval, counts and card."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
 from drivesim.evaluate.diversity import Diversity
+from drivesim.evaluate.drift import Drift
+from drivesim.evaluate.futures import Futures
 from drivesim.evaluate.protocol import ProtocolCard
+from drivesim.evaluate.published import PublishedResult
+from drivesim.evaluate.uncertainty import Interval
 
 
 class ScoreRow(str, Enum):
     """What stands against the real clips in a row of the table."""
 
     GENERATED = "generated"
+    GENERATED_SHUFFLED = "generated, frames shuffled"
     FROZEN = "frozen start frame"
     SHUFFLED = "shuffled real clips"
+    NOISY = "noisy real clips"
     FLOOR = "real against real"
 
 
@@ -26,9 +32,45 @@ class Score:
     extractor: str
     metric: str  # what it may be called
     row: ScoreRow
-    value: float  # lower is nearer to the real clips
+    value: float  # of these sets, as others compute it; lower is nearer to the real clips
     num_left: int  # feature vectors of the row's own side
     num_right: int  # feature vectors of the other side
+    interval: Interval | None = None  # at infinitely many vectors, over drives; None = too few of either
+
+
+@dataclass(kw_only=True, slots=True)
+class ContentBias:
+    """How much a metric minds when the generated frames are put in another order; it ought to mind."""
+
+    extractor: str
+    metric: str
+    rise: float  # score of the shuffled clips minus that of the clips
+    share: float  # rise over the score of the clips
+    interval: Interval | None = None  # of the rise, at infinitely many vectors; None as in `Score`
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether the metric sees the order of frames: the rise, or all of its interval, is above 0."""
+        return (self.rise if self.interval is None else self.interval.low) > 0
+
+
+@dataclass(kw_only=True, slots=True)
+class StoredSet:
+    """Where the features of one side under one extractor lie."""
+
+    set: str  # "generated" or "real"
+    extractor: str
+    variant: str
+    recipe: str  # folder in the store
+    by_name: bool  # files are named after digest and name; else after the digest
+
+
+@dataclass(kw_only=True, slots=True)
+class StoredFeatures:
+    """What it takes to find the features of an evaluation again, beside its rows."""
+
+    folder: str  # relative to `scores.json` where it lies below it
+    sets: list[StoredSet]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -38,9 +80,14 @@ class Scores:
     card: ProtocolCard
     card_sha256: str  # scores with the same one may be compared
     scores: list[Score]
+    content_bias: list[ContentBias]  # one a clip metric
+    published: list[PublishedResult]  # others' results under the same card
     diversity: list[Diversity]  # one a start frame with several futures
     warnings: list[str]
+    features: StoredFeatures
     report: Path | None = None  # the HTML file
+    futures: list[Futures] = field(default_factory=list)  # what futures of one start do, one a start frame
+    drift: Drift | None = None  # curves over time; None = not measured
 
     def value(self, extractor: str, row: ScoreRow = ScoreRow.GENERATED) -> float:
         """One distance.

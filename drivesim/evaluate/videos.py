@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ class Video:
     path: Path | None = None  # a file or a folder of pictures
     frames: Any = None  # (T, H, W, 3) in place of a path: an array, or a list of frames
     fps: float | None = None  # of frames in memory; None = not known
+    drive: str | None = None  # what it was recorded on or started from; None = this video alone
 
     def __post_init__(self) -> None:
         """Refuses frames that can be read once: scores, digest and report each read them."""
@@ -48,11 +50,12 @@ class Video:
         return self.path is not None and self.path.suffix.lower() in MOVING_SUFFIXES
 
     def sha256(self) -> str:
-        """Digest of the video's bytes."""
+        """Digest of the file's bytes; of frames in memory, that of their rate, sizes and pixels."""
         if self.path is None:
-            digest = hashlib.sha256()
+            digest = hashlib.sha256(f"{self.fps}".encode())
             for frame in self.frames:
-                digest.update(np.ascontiguousarray(as_uint8(frame, self.name)).tobytes())
+                pixels = as_uint8(frame, self.name)
+                digest.update(f"{pixels.shape}".encode() + np.ascontiguousarray(pixels).tobytes())
             return digest.hexdigest()
         if self.path.is_file():
             return sha256_file(self.path)
@@ -98,13 +101,13 @@ def _load_array(path: Path) -> tuple[NDArray[Any], float | None]:
     """The video of an NPY or NPZ file (an array of four axes, and `fps` where an NPZ has it)."""
     try:
         loaded = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError, BadZipFile) as error:
-        raise ValueError(f"{path}: cannot be read as an array: {error}") from error
-    if isinstance(loaded, np.ndarray):
-        return _four_axes(loaded, path), None
-    with loaded:
-        fps = float(loaded["fps"]) if "fps" in loaded.files else None
-        arrays = [loaded[name] for name in loaded.files if name != "fps"]
+        if isinstance(loaded, np.ndarray):
+            return _four_axes(loaded, path), None
+        with loaded:  # its members are read here, and checked by their sums
+            fps = float(loaded["fps"]) if "fps" in loaded.files else None
+            arrays = [loaded[name] for name in loaded.files if name != "fps"]
+    except (ValueError, TypeError, OSError, EOFError, BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: cannot be read as a video: {error}") from error
     videos = [array for array in arrays if array.ndim == 4]
     if len(videos) != 1:
         raise ValueError(f"{path}: {len(videos)} arrays of four axes in it; expected one video (T, H, W, 3)")

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from drivesim.core.files import read_json, read_rows
 from drivesim.core.video import VideoWriter
-from drivesim.evaluate.controls import ControlsConfig, frozen_clip, shuffled_clip
+from drivesim.evaluate.controls import NOISE_LEVELS, ControlsConfig, frozen_clip, noisy_clip, shuffled_clip
 from drivesim.evaluate.diversity import measure_diversity, pairwise_spread, same_starts
 from drivesim.evaluate.extractors import FeatureKind
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.report import ReportConfig
 from drivesim.evaluate.run import EvaluateConfig, evaluate
 from drivesim.evaluate.scores import ScoreRow
+from drivesim.evaluate.uncertainty import UncertaintyConfig
 from drivesim.evaluate.videos import Video, find_videos
 
 Frames = NDArray[np.uint8]
@@ -170,7 +171,12 @@ def test_slow_real_videos_name_the_remedy(tmp_path: Path) -> None:
 def test_frame_metrics_have_no_shuffled_row(tmp_path: Path) -> None:
     videos = [brightening(seed) for seed in range(3)]
     scores = run(EvaluateConfig(protocol=PROTOCOL), videos, videos[::-1], tmp_path, FrameColour())
-    assert {score.row for score in scores.scores} == {ScoreRow.GENERATED, ScoreRow.FROZEN, ScoreRow.FLOOR}
+    assert {score.row for score in scores.scores} == {
+        ScoreRow.GENERATED,
+        ScoreRow.FROZEN,
+        ScoreRow.NOISY,
+        ScoreRow.FLOOR,
+    }
     assert scores.scores[0].num_left == 48
     with pytest.raises(ValueError, match="there are frame-colour: generated"):
         scores.value("frame-colour", ScoreRow.SHUFFLED)
@@ -178,7 +184,9 @@ def test_frame_metrics_have_no_shuffled_row(tmp_path: Path) -> None:
 
 def test_controls_can_be_switched_off(tmp_path: Path) -> None:
     videos = [brightening(seed) for seed in range(3)]
-    config = EvaluateConfig(protocol=PROTOCOL, controls=ControlsConfig(frozen=False, shuffled=False, floor=False))
+    config = EvaluateConfig(
+        protocol=PROTOCOL, controls=ControlsConfig(frozen=False, shuffled=False, noisy=False, floor=False)
+    )
     assert [score.row for score in run(config, videos, videos, tmp_path).scores] == [ScoreRow.GENERATED]
 
 
@@ -224,6 +232,90 @@ def test_controls_keep_the_pictures_and_break_the_motion() -> None:
         assert (shuffled_clip(clip[:2], key) != clip[:2]).any()
     with pytest.raises(ValueError, match="cannot be shuffled"):
         shuffled_clip(clip[:1], 0)
+
+
+def test_noise_is_as_strong_as_it_says_and_fixed_by_its_key() -> None:
+    clip = np.full((4, 32, 32, 3), 128, dtype=np.uint8)
+    noisy = noisy_clip(clip, 0, "video", 1)
+    assert noisy.mean() == pytest.approx(128, abs=1)
+    assert noisy.std() == pytest.approx(NOISE_LEVELS, rel=0.05)
+    np.testing.assert_array_equal(noisy, noisy_clip(clip, 0, "video", 1))
+    assert (noisy != noisy_clip(clip, 0, "video", 2)).any()
+
+
+def test_shuffling_raises_a_metric_that_sees_motion(tmp_path: Path) -> None:
+    generated, real = [brightening(seed) for seed in range(6)], [brightening(seed) for seed in range(10, 18)]
+    scores = run(EvaluateConfig(protocol=PROTOCOL), generated, real, tmp_path)
+    (bias,) = scores.content_bias
+    shuffled = scores.value("last-minus-first", ScoreRow.GENERATED_SHUFFLED)
+    assert bias.rise == pytest.approx(shuffled - scores.value("last-minus-first"))
+    assert bias.share == pytest.approx(bias.rise / scores.value("last-minus-first"))
+    assert bias.is_seen and bias.interval is not None
+    assert not any("shuffling" in warning for warning in scores.warnings)
+    assert "shuffling the generated frames changes the score by +" in scores.report.read_text(encoding="utf-8")
+
+
+class MeanColour(LastMinusFirst):
+    """Sees no order of frames at all."""
+
+    name = "mean-colour"
+    feature_dim = 3
+
+    def __call__(self, frames_BTHWC: Frames) -> torch.Tensor:
+        return torch.from_numpy(frames_BTHWC.astype(np.float32)).mean(dim=(1, 2, 3))
+
+
+def test_a_metric_that_is_blind_to_motion_is_warned_of(tmp_path: Path) -> None:
+    generated, real = [brightening(seed) for seed in range(6)], [brightening(seed) for seed in range(10, 18)]
+    scores = run(EvaluateConfig(protocol=PROTOCOL), generated, real, tmp_path, MeanColour())
+    assert scores.content_bias[0].rise == pytest.approx(0, abs=1e-3)
+    assert any("it says nothing of their motion" in warning for warning in scores.warnings)
+
+
+def test_every_row_has_its_interval_where_there_are_drives_enough(tmp_path: Path) -> None:
+    generated, real = [brightening(seed) for seed in range(6)], [brightening(seed) for seed in range(10, 18)]
+    scores = run(EvaluateConfig(protocol=PROTOCOL), generated, real, tmp_path)
+    intervals = {score.row: score.interval for score in scores.scores}
+    assert set(intervals) == set(ScoreRow)
+    assert all(interval is not None and interval.low <= interval.high for interval in intervals.values())
+    assert intervals[ScoreRow.GENERATED].num_drives == 6
+    assert intervals[ScoreRow.FLOOR].low < scores.value("last-minus-first", ScoreRow.FROZEN)
+    written = read_json(tmp_path / "scores.json")["scores"][0]["interval"]
+    assert written["low"] == intervals[ScoreRow.GENERATED].low
+    assert f"[{written['low']:.4g}, {written['high']:.4g}]" in scores.report.read_text(encoding="utf-8")
+
+
+def test_too_few_drives_are_said_instead_of_an_interval(tmp_path: Path) -> None:
+    videos = [brightening(seed) for seed in range(3)]
+    scores = run(EvaluateConfig(protocol=PROTOCOL), videos, [brightening(seed) for seed in range(10, 18)], tmp_path)
+    assert scores.scores[0].interval is None
+    assert any("no interval: 3 drives: an interval asks for 4" in warning for warning in scores.warnings)
+
+
+def test_a_wide_interval_says_how_many_drives_it_would_take(tmp_path: Path) -> None:
+    real = [brightening(seed) for seed in range(10, 18)]
+    far = [brightening(seed) // 2 for seed in range(6)]
+    config = EvaluateConfig(protocol=PROTOCOL, uncertainty=UncertaintyConfig(wanted_share=1e-3))
+    warnings = run(config, far, real, tmp_path).warnings
+    assert any("that takes about" in warning and "drives, there are 6" in warning for warning in warnings)
+    near = run(config, [brightening(seed) for seed in range(20, 26)], real, tmp_path)
+    assert near.scores[0].interval.low == 0
+    assert any("the interval reaches 0" in warning for warning in near.warnings)
+
+
+def test_videos_of_one_drive_are_one_sample(tmp_path: Path) -> None:
+    generated, real = write_set(tmp_path / "made", range(0, 8)), write_set(tmp_path / "real", range(10, 18))
+    mapping = tmp_path / "drives.json"
+    mapping.write_text('{"future_00[01]*": "a", "future_00[23]*": "b", "night_*": "c"}')
+    config = EvaluateConfig(protocol=PROTOCOL, drives=str(mapping))
+    scores = run(config, generated, real, tmp_path / "out")
+    assert scores.scores[0].interval.num_drives == 6  # a, b and four videos of their own
+    drives = [row["drive"] for row in read_rows(tmp_path / "out" / "rows.jsonl")][:5]
+    assert drives == ["a", "a", "b", "b", "generated future_004.mp4"]
+    assert any("no video fits the pattern 'night_*'" in warning for warning in scores.warnings)
+    mapping.write_text('["a"]')
+    with pytest.raises(ValueError, match="expected an object of names"):
+        run(config, generated, real, tmp_path / "out")
 
 
 def test_futures_of_one_start_differ_more_than_its_reencodings(tmp_path: Path) -> None:

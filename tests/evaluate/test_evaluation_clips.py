@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ from PIL import Image
 
 from drivesim.core.picture import save_png
 from drivesim.core.video import VideoWriter
-from drivesim.evaluate.clips import fit, iter_clips, resample
+from drivesim.evaluate.clips import fit, indexed_clips, iter_clips, resample
 from drivesim.evaluate.protocol import ClipChoice, Crop, ProtocolConfig, ResizeFilter
 from drivesim.evaluate.videos import Video, as_videos, find_videos
 
 Frames = NDArray[np.uint8]
+Kernel = Callable[[float], float]
 
 
 def counting(num_frames: int, size_hw: tuple[int, int] = (16, 32)) -> Frames:
@@ -111,6 +113,105 @@ def test_crop_keeps_the_middle_and_squash_keeps_all() -> None:
     assert squashed.mean() == pytest.approx(100, abs=5)
 
 
+def by_hand(picture: Frames, size_hw: tuple[int, int], kernel: Kernel, antialias: bool) -> NDArray[np.float64]:
+    """Separable resampling with half-pixel centres, written out; 8 bits between the passes, columns first."""
+    result = picture.astype(np.float64)
+    for axis, size in ((1, size_hw[1]), (0, size_hw[0])):
+        scale = picture.shape[axis] / size
+        width = max(scale, 1.0) if antialias else 1.0
+        matrix = np.zeros((size, picture.shape[axis]))
+        for out in range(size):
+            centre = (out + 0.5) * scale - 0.5
+            for source in range(-8 * int(np.ceil(width)), picture.shape[axis] + 8 * int(np.ceil(width))):
+                weight = kernel((source - centre) / width)
+                if antialias and not 0 <= source < picture.shape[axis]:
+                    continue  # Pillow leaves out what lies beyond the edge, OpenCV repeats the edge
+                matrix[out, min(max(source, 0), picture.shape[axis] - 1)] += weight
+        matrix /= matrix.sum(axis=1, keepdims=True)
+        result = np.tensordot(matrix, result, axes=(1, axis))
+        result = np.clip(np.moveaxis(result, 0, axis), 0, 255)
+    return result
+
+
+def triangle(x: float) -> float:
+    return max(0.0, 1 - abs(x))
+
+
+def cubic(x: float) -> float:
+    x = abs(x)
+    if x < 1:
+        return 1.5 * x**3 - 2.5 * x**2 + 1
+    return -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2 if x < 2 else 0.0
+
+
+RESIZES = {
+    ResizeFilter.BILINEAR: (triangle, False),
+    ResizeFilter.BILINEAR_ANTIALIAS: (triangle, True),
+    ResizeFilter.BICUBIC_ANTIALIAS: (cubic, True),
+}
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize("size_hw", [(9, 14), (40, 60)])
+def test_squashed_pictures_are_those_of_the_formula(resize: ResizeFilter, size_hw: tuple[int, int]) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, size=(27, 40, 3), dtype=np.uint8)
+    found = fit(picture, size_hw, ProtocolConfig(crop=Crop.NONE, resize=resize))
+    expected = by_hand(picture, size_hw, *RESIZES[resize])
+    assert np.abs(found - expected).max() <= 1.1  # two passes round to 8 bits, the second with weights above 1
+
+
+def test_antialias_averages_what_plain_bilinear_skips() -> None:
+    stripes = np.zeros((32, 64, 3), dtype=np.uint8)
+    stripes[:, ::8] = 240
+    spread = {resize: fit(stripes, (4, 8), ProtocolConfig(crop=Crop.NONE, resize=resize)).mean() for resize in RESIZES}
+    assert spread[ResizeFilter.BILINEAR_ANTIALIAS] == pytest.approx(30, abs=2)
+    assert spread[ResizeFilter.BICUBIC_ANTIALIAS] == pytest.approx(30, abs=3)
+    assert spread[ResizeFilter.BILINEAR] == 0  # pixels 3 and 4 of each 8 alone
+
+
+def test_short_side_and_centre_crop_cut_the_same_middle_as_by_hand() -> None:
+    picture = np.random.default_rng(1).integers(0, 256, size=(30, 50, 3), dtype=np.uint8)
+    config = ProtocolConfig(crop=Crop.AFTER_CENTRE, resize=ResizeFilter.BILINEAR)
+    whole = by_hand(picture, (20, 34), triangle, antialias=False)  # 50 * 20 / 30 = 33.3, rounded up
+    assert np.abs(fit(picture, (20, 20), config) - whole[:, 7:27]).max() <= 1.01
+    tall = np.ascontiguousarray(picture.transpose(1, 0, 2))
+    whole = by_hand(tall, (34, 20), triangle, antialias=False)
+    assert np.abs(fit(tall, (20, 20), config) - whole[7:27]).max() <= 1.01
+
+
+def test_magicdrives_bottom_crop_keeps_the_lowest_rows_of_the_middle_columns() -> None:
+    picture = np.random.default_rng(2).integers(0, 256, size=(90, 160, 3), dtype=np.uint8)
+    config = ProtocolConfig(crop=Crop.AFTER_BOTTOM, resize=ResizeFilter.BICUBIC_ANTIALIAS, resize_hw=(23, 40))
+    whole = by_hand(picture, (23, 40), cubic, antialias=True)
+    assert np.abs(fit(picture, (22, 22), config) - whole[1:, 9:31]).max() <= 1.01
+
+
+def test_a_size_before_the_crop_has_to_make_sense() -> None:
+    with pytest.raises(ValueError, match="protocol.resize_hw is for protocol.crop AFTER_CENTRE, AFTER_BOTTOM"):
+        ProtocolConfig(resize_hw=(10, 10))
+    with pytest.raises(ValueError, match="smaller than protocol.size_hw"):
+        ProtocolConfig(crop=Crop.AFTER_CENTRE, size_hw=(20, 20), resize_hw=(20, 19))
+
+
+def test_random_clips_start_anywhere_and_always_in_the_same_place() -> None:
+    settings = {"num_frames": 3, "clip_choice": ClipChoice.RANDOM}
+    starts = []
+    for index in range(200):
+        video = Video(name=f"v{index}", frames=counting(8))
+        ((first, second, third),) = clips_of(video, **settings)
+        assert (second, third) == (first + 1, first + 2)
+        starts.append(first)
+    assert clips_of(video, **settings) == [[first, second, third]]
+    counts = np.bincount(starts, minlength=6)
+    assert len(counts) == 6 and counts.min() > 15  # 33 expected
+
+
+def test_a_clip_knows_its_first_frame() -> None:
+    config = ProtocolConfig(num_frames=3)
+    clips = indexed_clips(Video(name="v", frames=counting(8)), config, (16, 32), skip_frames=2)
+    assert [(start, numbers(clip)[0]) for start, clip in clips] == [(2, 2), (5, 5)]
+
+
 def test_contact_sheet_beside_videos_is_no_video(tmp_path: Path) -> None:
     write_mp4(tmp_path / "run" / "future_000.mp4", counting(4), 4.0)
     save_png(tmp_path / "run" / "contact_sheet.png", counting(1)[0])
@@ -155,3 +256,16 @@ def test_arrays_that_are_no_video_are_refused(tmp_path: Path) -> None:
 def test_protocol_without_meaning_is_refused(field: str) -> None:
     with pytest.raises(ValueError, match=field):
         ProtocolConfig(**{field: 0})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("damage", ["a member", "the rate"])
+def test_a_damaged_array_file_is_a_cause_and_no_crash(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "video.npz"
+    np.savez_compressed(path, video=counting(9), fps=np.array([4.0, 5.0] if damage == "the rate" else 4.0))
+    if damage == "a member":
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        path.write_bytes(content)
+    (video,) = find_videos(tmp_path)
+    with pytest.raises(ValueError, match="video.npz: cannot be read as a video"):
+        list(video.timed_frames(4.0))

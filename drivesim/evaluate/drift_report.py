@@ -1,0 +1,117 @@
+"""Drift for readers: plain values for JSON, and a section of the HTML report."""
+
+from __future__ import annotations
+
+import base64
+import html
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drivesim.evaluate.drift import Drift, DriftCurve
+from drivesim.evaluate.faults import Fault, FaultKind
+from drivesim.evaluate.seams import Seams
+
+_DECIMALS = 5
+_UNITS = {
+    FaultKind.BLUR: "sigma of {:.2f} pixels",
+    FaultKind.GAIN: "factor {:.2f}",
+    FaultKind.FLICKER: "factor {:.2f} from frame to frame",
+    FaultKind.FROZEN_TAIL: "{:.1f} s",
+    FaultKind.SHUFFLED: "{:.0f} frames",
+    FaultKind.REMOVED_OBJECT: "{:.0f} pixels",
+    FaultKind.ADDED_OBJECT: "{:.0f} pixels",
+}
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, arrays and enums as JSON holds them; what is not a finite number becomes null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {part.name: plain(getattr(value, part.name)) for part in fields(value)}
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [plain(item) for item in value]
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return value.name
+    if isinstance(value, (float, np.floating)):
+        return round(float(value), _DECIMALS) if np.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def fault_text(fault: Fault, fps: float) -> str:
+    """One line for people."""
+    what = fault.kind.value if fault.object_class is None else f"{fault.kind.value} ({fault.object_class.value})"
+    return f"{what} from {fault.onset_frame / fps:.2f} s on, {_UNITS[fault.kind].format(fault.size)}"
+
+
+def drift_section(drift: Drift | None) -> str:
+    """The section of the report; nothing where drift was not measured."""
+    if drift is None:
+        return ""
+    rows = "".join(_row(curve) for curve in drift.curves)
+    head = (
+        "<tr><th></th><td>mean at the end</td><td>real video there</td><td>videos that left it</td><td>first</td></tr>"
+    )
+    parts = [
+        "<h2>Drift over time</h2>",
+        f'<p class="soft">{_legend(drift)}</p>',
+        "".join(f'<p class="warning">{html.escape(text)}</p>' for text in drift.warnings),
+        _figure(drift.figure),
+        f'<section class="metric"><table>{head}{rows}</table>{_seams(drift.seams, drift.real_seams)}</section>',
+        _faults(drift),
+    ]
+    return "".join(parts)
+
+
+def _legend(drift: Drift) -> str:
+    bands = [curve.band for curve in drift.curves if curve.band is not None]
+    if not bands:
+        return "No band of real video."
+    band = bands[0]
+    return (
+        f"Band: {100 * band.share:.0f} % of real videos stay inside it over its whole length, with "
+        f"{100 * band.confidence:.0f} % confidence, from {band.num_videos} of them. Logarithms of changes since the "
+        "first frame, except flicker, motion and disorder."
+    )
+
+
+def _row(curve: DriftCurve) -> str:
+    left = [time_s for time_s in curve.leaves_s.values() if time_s is not None]
+    cells = [f"{curve.generated[-1]:.3f}", "", "", ""]
+    if curve.band is not None:
+        cells[1] = f"{curve.band.low[-1]:.3f} to {curve.band.high[-1]:.3f}"
+        cells[2] = f"{len(left)} of {len(curve.leaves_s)}"
+        cells[3] = f"{min(left):.2f} s" if left else ""
+    return f"<tr><th>{curve.measure.value}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _seams(made: Seams | None, real: Seams | None) -> str:
+    if made is None:
+        return ""
+    text = f"Change across chunk borders over change inside: {made.ratio:.2f} ({made.low:.2f} to {made.high:.2f})"
+    if real is not None:
+        text += f"; at the same places of real video {real.ratio:.2f} ({real.low:.2f} to {real.high:.2f})"
+    return f"<p>{text}, {made.num_borders} borders.</p>"
+
+
+def _figure(path: Path | None) -> str:
+    if path is None:
+        return ""
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<figure><img class="curves" alt="curves over time" src="data:image/png;base64,{data}"></figure>'
+
+
+def _faults(drift: Drift) -> str:
+    if not drift.faults:
+        return ""
+    lines = [
+        f"<li>{html.escape(name)}: {html.escape('; '.join(fault_text(fault, drift.fps) for fault in faults))}</li>"
+        for name, faults in drift.faults.items()
+    ]
+    return f"<h3>Faults that real video does not have</h3><ul>{''.join(lines)}</ul>"

@@ -1,0 +1,74 @@
+"""What the futures of one start frame do: spread in feature space, and shares of left, straight and right."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from drivesim.core.files import append_row
+from drivesim.evaluate.ego_motion import EgoTurn, ego_turn, yaw_steps_deg
+from drivesim.evaluate.extractors import Extractor, FeatureKind
+from drivesim.evaluate.feature_diversity import FeatureDiversity, measure_feature_diversity
+from drivesim.evaluate.modes import ModeShare, mode_shares
+from drivesim.evaluate.protocol import ProtocolConfig
+from drivesim.evaluate.videos import Video
+
+
+@dataclass(kw_only=True, slots=True)
+class Futures:
+    """The futures of one start frame."""
+
+    name: str  # of the first future
+    features: FeatureDiversity | None  # None = no network that sees clips
+    yaw_deg: list[float]  # degrees that each future turns to the left in all
+    turns: list[ModeShare]  # of left, straight, right
+
+
+def measure_futures(
+    starts: Mapping[str, Sequence[Video]],
+    extractors: Sequence[Extractor],
+    protocol: ProtocolConfig,
+    size_hw: tuple[int, int],
+    rows: Path,
+) -> list[Futures]:
+    """Every group of futures; a group that cannot be measured is a row with its cause in `rows`."""
+    network = next((extractor for extractor in extractors if extractor.kind is FeatureKind.CLIP), None)
+    found = []
+    for name, videos in starts.items():
+        try:
+            features = None
+            if network is not None:
+                features = measure_feature_diversity(name, videos, network, protocol, size_hw)
+            steps = [yaw_steps_deg(frame for _, frame in video.timed_frames(None)) for video in videos]
+        except (ValueError, OSError) as error:
+            append_row(rows, {"set": "futures", "name": name, "ok": False, "error": str(error)})
+            continue
+        turns = [ego_turn(yaw).value for yaw in steps]
+        found.append(
+            Futures(
+                name=name,
+                features=features,
+                yaw_deg=[round(float(yaw.sum()), 2) for yaw in steps],
+                turns=mode_shares(turns, [turn.value for turn in EgoTurn]),
+            )
+        )
+    return found
+
+
+def futures_section(entries: Sequence[Futures]) -> str:
+    """Lines for the report, one a start frame; nothing where there are none."""
+    return "".join(f"<p>{html.escape(_line(entry))}</p>" for entry in entries)
+
+
+def _line(entry: Futures) -> str:
+    shares = ", ".join(f"{turn.mode} {turn.count} ({turn.low:.0%} to {turn.high:.0%})" for turn in entry.turns)
+    text = f"{entry.name}: futures by the way they drive: {shares}."
+    if entry.features is not None:
+        spread = entry.features
+        text += (
+            f" In features of {spread.extractor} they are {spread.futures:.3g} apart, re-encodings of one "
+            f"{spread.reencodings:.3g}: {spread.ratio:.3g} times as much."
+        )
+    return text

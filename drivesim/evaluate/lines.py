@@ -1,0 +1,41 @@
+"""What a terminal shows of scores and of a comparison, line by line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from drivesim.evaluate.compare import Comparison
+from drivesim.evaluate.scores import Scores
+from drivesim.evaluate.uncertainty import Interval
+
+
+def score_lines(scores: Scores) -> Iterator[str]:
+    """Warnings, a line a distance, what shuffling does, and published results under the same card."""
+    for warning in scores.warnings:
+        yield f"note: {warning}"
+    for score in scores.scores:
+        counts = f"({score.num_left} and {score.num_right})"
+        yield f"{score.value:12.3f}  {score.metric}: {score.row.value} {counts}{_shown(score.interval)}"
+    for bias in scores.content_bias:
+        rise = _shown(bias.interval)
+        yield f"{bias.rise:+12.3f}  {bias.metric}: by shuffling the generated frames ({bias.share:+.0%}){rise}"
+    for result in scores.published:
+        yield f"{result.value:12g}  {result.metric}: published, {result.model}, {result.data_set} ({result.source})"
+
+
+def comparison_lines(comparison: Comparison) -> Iterator[str]:
+    """Notes, the two evaluations, and a line a row with both values."""
+    for note in comparison.notes:
+        yield f"note: {note}"
+    yield from (f"{letter}: {name}" for letter, name in zip("AB", comparison.names, strict=True))
+    for score in comparison.scores:
+        difference = _shown(score.difference, "A - B ")
+        yield f"{score.first:12.3f} {score.second:12.3f}  {score.metric}: {score.row}{difference}"
+
+
+def _shown(interval: Interval | None, what: str = "") -> str:
+    """An interval as text for the end of a line; nothing where there is none."""
+    if interval is None:
+        return ""
+    ends = f"{interval.level:.0%} [{interval.low:.4g}, {interval.high:.4g}]"
+    return f"; {what}at infinitely many {interval.estimate:.4g}, {ends}"

@@ -1,0 +1,93 @@
+"""Names faults of a video against the very video that it should equal, down to single objects.
+
+Legend: T frames, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import zip_longest
+
+import numpy as np
+
+from drivesim.core.boxes import CLASSES, Boxes2D, ObjectClass
+from drivesim.evaluate.changed_regions import Region, RegionTracker, box_at
+from drivesim.evaluate.curves import CurveMeter
+from drivesim.evaluate.faults import Fault, FaultKind, FaultLimits, FaultSeries, find_faults, series_of, still_tail
+from drivesim.evaluate.picture_statistics import ORDER_FRAMES
+from drivesim.evaluate.videos import Frame
+
+
+def find_paired_faults(
+    frames: Iterable[Frame],
+    reference: Iterable[Frame],
+    fps: float,
+    *,
+    boxes: Sequence[Boxes2D] | None = None,
+    reference_boxes: Sequence[Boxes2D] | None = None,
+    limits: FaultLimits | None = None,
+) -> list[Fault]:
+    """The faults of a video, by onset: those of `find_faults`, and objects that came or went.
+
+    One pass over both. Single objects are looked for where the picture as a whole is right.
+
+    Args:
+        frames: uint8 RGB (H, W, 3) each.
+        reference: As many frames of the same size; what `frames` should be.
+        fps: Turns a frozen tail into seconds.
+        boxes: Of the scored video, one a frame: they tell the class of an added object. None = not known.
+        reference_boxes: Of the reference: they tell the class of a removed object. None = not known.
+        limits: What is no fault yet; None = the defaults, which leave room for H.264's coding noise.
+
+    Raises:
+        ValueError: different numbers or sizes of frames.
+    """
+    scored, expected, tracker = CurveMeter(), CurveMeter(), RegionTracker()
+    for frame, other in zip_longest(frames, reference):
+        if frame is None or other is None:
+            raise ValueError("the video and its reference have different numbers of frames")
+        scored.update(frame)
+        expected.update(other)
+        tracker.update(frame, other)
+    own, wanted = series_of(scored.compute()), series_of(expected.compute())
+    series = FaultSeries(
+        log_sharpness=own.log_sharpness - wanted.log_sharpness,
+        light=own.light - wanted.light,
+        still=own.still,
+        out_of_order=own.out_of_order & ~wanted.out_of_order,
+    )
+    limits = limits or FaultLimits()
+    # A reference that stands at its end, too, excuses as long a tail.
+    limits = replace(limits, still_tail=limits.still_tail + still_tail(wanted))
+    faults = find_faults(series, limits, fps)
+    regions = [region for region in tracker.compute() if not _explained(region, faults, len(series.light))]
+    faults += [_object_fault(region, boxes if region.is_added else reference_boxes) for region in regions]
+    return sorted(faults, key=lambda fault: fault.onset_frame)
+
+
+def _explained(region: Region, faults: Sequence[Fault], num_frames: int) -> bool:
+    """Whether a region begins while the picture as a whole is wrong."""
+    for fault in faults:
+        end = num_frames
+        if fault.kind is FaultKind.SHUFFLED:
+            end = fault.onset_frame + int(fault.size) + ORDER_FRAMES
+        # A fault of the order shows a few frames late.
+        if fault.onset_frame - ORDER_FRAMES <= region.first_frame < end:
+            return True
+    return False
+
+
+def _object_fault(region: Region, boxes: Sequence[Boxes2D] | None) -> Fault:
+    return Fault(
+        kind=FaultKind.ADDED_OBJECT if region.is_added else FaultKind.REMOVED_OBJECT,
+        onset_frame=region.first_frame,
+        size=float(np.round(region.area_px, 1)),
+        xyxy_px=region.first_box,
+        object_class=None if boxes is None else _class_at(region, boxes[region.first_frame]),
+    )
+
+
+def _class_at(region: Region, boxes: Boxes2D) -> ObjectClass | None:
+    index = box_at(region.first_box, boxes)
+    return None if index is None else CLASSES[int(boxes.class_ids[index])]

@@ -1,0 +1,92 @@
+"""Curves over time with the band that they should stay in, a panel a measure, as one picture.
+
+Legend: T moments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drivesim.core.picture import save_png
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_PANEL_INCHES = (4.0, 2.2)
+_INK, _BAND, _SOFT = "#1f6f8b", "#b4bec6", "#5b6670"
+
+Line = NDArray[np.float64]  # (T,)
+
+
+@dataclass(kw_only=True, slots=True)
+class CurvePanel:
+    """One measure over time."""
+
+    title: str
+    times_s: Line  # (T,)
+    values: Line  # (T,) nan = a gap
+    band_times_s: Line | None = None  # None = there is no band
+    band_low: Line | None = None  # lower edge at those times
+    band_high: Line | None = None  # upper edge
+    marks_s: Sequence[float] = ()  # moments with a thin upright line, such as chunk borders
+
+    def validate(self) -> None:
+        """Raises ValueError when the arrays do not belong together."""
+        pairs = [(self.times_s, self.values)]
+        if self.band_times_s is not None:
+            if self.band_low is None or self.band_high is None:
+                raise ValueError(f"panel {self.title}: a band needs times, low and high")
+            pairs += [(self.band_times_s, self.band_low), (self.band_times_s, self.band_high)]
+        for times_s, values in pairs:
+            if len(times_s) != len(values):
+                raise ValueError(f"panel {self.title}: {len(values)} values for {len(times_s)} times")
+
+
+def draw_curves(panels: Sequence[CurvePanel], out_png: str | Path, *, num_columns: int = 3) -> None:
+    """Writes all panels as one PNG.
+
+    Args:
+        panels: In reading order.
+        out_png: Where the picture goes.
+        num_columns: Panels side by side.
+
+    Raises:
+        ValueError: no panels, or arrays that do not belong together.
+    """
+    if not panels or num_columns < 1:
+        raise ValueError(f"{len(panels)} panels in {num_columns} columns; at least 1 of each is needed")
+    for panel in panels:
+        panel.validate()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here: takes half a second to import
+    from matplotlib.figure import Figure
+
+    num_columns = min(num_columns, len(panels))
+    num_rows = -(-len(panels) // num_columns)
+    figure = Figure(figsize=(_PANEL_INCHES[0] * num_columns, _PANEL_INCHES[1] * num_rows))
+    figure.subplots_adjust(left=0.06, right=0.98, bottom=0.2 / num_rows, top=1 - 0.12 / num_rows, hspace=0.5)
+    axes = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
+    for axis, panel in zip(axes, panels, strict=False):
+        _draw(axis, panel)
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    save_png(out_png, np.array(canvas.buffer_rgba())[..., :3])
+
+
+def _draw(axis: Axes, panel: CurvePanel) -> None:
+    for mark_s in panel.marks_s:
+        axis.axvline(mark_s, color=_SOFT, linewidth=0.5, alpha=0.4)
+    if panel.band_times_s is not None and panel.band_low is not None and panel.band_high is not None:
+        axis.fill_between(panel.band_times_s, panel.band_low, panel.band_high, color=_BAND, alpha=0.5, linewidth=0)
+    axis.plot(panel.times_s, panel.values, color=_INK, linewidth=1.5)
+    axis.set_title(panel.title, fontsize=10, loc="left")
+    axis.tick_params(labelsize=8)
+    axis.set_xlabel("s", fontsize=8)
+    axis.spines[["top", "right"]].set_visible(False)

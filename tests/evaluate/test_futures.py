@@ -1,0 +1,155 @@
+"""Spread of futures in feature space, copies of real clips, and the way the ego car drives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from drivesim.core.files import read_rows
+from drivesim.core.video import VideoWriter
+from drivesim.evaluate.copying import nearest_real
+from drivesim.evaluate.ego_motion import EgoMotionConfig, EgoTurn, ego_turn, yaw_steps_deg
+from drivesim.evaluate.extractors import FeatureKind
+from drivesim.evaluate.feature_diversity import feature_spread, measure_feature_diversity
+from drivesim.evaluate.futures import futures_section, measure_futures
+from drivesim.evaluate.protocol import ProtocolConfig
+from drivesim.evaluate.videos import Video, find_videos
+from drivesim.toytown import TownConfig, Turn, TurnOdds, render, simulate
+from tests.evaluate.town_videos import CAMERA, FIRST_HELD_OUT, FPS
+
+Frames = NDArray[np.uint8]
+PROTOCOL = ProtocolConfig(num_frames=4, context_frames=1, fps=FPS)
+
+
+class MeanColour:
+    """The clip's mean colour."""
+
+    name = "mean-colour"
+    kind = FeatureKind.CLIP
+    feature_dim = 3
+    min_frames = 1
+    fingerprint = "none"
+    is_standard = False
+    metric_name = "Fréchet clip distance (mean-colour)"
+
+    def __call__(self, frames_BTHWC: Frames) -> torch.Tensor:
+        return torch.from_numpy(frames_BTHWC.astype(np.float32)).mean(dim=(1, 2, 3))
+
+
+def test_spread_of_known_features() -> None:
+    futures = [np.array([[0.0, 0], [0, 0], [9, 9]]), np.array([[3.0, 4], [0, 0]]), np.array([[0.0, 0], [6, 8]])]
+    np.testing.assert_allclose(feature_spread(futures), [(5 + 0 + 5) / 3, (0 + 10 + 10) / 3])
+    with pytest.raises(ValueError, match="a spread needs"):
+        feature_spread(futures[:1])
+
+
+def plain_videos(colours: list[float], num_frames: int = 9) -> list[Video]:
+    """One grey from the start; from the second frame on each its own."""
+    return [
+        Video(
+            name=str(colour),
+            frames=np.concatenate(
+                [np.full((1, 16, 32, 3), 100, np.uint8), np.full((num_frames - 1, 16, 32, 3), colour, np.uint8)]
+            ),
+        )
+        for colour in colours
+    ]
+
+
+def test_futures_that_part_are_wider_apart_than_reencodings() -> None:
+    found = measure_feature_diversity("start", plain_videos([90, 100, 120]), MeanColour(), PROTOCOL, (16, 32))
+    assert found.curve == pytest.approx([20 * np.sqrt(3)] * 2)  # mean of 10, 20, 30 in each of three channels
+    assert found.ratio > 5
+    same = measure_feature_diversity("start", plain_videos([90, 90]), MeanColour(), PROTOCOL, (16, 32))
+    assert same.futures == 0
+
+
+def town_clips(drives: range, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Features of 3 clips a drive: clips of one drive are near each other."""
+    return np.concatenate([rng.normal(size=(1, 16)) + 0.1 * rng.normal(size=(3, 16)) for _ in drives])
+
+
+def test_a_copied_clip_is_flagged_and_a_held_out_one_is_not() -> None:
+    rng = np.random.default_rng(0)
+    real, held_out = town_clips(range(40), rng), town_clips(range(20), rng)
+    drives = [str(index // 3) for index in range(len(real))]
+    copies = real[[5, 60]] + 0.02 * rng.normal(size=(2, 16))  # as a codec leaves them
+    found = nearest_real(np.concatenate([copies, held_out]), real, drives)
+    assert found.is_copy.tolist() == [True, True] + [False] * len(held_out)
+    assert found.index[:2].tolist() == [5, 60]
+    assert found.ratio == pytest.approx(1.0, abs=0.3)
+    assert nearest_real(real, real, drives).ratio == 0
+    # Against an independent computation over all pairs.
+    pairs = np.linalg.norm(real[:, None] - real[None], axis=-1)
+    pairs[np.array(drives)[:, None] == np.array(drives)[None]] = np.inf
+    np.testing.assert_allclose(found.real_distance, pairs.min(axis=1))
+
+
+def test_neighbours_need_two_drives_and_features_of_one_size() -> None:
+    clips = np.zeros((3, 4))
+    with pytest.raises(ValueError, match="one drive"):
+        nearest_real(clips, clips, ["a"] * 3)
+    with pytest.raises(ValueError, match=r"expected \(N, D\)"):
+        nearest_real(clips, clips[:, :2], ["a", "b", "c"])
+    with pytest.raises(ValueError, match="2 drives for 3"):
+        nearest_real(clips, clips, ["a", "b"])
+
+
+def turned(step_deg: float, num_frames: int = 8) -> Frames:
+    """What a camera that turns on the spot sees of a far wall: columns of the wall by their angles."""
+    config = EgoMotionConfig()
+    focal_px = 64 / np.tan(np.radians(config.horizontal_fov_deg) / 2)
+    wall = np.random.default_rng(0).integers(30, 220, size=90)  # a grey level every 4 degrees
+    right_deg = np.degrees(np.arctan((np.arange(128) + 0.5 - 64) / focal_px))
+    rows = [wall[np.floor((right_deg - step_deg * frame) / 4).astype(int) % 90] for frame in range(num_frames)]
+    return np.repeat(np.repeat(np.array(rows, dtype=np.uint8)[:, None, :, None], 64, axis=1), 3, axis=3)
+
+
+@pytest.mark.parametrize("step_deg", [0.0, 2.0, -5.0, 9.0])
+def test_the_yaw_of_a_turn_on_the_spot_is_measured(step_deg: float) -> None:
+    np.testing.assert_allclose(yaw_steps_deg(turned(step_deg), EgoMotionConfig(scale=1.0)), step_deg, atol=1.0)
+
+
+def test_pictures_without_edges_do_not_turn() -> None:
+    grey = np.full((5, 64, 128, 3), 90, dtype=np.uint8)
+    assert yaw_steps_deg(grey).tolist() == [0.0] * 4
+    assert ego_turn(yaw_steps_deg(grey)) is EgoTurn.STRAIGHT
+    with pytest.raises(ValueError, match="half the field of view"):
+        EgoMotionConfig(max_turn_deg=40.0)
+
+
+@pytest.mark.parametrize("turn", [Turn.LEFT, Turn.STRAIGHT, Turn.RIGHT])
+def test_the_way_through_a_toytown_junction_is_found(turn: Turn) -> None:
+    odds = TurnOdds(left=0, straight=0, right=0)
+    setattr(odds, turn.value, 1.0)
+    town = TownConfig(
+        fps=FPS, key_fps=FPS, duration_s=12, traffic_density=0, num_pedestrians=0, junction_share=1, turn_odds=odds
+    )
+    for scene in range(2):
+        episode = simulate(town, FIRST_HELD_OUT + 400 + scene)
+        yaw_deg = np.degrees(np.unwrap(episode.ego_path[:, 2]))
+        true_deg = yaw_deg[-1] - yaw_deg[0]
+        steps_deg = yaw_steps_deg(render(episode, frame, CAMERA) for frame in range(len(episode)))
+        assert steps_deg.sum() == pytest.approx(true_deg, abs=25)
+        if abs(true_deg) > 65:
+            assert ego_turn(steps_deg) is (EgoTurn.LEFT if true_deg > 0 else EgoTurn.RIGHT)
+        if abs(true_deg) < 15:
+            assert ego_turn(steps_deg) is EgoTurn.STRAIGHT
+
+
+def test_futures_of_a_start_are_counted_by_the_way_they_drive(tmp_path: Path) -> None:
+    for index, step_deg in enumerate((6.0, 7.0, -6.0, 0.0)):
+        with VideoWriter(tmp_path / f"future_{index}.mp4", FPS, crf=12) as writer:
+            for frame in turned(step_deg, 12):
+                writer.write(frame)
+    starts = {"future_0.mp4": find_videos(tmp_path), "broken": plain_videos([90, 100], num_frames=2)}
+    (found,) = measure_futures(starts, [MeanColour()], PROTOCOL, (64, 128), tmp_path / "rows.jsonl")
+    assert [(turn.mode, turn.count) for turn in found.turns] == [("left", 2), ("straight", 1), ("right", 1)]
+    assert found.features is not None
+    assert found.yaw_deg[1] == pytest.approx(0.85 * 77, abs=10)
+    assert [row["name"] for row in read_rows(tmp_path / "rows.jsonl")] == ["broken"]
+    assert "left 2 (" in futures_section([found])
