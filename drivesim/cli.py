@@ -35,6 +35,7 @@ from drivesim.config import (
 )
 from drivesim.core.run_folder import CONFIG_FILE, IDENTITY_FILE, record_run, versions
 from drivesim.core.scene import Scene
+from drivesim.core.terminal import Counter, show
 from drivesim.core.yaml_fields import nearest
 from drivesim.data import ClipSource, make_source
 
@@ -175,7 +176,7 @@ def _source(data: Any) -> ClipSource:
     if isinstance(data, ToytownData):
         from drivesim.toytown import write_nuscenes
 
-        write_nuscenes(data.town, data.root, _Counter("toytown scene"), data.num_workers)
+        write_nuscenes(data.town, data.root, Counter("toytown scene"), data.num_workers)
     return make_source(data)
 
 
@@ -325,25 +326,7 @@ def _report_failures(rows: list[Row], out: Path) -> None:
 
 def _show_progress(progress: Progress) -> None:
     text = f"future {progress.future}: {progress.num_frames} of {progress.total_frames} frames"
-    _show(text, is_last=progress.num_frames == progress.total_frames)
-
-
-class _Counter:
-    """Shows how many of something are done."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-
-    def __call__(self, done: int, total: int) -> None:
-        _show(f"{self.what} {done} of {total}", is_last=done == total)
-
-
-def _show(text: str, *, is_last: bool) -> None:
-    """One line that is written over on a terminal; elsewhere, such as in a log, the last one alone."""
-    if sys.stderr.isatty():
-        print(f"\r{text}\x1b[K", end="\n" if is_last else "", file=sys.stderr, flush=True)
-    elif is_last:
-        print(text, file=sys.stderr, flush=True)
+    show(text, is_last=progress.num_frames == progress.total_frames)
 
 
 def _evaluate(config: EvaluateCommand, out: Path, record: Record) -> None:
