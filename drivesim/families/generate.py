@@ -64,29 +64,12 @@ def predict_frames(
 
     The given frames come back unchanged at the front.
     """
-    backbone = video_unet.backbone
     b, s, c, h, w = given_BSCHW.shape
     latents = torch.zeros(b, num_frames, c, h, w, device=given_BSCHW.device, dtype=given_BSCHW.dtype)
     latents[:, :s] = given_BSCHW
     given = first_frames_given(torch.full((b,), s, device=latents.device), num_frames)
     context = context_of(latents, given, hold=video_unet.temporal.config.hold_context)
-    without = no_context(latents)
-    tokens, mask = conditioner(conditions.to(backbone.device))
-
-    def denoiser(context_BTCHW: Tensor) -> Denoiser:
-        return lambda x, step: video_unet(
-            conditioner.placed(x), step, tokens, token_mask_BL=mask, context_BTCHW=context_BTCHW
-        )
-
-    made = sample(
-        Guidance(denoiser(context), denoiser(without), sampling.guidance),
-        (num_frames, c, h, w),
-        schedule,
-        sampling,
-        generators,
-        device=backbone.device,
-        dtype=backbone.dtype,
-    )
+    made = _guided_clips(video_unet, conditioner, schedule, context, conditions, sampling, generators)
     return torch.cat([given_BSCHW, made[:, s:]], dim=1)
 
 
@@ -115,28 +98,44 @@ def interpolate_frames(
         sampling: sampler, steps, context guidance.
         generators: one a clip.
     """
-    backbone = video_unet.backbone
     num_frames = video_unet.temporal.config.num_frames
     b, _, c, h, w = ends_B2CHW.shape
     latents = torch.zeros(b, num_frames, c, h, w, device=ends_B2CHW.device, dtype=ends_B2CHW.dtype)
     latents[:, [0, -1]] = ends_B2CHW
     context = context_of(latents, ends_given(num_frames, latents.device).expand(b, -1))
-    tokens, mask = conditioner(conditions.to(backbone.device))
-    rate_tokens = rate_label(rate_B.to(backbone.device))
+    rate_tokens = rate_label(rate_B.to(video_unet.backbone.device))
+    made = _guided_clips(video_unet, conditioner, schedule, context, conditions, sampling, generators, rate_tokens)
+    return torch.cat([ends_B2CHW[:, :1], made[:, 1:-1], ends_B2CHW[:, 1:]], dim=1)
 
-    def denoiser(context_BTCHW: Tensor) -> Denoiser:
+
+def _guided_clips(
+    video_unet: VideoUNet,
+    conditioner: DrivingConditioner,
+    schedule: DDIMScheduler,
+    context_BTCHW: Tensor,
+    conditions: DrivingConditions,
+    sampling: SamplingConfig,
+    generators: Sequence[torch.Generator],
+    temporal_tokens_BLC: Tensor | None = None,
+) -> Tensor:
+    """Latents (B, T, C, h, w) of clips with this context (C + 1 channels), guided away from those without any."""
+    backbone = video_unet.backbone
+    _, num_frames, channels, h, w = context_BTCHW.shape
+    tokens, mask = conditioner(conditions.to(backbone.device))
+
+    def denoiser(context: Tensor) -> Denoiser:
         return lambda x, step: video_unet(
             conditioner.placed(x), step, tokens,
-            token_mask_BL=mask, context_BTCHW=context_BTCHW, temporal_tokens_BLC=rate_tokens,
+            token_mask_BL=mask, context_BTCHW=context, temporal_tokens_BLC=temporal_tokens_BLC,
         )  # fmt: skip
 
-    made = sample(
-        Guidance(denoiser(context), denoiser(no_context(latents)), sampling.guidance),
-        (num_frames, c, h, w),
+    without = no_context(context_BTCHW[:, :, :-1])
+    return sample(
+        Guidance(denoiser(context_BTCHW), denoiser(without), sampling.guidance),
+        (num_frames, channels - 1, h, w),
         schedule,
         sampling,
         generators,
         device=backbone.device,
         dtype=backbone.dtype,
     )
-    return torch.cat([ends_B2CHW[:, :1], made[:, 1:-1], ends_B2CHW[:, 1:]], dim=1)
