@@ -30,6 +30,12 @@ def test_the_second_pass_fills_between_what_the_first_one_made() -> None:
     torch.testing.assert_close(frames[5], (frames[4] + frames[6]) / 2 + 0.2 * noise)
 
 
+def test_a_window_of_a_later_batch_has_the_noise_of_its_own_number() -> None:
+    frames = fill_in(InterpolatingModel(), keys(11), None, (0, "street", 0, 0))
+    noise = torch.randn(4, 4, 8, generator=torch_generator(0, "street", 0, 0, "interpolate", 0, 9))
+    torch.testing.assert_close(frames[38], (frames[36] + frames[40]) / 2 + 0.1 * noise)
+
+
 def test_windows_come_in_batches_of_one_size_and_each_has_its_own_noise() -> None:
     class Watched(InterpolatingModel):
         sizes: list[int] = []
