@@ -11,11 +11,13 @@ from drivesim.conditioning.rate_label import RateLabel
 from drivesim.diffusion.schedule import training_schedule
 from drivesim.models.autoencoder import downsampling
 from drivesim.models.build import make_autoencoder, make_backbone, make_interpolation_stack, make_temporal_stack
+from drivesim.models.video_decoder import VideoDecoder
 from drivesim.train.autoencoder import AutoencoderStage
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.interpolation import InterpolationStage
 from drivesim.train.latent_ldm import ImageStage, PredictionStage
 from drivesim.train.stage import Stage
+from drivesim.train.video_decoder import VideoDecoderStage
 
 Parts = dict[str, Any]  # of a model folder, by name
 
@@ -30,6 +32,7 @@ class Recipe:
     stage: Callable[[TrainConfig, Parts], Stage]
     num_frames: Callable[[TrainConfig], int]  # of a training clip
     rates: Callable[[TrainConfig], list[float]]  # frame rates of training clips
+    learns_from_pictures: bool = False  # or from pieces of them; False = from the latents of whole ones
 
 
 def _make_image(config: TrainConfig, parts: Parts) -> Parts:
@@ -66,6 +69,7 @@ RECIPES: dict[StageName, Recipe] = {
         ),
         num_frames=lambda _: 1,
         rates=lambda config: [config.fps],
+        learns_from_pictures=True,
     ),
     StageName.IMAGE: Recipe(
         needs=("autoencoder",),
@@ -96,5 +100,16 @@ RECIPES: dict[StageName, Recipe] = {
         ),
         num_frames=lambda config: config.interpolation.num_frames,
         rates=lambda config: config.interpolation.rates,
+    ),
+    StageName.VIDEO_DECODER: Recipe(
+        needs=("autoencoder",),
+        trains=("video_decoder",),
+        make=lambda config, parts: {
+            "video_decoder": VideoDecoder.for_autoencoder(parts["autoencoder"], config.video_decoder)
+        },
+        stage=lambda config, parts: VideoDecoderStage(parts, config.video_decoder_loss, config.optim, config.seed),
+        num_frames=lambda config: config.video_decoder.num_frames,
+        rates=lambda config: [config.video_decoder.fps],
+        learns_from_pictures=True,
     ),
 }
