@@ -155,10 +155,11 @@ def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None
         if frames is None:
             return None
         seed = derive_seed(config.seed, "data", split)
-        clip = {"num_frames": recipe.num_frames(config), "seed": seed}
+        num_frames, rates = recipe.num_frames(config), recipe.rates(config)
         if recipe.learns_from_pictures:
-            (fps,) = recipe.rates(config)
-            return FrameDataset(frames, **clip, fps=fps, crop=config.crop if split == "train" else None)
+            (fps,) = rates
+            crop = config.crop if split == "train" else None
+            return FrameDataset(frames, seed=seed, num_frames=num_frames, fps=fps, crop=crop)
         assert config.init is not None
         latents = cache_latents(
             frames,
@@ -166,7 +167,7 @@ def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None
             fingerprint(find_model(config.init), ["autoencoder"]),
             Path(config.cache_dir),
         )
-        return LatentClipDataset(latents, **clip, rates=recipe.rates(config))
+        return LatentClipDataset(latents, seed=seed, num_frames=num_frames, rates=rates)
 
     train = dataset("train")
     assert train is not None
