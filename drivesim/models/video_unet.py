@@ -30,7 +30,7 @@ class VideoUNet(nn.Module):
                     f"the backbone has {tuple(shape[key])}"
                 )
         if backbone.config.class_embeddings_concat:
-            raise ValueError("a backbone with class_embeddings_concat has no temporal layers; expected an added embedding")
+            raise ValueError("backbone: class_embeddings_concat; temporal layers need class embeddings that are added")
         self.backbone = backbone
         self.temporal = temporal
 
@@ -54,8 +54,9 @@ class VideoUNet(nn.Module):
             token_mask_BL: True = a token, False = padding; None = all are tokens.
             context_BTCHW: given frames and their mask (`conditioning.given_frames`); None = a stack without context.
             temporal_tokens_BLC: tokens for the temporal layers; None = a stack without cross-attention.
-            noise_level_B: noise in what each sample is conditioned on, for a backbone with a class embedding, which
-                tells it to all layers (the upsamplers'); None = a backbone without one.
+            noise_level_B: diffusion step of the noise in what each sample is conditioned on: told to all layers by a
+                backbone with a class embedding (the upsamplers), and to the temporal ones by a stack that was built to
+                be told (noisy given frames); None = neither.
 
         Returns:
             The prediction (B, T, C, H, W), of the kind the backbone was trained for.
@@ -74,6 +75,7 @@ class VideoUNet(nn.Module):
             token_bias=_attention_bias(token_mask_BL, t, sample_BTCHW.dtype),
             context=None if context_BTCHW is None else context_BTCHW.flatten(0, 1),
             temporal_tokens=temporal_tokens_BLC,
+            temporal_embed=self._noise_embedding(noise_level_B),
         )
         h = unet.conv_in(sample_BTCHW.flatten(0, 1))
         skips = [h]
@@ -101,6 +103,12 @@ class VideoUNet(nn.Module):
         of_class: Tensor | None = unet.get_class_embed(sample=like, class_labels=noise_level_N)
         return embedding if of_class is None else embedding + of_class
 
+    def _noise_embedding(self, noise_level_B: Tensor | None) -> Tensor | None:
+        embed = self.temporal.noise_embed
+        is_told = embed is not None or self.backbone.class_embedding is not None
+        assert is_told == (noise_level_B is not None), "the noise level is told to parts that were built to be told"
+        return None if embed is None else embed(noise_level_B)
+
 
 def _at(block: nn.Module, name: str, index: int) -> Transformer2DModel | None:
     modules = getattr(block, name, None)
@@ -126,9 +134,12 @@ class _Run:
         token_bias: Tensor | None,
         context: Tensor | None,
         temporal_tokens: Tensor | None,
+        temporal_embed: Tensor | None,
     ):
         self.time_embed_ND = time_embed
         self.time_embed_BTD = time_embed.unflatten(0, (-1, num_frames))
+        if temporal_embed is not None:
+            self.time_embed_BTD = self.time_embed_BTD + temporal_embed[:, None]
         self.num_frames = num_frames
         self.tokens = tokens
         self.token_bias = token_bias
