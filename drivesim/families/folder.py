@@ -31,9 +31,16 @@ PARTS: dict[str, tuple[tuple[Any, ...], str, str | None]] = {
     "scheduler": ((DDIMScheduler,), "scheduler_config.json", None),
     "interpolation": ((TemporalStack,), "config.json", "diffusion_pytorch_model.safetensors"),
     "rate_label": ((RateLabel,), "config.json", "diffusion_pytorch_model.safetensors"),
+    "upsampler": ((UNet2DConditionModel,), "config.json", "diffusion_pytorch_model.safetensors"),
+    "upsampler_temporal": ((TemporalStack,), "config.json", "diffusion_pytorch_model.safetensors"),
+    "upsampler_scheduler": ((DDIMScheduler,), "scheduler_config.json", None),
 }
 REQUIRED = ("autoencoder", "backbone", "conditioner", "temporal", "scheduler")
-OPTIONAL = {"rates": ("interpolation", "rate_label")}  # key of the index -> parts that come with it
+OPTIONAL = {  # key of the index -> parts that come with it
+    "rates": ("interpolation", "rate_label"),
+    "upsampler": ("upsampler", "upsampler_scheduler"),
+    "upsampler_temporal": ("upsampler_temporal",),
+}
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 

@@ -104,7 +104,8 @@ def _identity(config: TrainConfig, source: ClipSource) -> dict[str, Any]:
 def _frames(config: TrainConfig, source: ClipSource, split: str) -> FrameCache | None:
     if split == "val" and not source.drives("val"):
         return None
-    size_hw = (config.size_hw[0], config.size_hw[1])
+    scale = RECIPES[StageName(config.stage)].scale(config)
+    size_hw = (scale * config.size_hw[0], scale * config.size_hw[1])
     return cache_frames(source, split, size_hw, config.cache_fps, Path(config.cache_dir))
 
 
@@ -155,8 +156,15 @@ def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None
         if frames is None:
             return None
         seed = derive_seed(config.seed, "data", split)
-        if not recipe.needs:
-            return FrameDataset(frames, seed=seed, crop=config.crop if split == "train" else None)
+        if recipe.on_pictures:
+            return FrameDataset(
+                frames,
+                seed=seed,
+                num_frames=recipe.num_frames(config),
+                fps=recipe.rates(config)[0],
+                crop=config.crop if split == "train" else None,
+                align_px=recipe.align_px(config, parts),
+            )
         assert config.init is not None
         latents = cache_latents(
             frames,
