@@ -155,8 +155,10 @@ def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None
         if frames is None:
             return None
         seed = derive_seed(config.seed, "data", split)
-        if not recipe.needs:
-            return FrameDataset(frames, seed=seed, crop=config.crop if split == "train" else None)
+        clip = {"num_frames": recipe.num_frames(config), "seed": seed}
+        if recipe.learns_from_pictures:
+            (fps,) = recipe.rates(config)
+            return FrameDataset(frames, **clip, fps=fps, crop=config.crop if split == "train" else None)
         assert config.init is not None
         latents = cache_latents(
             frames,
@@ -164,7 +166,7 @@ def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None
             fingerprint(find_model(config.init), ["autoencoder"]),
             Path(config.cache_dir),
         )
-        return LatentClipDataset(latents, seed=seed, num_frames=recipe.num_frames(config), rates=recipe.rates(config))
+        return LatentClipDataset(latents, **clip, rates=recipe.rates(config))
 
     train = dataset("train")
     assert train is not None

@@ -12,11 +12,13 @@ from drivesim.diffusion.schedule import training_schedule
 from drivesim.diffusion.settings import Sampler, SamplingConfig
 from drivesim.models.autoencoder import downsampling
 from drivesim.models.build import make_autoencoder, make_backbone, make_interpolation_stack, make_temporal_stack
+from drivesim.models.video_decoder import VideoDecoder
 from drivesim.train.autoencoder import AutoencoderStage
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.interpolation import InterpolationStage
 from drivesim.train.latent_ldm import ImageStage, PredictionStage
 from drivesim.train.stage import Stage
+from drivesim.train.video_decoder import VideoDecoderStage
 
 Parts = dict[str, Any]  # of a model folder, by name
 
@@ -32,6 +34,7 @@ class Recipe:
     num_frames: Callable[[TrainConfig], int]  # of a training clip
     rates: Callable[[TrainConfig], list[float]]  # frame rates of training clips
     index: Callable[[TrainConfig], dict[str, Any]]  # facts that the exported model's index gets
+    learns_from_pictures: bool = False  # or from pieces of them; False = from the latents of whole ones
 
 
 def _make_image(config: TrainConfig, parts: Parts) -> Parts:
@@ -87,6 +90,7 @@ RECIPES: dict[StageName, Recipe] = {
         num_frames=lambda _: 1,
         rates=lambda config: [config.fps],
         index=lambda _: {},
+        learns_from_pictures=True,
     ),
     StageName.IMAGE: Recipe(
         needs=("autoencoder",),
@@ -120,5 +124,17 @@ RECIPES: dict[StageName, Recipe] = {
         num_frames=lambda config: config.interpolation.num_frames,
         rates=lambda config: config.interpolation.rates,
         index=_interpolation_index,
+    ),
+    StageName.VIDEO_DECODER: Recipe(
+        needs=("autoencoder",),
+        trains=("video_decoder",),
+        make=lambda config, parts: {
+            "video_decoder": VideoDecoder.for_autoencoder(parts["autoencoder"], config.video_decoder)
+        },
+        stage=lambda config, parts: VideoDecoderStage(parts, config.video_decoder_loss, config.optim, config.seed),
+        num_frames=lambda config: config.video_decoder.num_frames,
+        rates=lambda config: [config.video_decoder.fps],
+        index=lambda config: {"video_decoder": {"fps": config.video_decoder.fps}},
+        learns_from_pictures=True,
     ),
 }
