@@ -11,11 +11,13 @@ from drivesim.data.module import DataModuleConfig
 from drivesim.diffusion.settings import PredictionSamplingConfig, SamplingConfig, ScheduleConfig
 from drivesim.models.build import AutoencoderConfig, BackboneConfig, InterpolationConfig, TemporalConfig
 from drivesim.models.upsampler import UpsamplerConfig, UpsamplerTemporalConfig
+from drivesim.models.video_decoder import VideoDecoderConfig
 from drivesim.train.autoencoder import AutoencoderLossConfig
 from drivesim.train.interpolation import InterpolationLossConfig
 from drivesim.train.latent_ldm import ImageLossConfig, PredictionLossConfig
 from drivesim.train.optim import OptimConfig
 from drivesim.train.upsampler import UpsamplerLossConfig
+from drivesim.train.video_decoder import VideoDecoderLossConfig
 
 
 class StageName(str, Enum):
@@ -25,6 +27,7 @@ class StageName(str, Enum):
     IMAGE = "image"
     PREDICTION = "prediction"
     INTERPOLATION = "interpolation"
+    VIDEO_DECODER = "video_decoder"
     IMAGE_UPSAMPLER = "image_upsampler"
     UPSAMPLER = "upsampler"
 
@@ -68,13 +71,15 @@ class TrainConfig:
     interpolation: InterpolationConfig = field(default_factory=InterpolationConfig)  # read by stage interpolation
     upsampler: UpsamplerConfig = field(default_factory=UpsamplerConfig)  # read by both stages of the upsampler
     upsampler_temporal: UpsamplerTemporalConfig = field(default_factory=UpsamplerTemporalConfig)  # by stage upsampler
-    crop: CropConfig = field(default_factory=CropConfig)  # read by stages autoencoder, image_upsampler, upsampler
+    video_decoder: VideoDecoderConfig = field(default_factory=VideoDecoderConfig)  # read by stage video_decoder
+    crop: CropConfig = field(default_factory=CropConfig)  # read by the stages that learn from pictures
     autoencoder_loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)  # stage autoencoder
     image_loss: ImageLossConfig = field(default_factory=ImageLossConfig)  # stage image
     prediction_loss: PredictionLossConfig = field(default_factory=PredictionLossConfig)  # stage prediction
     interpolation_loss: InterpolationLossConfig = field(default_factory=InterpolationLossConfig)  # stage interpolation
     upsampler_loss: UpsamplerLossConfig = field(default_factory=UpsamplerLossConfig)  # both stages of the upsampler
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)  # noise; fixed by stages image, image_upsampler
+    video_decoder_loss: VideoDecoderLossConfig = field(default_factory=VideoDecoderLossConfig)  # stage video_decoder
     design_sampling: SamplingConfig = field(default_factory=SamplingConfig)  # default of the exported model
     predict_sampling: PredictionSamplingConfig = field(default_factory=PredictionSamplingConfig)  # likewise
     interpolate_sampling: SamplingConfig = field(default_factory=SamplingConfig)  # default of the exported model

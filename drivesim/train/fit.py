@@ -156,15 +156,11 @@ def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None
         if frames is None:
             return None
         seed = derive_seed(config.seed, "data", split)
-        if recipe.on_pictures:
-            return FrameDataset(
-                frames,
-                seed=seed,
-                num_frames=recipe.num_frames(config),
-                fps=recipe.rates(config)[0],
-                crop=config.crop if split == "train" else None,
-                align_px=recipe.align_px(config, parts),
-            )
+        clip = {"num_frames": recipe.num_frames(config), "seed": seed}
+        if recipe.learns_from_pictures:
+            (fps,) = recipe.rates(config)
+            crop, align_px = config.crop if split == "train" else None, recipe.align_px(config, parts)
+            return FrameDataset(frames, **clip, fps=fps, crop=crop, align_px=align_px)
         assert config.init is not None
         latents = cache_latents(
             frames,
@@ -172,7 +168,7 @@ def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None
             fingerprint(find_model(config.init), ["autoencoder"]),
             Path(config.cache_dir),
         )
-        return LatentClipDataset(latents, seed=seed, num_frames=recipe.num_frames(config), rates=recipe.rates(config))
+        return LatentClipDataset(latents, **clip, rates=recipe.rates(config))
 
     train = dataset("train")
     assert train is not None

@@ -13,12 +13,14 @@ from drivesim.diffusion.settings import Sampler, SamplingConfig
 from drivesim.models.autoencoder import downsampling
 from drivesim.models.build import make_autoencoder, make_backbone, make_interpolation_stack, make_temporal_stack
 from drivesim.models.upsampler import make_upsampler, make_upsampler_temporal
+from drivesim.models.video_decoder import VideoDecoder
 from drivesim.train.autoencoder import AutoencoderStage
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.interpolation import InterpolationStage
 from drivesim.train.latent_ldm import ImageStage, PredictionStage
 from drivesim.train.stage import Stage
 from drivesim.train.upsampler import UpsamplerStage, check_crop
+from drivesim.train.video_decoder import VideoDecoderStage
 
 Parts = dict[str, Any]  # of a model folder, by name
 
@@ -34,9 +36,9 @@ class Recipe:
     num_frames: Callable[[TrainConfig], int]  # of a training clip
     rates: Callable[[TrainConfig], list[float]]  # frame rates of training clips
     index: Callable[[TrainConfig], dict[str, Any]]  # facts that the exported model's index gets
-    on_pictures: bool = False  # it learns from pictures; False = from their latents
     scale: Callable[[TrainConfig], int] = lambda _: 1  # pixels of its pictures to one of `size_hw`, a side
     align_px: Callable[[TrainConfig, Parts], int] = lambda *_: 1  # grid on which pieces of its pictures lie
+    learns_from_pictures: bool = False  # or from pieces of them; False = from the latents of whole ones
 
 
 def _make_image(config: TrainConfig, parts: Parts) -> Parts:
@@ -138,7 +140,7 @@ RECIPES: dict[StageName, Recipe] = {
         num_frames=lambda _: 1,
         rates=lambda config: [config.fps],
         index=lambda _: {},
-        on_pictures=True,
+        learns_from_pictures=True,
     ),
     StageName.IMAGE: Recipe(
         needs=("autoencoder",),
@@ -173,6 +175,18 @@ RECIPES: dict[StageName, Recipe] = {
         rates=lambda config: config.interpolation.rates,
         index=_interpolation_index,
     ),
+    StageName.VIDEO_DECODER: Recipe(
+        needs=("autoencoder",),
+        trains=("video_decoder",),
+        make=lambda config, parts: {
+            "video_decoder": VideoDecoder.for_autoencoder(parts["autoencoder"], config.video_decoder)
+        },
+        stage=lambda config, parts: VideoDecoderStage(parts, config.video_decoder_loss, config.optim, config.seed),
+        num_frames=lambda config: config.video_decoder.num_frames,
+        rates=lambda config: [config.video_decoder.fps],
+        index=lambda config: {"video_decoder": {"fps": config.video_decoder.fps}},
+        learns_from_pictures=True,
+    ),
     StageName.IMAGE_UPSAMPLER: Recipe(
         needs=("autoencoder",),
         trains=("upsampler",),
@@ -181,7 +195,7 @@ RECIPES: dict[StageName, Recipe] = {
         num_frames=lambda _: 1,
         rates=lambda config: [config.fps],
         index=_image_upsampler_index,
-        on_pictures=True,
+        learns_from_pictures=True,
         scale=lambda config: config.upsampler.scale,
         align_px=_upsampler_grid_px,
     ),
@@ -193,7 +207,7 @@ RECIPES: dict[StageName, Recipe] = {
         num_frames=lambda config: config.upsampler_temporal.num_frames,
         rates=lambda config: [config.fps],
         index=_upsampler_index,
-        on_pictures=True,
+        learns_from_pictures=True,
         scale=lambda config: config.upsampler.scale,
         align_px=_upsampler_grid_px,
     ),
