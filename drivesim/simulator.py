@@ -59,7 +59,7 @@ class Simulator:
             [scene.picture_boxes(self.size_hw)], self.size_hw, [scene.is_night], [scene.count_cars()]
         )
         latents = self.model.design(conditions, [torch_generator(seed, scene.name, index, "design")])
-        frame_HWC = self.model.decode(latents)[0]
+        frame_HWC = self.model.picture(latents[0], key=(seed, scene.name, index, "design"))
         return Start(name=scene.name, frame_HWC=frame_HWC, is_night=scene.is_night, latents_CHW=latents[0].cpu())
 
     def rollout(

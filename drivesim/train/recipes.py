@@ -165,7 +165,7 @@ RECIPES: dict[StageName, Recipe] = {
         index=_prediction_index,
     ),
     StageName.INTERPOLATION: Recipe(
-        needs=(*_IMAGE, "temporal"),
+        needs=_IMAGE,
         trains=("interpolation", "rate_label"),
         make=_make_interpolation,
         stage=lambda config, parts: InterpolationStage(
