@@ -33,10 +33,17 @@ PARTS: dict[str, tuple[tuple[Any, ...], str, str | None]] = {
     "interpolation": ((TemporalStack,), "config.json", "diffusion_pytorch_model.safetensors"),
     "rate_label": ((RateLabel,), "config.json", "diffusion_pytorch_model.safetensors"),
     "video_decoder": ((VideoDecoder,), "config.json", "diffusion_pytorch_model.safetensors"),
+    "upsampler": ((UNet2DConditionModel,), "config.json", "diffusion_pytorch_model.safetensors"),
+    "upsampler_temporal": ((TemporalStack,), "config.json", "diffusion_pytorch_model.safetensors"),
+    "upsampler_scheduler": ((DDIMScheduler,), "scheduler_config.json", None),
 }
 REQUIRED = ("autoencoder", "backbone", "conditioner", "temporal", "scheduler")
-# key of the index -> parts that come with it
-OPTIONAL = {"rates": ("interpolation", "rate_label"), "video_decoder": ("video_decoder",)}
+OPTIONAL = {  # key of the index -> parts that come with it
+    "rates": ("interpolation", "rate_label"),
+    "video_decoder": ("video_decoder",),
+    "upsampler": ("upsampler", "upsampler_scheduler"),
+    "upsampler_temporal": ("upsampler_temporal",),
+}
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 

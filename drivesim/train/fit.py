@@ -104,7 +104,8 @@ def _identity(config: TrainConfig, source: ClipSource) -> dict[str, Any]:
 def _frames(config: TrainConfig, source: ClipSource, split: str) -> FrameCache | None:
     if split == "val" and not source.drives("val"):
         return None
-    size_hw = (config.size_hw[0], config.size_hw[1])
+    scale = RECIPES[StageName(config.stage)].scale(config)
+    size_hw = (scale * config.size_hw[0], scale * config.size_hw[1])
     return cache_frames(source, split, size_hw, config.cache_fps, Path(config.cache_dir))
 
 
@@ -158,8 +159,8 @@ def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None
         num_frames, rates = recipe.num_frames(config), recipe.rates(config)
         if recipe.learns_from_pictures:
             (fps,) = rates
-            crop = config.crop if split == "train" else None
-            return FrameDataset(frames, seed=seed, num_frames=num_frames, fps=fps, crop=crop)
+            crop, align_px = config.crop if split == "train" else None, recipe.align_px(config, parts)
+            return FrameDataset(frames, seed=seed, num_frames=num_frames, fps=fps, crop=crop, align_px=align_px)
         assert config.init is not None
         latents = cache_latents(
             frames,
