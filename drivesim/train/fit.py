@@ -156,7 +156,7 @@ def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None
         if frames is None:
             return None
         seed = derive_seed(config.seed, "data", split)
-        clip = {"num_frames": recipe.num_frames(config), "seed": seed}
+        clip: dict[str, Any] = {"num_frames": recipe.num_frames(config), "seed": seed}
         if recipe.learns_from_pictures:
             (fps,) = recipe.rates(config)
             crop, align_px = config.crop if split == "train" else None, recipe.align_px(config, parts)
