@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,12 @@ from torch import Tensor
 from drivesim.conditioning.driving import DrivingConditions
 from drivesim.core.seeds import Key
 from drivesim.diffusion.settings import (
-    AnySampling,
     PredictionOverrides,
     PredictionSamplingConfig,
-    Sampler,
     SamplerOverrides,
     SamplingConfig,
 )
-from drivesim.families.folder import INDEX, find_model, fingerprint, load_parts, part_names, read_index
+from drivesim.families.folder import find_model, fingerprint, load_parts, part_names, read_index, sampling_of
 from drivesim.families.generate import generate_frames, interpolate_frames, predict_frames
 from drivesim.models import autoencoder as coder
 from drivesim.models.video_unet import VideoUNet
@@ -60,16 +57,16 @@ class DrivingModel:
         self.size_hw: tuple[int, int] = (int(index["size_hw"][0]), int(index["size_hw"][1]))
         self.num_frames = int(parts["temporal"].config.num_frames)
         self.design_sampling = (design_sampling or SamplerOverrides()).over(
-            _sampling(index, "design_sampling", SamplingConfig)
+            sampling_of(index, "design_sampling", SamplingConfig)
         )
         self.num_given = int(index.get("num_given", 2))
-        own = _sampling(index, "predict_sampling", PredictionSamplingConfig)
+        own = sampling_of(index, "predict_sampling", PredictionSamplingConfig)
         self.predict_sampling = (predict_sampling or PredictionOverrides()).over(own)
         self.interpolator, self.rate_label = None, None
         if self.rates:
             self.interpolator = VideoUNet(parts["backbone"], parts["interpolation"]).eval().requires_grad_(False)
             self.rate_label = parts["rate_label"]
-            self.interpolate_sampling = _sampling(index, "interpolate_sampling", SamplingConfig)
+            self.interpolate_sampling = sampling_of(index, "interpolate_sampling", SamplingConfig)
             weights = f"{weights}|{self.interpolate_sampling}"
         # Other sampling makes other frames of the same weights: half a run must not go on with it.
         self.fingerprint = hashlib.sha256(
@@ -244,25 +241,3 @@ class DrivingModel:
             self.interpolate_sampling,
             generators,
         )
-
-
-def _sampling(index: dict[str, Any], key: str, kind: type[AnySampling]) -> AnySampling:
-    """The sampling that stands in a model's index under `key`.
-
-    Raises:
-        ValueError: unknown keys, an unknown sampler, or numbers that sample nothing.
-    """
-    place, stored = f"model {index['name']!r}: {key} in {INDEX}", index[key]
-    if not isinstance(stored, dict):
-        raise ValueError(f"{place}: {stored!r}, expected keys and values")
-    valid = [field.name for field in fields(kind)]
-    unknown = sorted(set(stored) - set(valid))
-    if unknown:
-        raise ValueError(f"{place}: unknown keys {', '.join(unknown)}; valid: {', '.join(valid)}")
-    samplers = [sampler.value for sampler in Sampler]
-    if stored.get("sampler") not in samplers:
-        raise ValueError(f"{place}: unknown sampler {stored.get('sampler')!r}; valid: {', '.join(samplers)}")
-    try:
-        return kind(**{**stored, "sampler": Sampler(stored["sampler"])})
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{place}: {error}") from error

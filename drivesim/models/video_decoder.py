@@ -136,7 +136,7 @@ class VideoDecoder(ModelMixin, ConfigMixin):
     @property
     def radius(self) -> int:
         """How many frames before and after a frame its picture depends on."""
-        return sum(layer.radius for level in self.temporal for layer in level)  # type: ignore[union-attr, misc]
+        return sum(layer.radius for layer in self.modules() if isinstance(layer, VideoConvLayer))
 
     def set_alpha(self, value: float) -> None:
         """Sets every alpha; 1.0 makes the video decoder the image decoder exactly."""
@@ -188,7 +188,8 @@ class VideoDecoder(ModelMixin, ConfigMixin):
     def _in_order(self) -> Iterator[nn.Module]:
         yield self.decoder.conv_in
         blocks: Any = [self.decoder.mid_block, *self.decoder.up_blocks]
-        for block, temporal in zip(blocks, self.temporal, strict=True):
+        levels: Any = self.temporal
+        for block, temporal in zip(blocks, levels, strict=True):
             attentions = getattr(block, "attentions", ())
             for index, resnet in enumerate(block.resnets):
                 yield resnet

@@ -156,11 +156,11 @@ def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None
         if frames is None:
             return None
         seed = derive_seed(config.seed, "data", split)
-        clip: dict[str, Any] = {"num_frames": recipe.num_frames(config), "seed": seed}
+        num_frames, rates = recipe.num_frames(config), recipe.rates(config)
         if recipe.learns_from_pictures:
-            (fps,) = recipe.rates(config)
+            (fps,) = rates
             crop, align_px = config.crop if split == "train" else None, recipe.align_px(config, parts)
-            return FrameDataset(frames, **clip, fps=fps, crop=crop, align_px=align_px)
+            return FrameDataset(frames, seed=seed, num_frames=num_frames, fps=fps, crop=crop, align_px=align_px)
         assert config.init is not None
         latents = cache_latents(
             frames,
@@ -168,7 +168,7 @@ def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None
             fingerprint(find_model(config.init), ["autoencoder"]),
             Path(config.cache_dir),
         )
-        return LatentClipDataset(latents, **clip, rates=recipe.rates(config))
+        return LatentClipDataset(latents, seed=seed, num_frames=num_frames, rates=rates)
 
     train = dataset("train")
     assert train is not None
