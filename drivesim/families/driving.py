@@ -22,10 +22,17 @@ from drivesim.diffusion.settings import (
     SamplerOverrides,
     SamplingConfig,
 )
-from drivesim.families.facts import sampling_of, upsampling_of
 from drivesim.families.finishing import Finishing
 from drivesim.families.fitting import check_fit
-from drivesim.families.folder import blank_parts, find_model, fingerprint, load_parts, part_names, read_index
+from drivesim.families.folder import (
+    blank_parts,
+    find_model,
+    fingerprint,
+    load_parts,
+    part_names,
+    read_index,
+    sampling_of,
+)
 from drivesim.families.generate import generate_frames, interpolate_frames, predict_frames
 from drivesim.models import autoencoder as coder
 from drivesim.models.video_unet import VideoUNet
@@ -69,8 +76,7 @@ class DrivingModel:
         self.num_given = int(index.get("num_given", 2))
         own = sampling_of(index, "predict_sampling", PredictionSamplingConfig)
         self.predict_sampling = (predict_sampling or PredictionOverrides()).over(own)
-        upsampling = upsampling_of(index, parts)
-        self.finishing = Finishing(self.autoencoder, parts.get("video_decoder"), upsampling, self.fps)
+        self.finishing = Finishing(parts, index, self.fps)
         self.size_hw = (self.small_hw[0] * self.finishing.scale, self.small_hw[1] * self.finishing.scale)
         level, most = self.predict_sampling.context_noise, int(parts["temporal"].config.context_noise)
         if level > most:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from drivesim.families.upsample import UpsamplingModel
 from drivesim.models.autoencoder import downsampling
-from drivesim.models.upsampler import Upsampler
 
 Pair = tuple[str, Any, Any]  # what both sides state, and what each states
 
@@ -82,14 +82,8 @@ def _video_decoder(index: dict[str, Any], parts: dict[str, Any]) -> Iterator[Pai
 
 
 def _check_upsampler(index: dict[str, Any], parts: dict[str, Any]) -> None:
-    facts = index["upsampler"]
     try:
-        upsampler = Upsampler(
-            parts["upsampler"],
-            parts.get("upsampler_temporal"),
-            scale=int(facts["scale"]),
-            detail_gain=facts["detail_gain"],
-        )
-        upsampler.check_low((index["size_hw"][0], index["size_hw"][1]))
+        networks = UpsamplingModel.from_parts(parts, index).networks
+        networks.check_low((index["size_hw"][0], index["size_hw"][1]))
     except ValueError as error:
         raise ValueError(f"model {index['name']!r}: parts do not fit together: {error}") from error

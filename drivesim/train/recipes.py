@@ -94,6 +94,7 @@ def _upsampler_stage(config: TrainConfig, parts: Parts) -> UpsamplerStage:
         sampling=config.upsample_sampling,
         optim=config.optim,
         seed=config.seed,
+        fps=config.fps,
     )
 
 

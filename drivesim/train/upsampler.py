@@ -49,6 +49,7 @@ class UpsamplerStage(Stage):
         sampling: of the sample pictures.
         optim: optimizer and averaging.
         seed: key of all noise.
+        fps: of the clips.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class UpsamplerStage(Stage):
         sampling: SamplingConfig,
         optim: OptimConfig,
         seed: int,
+        fps: float,
     ):
         temporal = parts.get("upsampler_temporal")
         trained = {"upsampler": parts["upsampler"]} if temporal is None else {"upsampler_temporal": temporal}
@@ -68,7 +70,7 @@ class UpsamplerStage(Stage):
         self.upsampler = Upsampler(parts["upsampler"], temporal, scale=config.scale, detail_gain=config.detail_gain)
         self.autoencoder, self.schedule, self.small = parts["autoencoder"], parts["upsampler_scheduler"], loss
         self.model = UpsamplingModel(
-            networks=self.upsampler, schedule=self.schedule, sampling=sampling, noise_level=config.noise_level
+            networks=self.upsampler, schedule=self.schedule, sampling=sampling, noise_level=config.noise_level, fps=fps
         )
 
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
