@@ -263,8 +263,9 @@ def _rollout(config: RolloutCommand, out: Path, record: Record) -> None:
     _check_device(config.device)
     if config.pool.kind is PoolKind.RAY and config.device.startswith("cuda") and config.pool.gpus_per_worker == 0:
         raise ValueError(f"device={config.device} with pool=ray needs pool.gpus_per_worker, such as 1 or 0.5")
-    load = partial(DrivingModel.from_pretrained, config.model, device=config.device, predict_sampling=config.sampler)
-    simulator = _load_simulator(config.model, config.device, predict_sampling=config.sampler)
+    how: dict[str, Any] = {"device": config.device, "predict_sampling": config.sampler, "stages": config.stages}
+    load = partial(DrivingModel.from_pretrained, config.model, **how)
+    simulator = _load_simulator(config.model, **how)
     with torch_threads(config.pool.threads):  # of the start frame, too, whose bytes every future follows from
         start, pictures = _start(config, simulator)
     is_new = not (out / CONFIG_FILE).exists()

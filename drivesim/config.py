@@ -25,6 +25,7 @@ from drivesim.data.videos import VideoFolderConfig
 from drivesim.diffusion.settings import PredictionOverrides, SamplerOverrides
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.run import EvaluateConfig
+from drivesim.families.stages import StagesConfig
 from drivesim.rollout.pools import PoolConfig
 from drivesim.rollout.run import RolloutConfig
 from drivesim.toytown.config import TownConfig
@@ -74,6 +75,7 @@ class RolloutCommand(RolloutConfig):
     is_night: bool | None = None  # of a picture or video; None = unknown
     model: str = "toytown"  # name of a shipped model, or a model folder
     sampler: PredictionOverrides = dataclasses.field(default_factory=PredictionOverrides)  # group sampler
+    stages: StagesConfig = dataclasses.field(default_factory=StagesConfig)  # which stages follow the prediction
     device: str = "cpu"  # torch device
     out: str | None = None  # run folder; None = runs/rollout/TIME
 

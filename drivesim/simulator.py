@@ -14,6 +14,7 @@ from drivesim.core.picture import check_size, crop_to_aspect, resize_area
 from drivesim.core.scene import Scene
 from drivesim.core.seeds import torch_generator
 from drivesim.families.driving import DrivingModel
+from drivesim.families.stages import StagesConfig
 from drivesim.rollout.start import Start
 from drivesim.rollout.world import World
 
@@ -30,14 +31,25 @@ class Simulator:
 
     @classmethod
     def from_pretrained(
-        cls, folder_or_name: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        folder_or_name: str | Path,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        stages: StagesConfig | None = None,
     ) -> Simulator:
         """Loads a model folder, or one that ships with the package, such as "toytown".
+
+        Args:
+            folder_or_name: which.
+            device: where the networks go.
+            dtype: of the weights.
+            stages: which stages behind the prediction run, and how; None = all that the model has.
 
         Raises:
             ValueError: no such model, or a folder that is not whole: says which part.
         """
-        return cls(DrivingModel.from_pretrained(folder_or_name, device=device, dtype=dtype))
+        return cls(DrivingModel.from_pretrained(folder_or_name, device=device, dtype=dtype, stages=stages))
 
     @property
     def fps(self) -> float:

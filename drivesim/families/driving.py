@@ -21,6 +21,7 @@ from drivesim.diffusion.settings import (
     PredictionSamplingConfig,
     SamplerOverrides,
     SamplingConfig,
+    as_facts,
 )
 from drivesim.families.finishing import Finishing
 from drivesim.families.fitting import check_fit
@@ -34,6 +35,7 @@ from drivesim.families.folder import (
     sampling_of,
 )
 from drivesim.families.generate import generate_frames, interpolate_frames, predict_frames
+from drivesim.families.stages import StagesConfig
 from drivesim.models import autoencoder as coder
 from drivesim.models.video_unet import VideoUNet
 
@@ -104,14 +106,27 @@ class DrivingModel:
         dtype: torch.dtype = torch.float32,
         design_sampling: SamplerOverrides | None = None,
         predict_sampling: PredictionOverrides | None = None,
+        stages: StagesConfig | None = None,
     ) -> DrivingModel:
         """Loads a model folder, or a model that ships with the package by its name.
+
+        Args:
+            folder_or_name: which.
+            device: where the networks go.
+            dtype: of the weights.
+            design_sampling: what differs from the model's own; None = nothing.
+            predict_sampling: what differs from the model's own; None = nothing.
+            stages: which stages behind the prediction run, and how; None = all that the model has.
 
         Raises:
             ValueError: no such model; a part is missing, a pickle, truncated, or of another size: says which.
         """
         folder = find_model(folder_or_name)
-        index = read_index(folder)
+        stages = stages or StagesConfig()
+        index = stages.kept(read_index(folder))
+        for key, overrides in stages.samplers().items():
+            if key in index:
+                index[key] = as_facts(overrides.over(sampling_of(index, key, SamplingConfig)))
         names = part_names(index)
         check_fit(index, blank_parts(folder, names))  # before gigabytes are read
         parts = load_parts(folder, names, dtype=dtype)
