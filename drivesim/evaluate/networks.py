@@ -13,6 +13,7 @@ from drivesim.evaluate.protocol import ProtocolConfig
 class NetworkFile:
     """What a machine knows of a network and a protocol does not; holds for every protocol that leaves it open."""
 
+    name: str = "i3d-torchscript"  # of the extractor
     weights: str | None = None  # path or URL; None = as the protocol has it
     sha256: str | None = None  # checksum of other weights than the standard ones
     git_blob_sha1: str | None = None  # the same as git's blob id
@@ -20,9 +21,9 @@ class NetworkFile:
     device: str | None = None  # a torch device; None = the protocol's
 
 
-def with_files(config: ExtractorConfig, files: Mapping[str, NetworkFile]) -> ExtractorConfig:
+def with_files(config: ExtractorConfig, files: Sequence[NetworkFile]) -> ExtractorConfig:
     """A network's config with what is known of its file; what the config says itself counts."""
-    own = files.get(config.name)
+    own = next((file for file in files if file.name == config.name), None)
     if own is None:
         return config
     checksum = (config.sha256, config.git_blob_sha1)
@@ -33,16 +34,17 @@ def with_files(config: ExtractorConfig, files: Mapping[str, NetworkFile]) -> Ext
     return replace(config, feature_dim=config.feature_dim or own.feature_dim, device=own.device or config.device)
 
 
-def network_configs(
-    protocols: Sequence[ProtocolConfig], files: Mapping[str, NetworkFile]
-) -> list[list[ExtractorConfig]]:
+def network_configs(protocols: Sequence[ProtocolConfig], files: Sequence[NetworkFile]) -> list[list[ExtractorConfig]]:
     """The configs of each protocol's networks.
 
     Raises:
-        ValueError: a file for a network that no protocol names.
+        ValueError: a file for a network that no protocol names, or two for one.
     """
     named = {extractor.name for protocol in protocols for extractor in protocol.extractors}
-    if strangers := sorted(set(files) - named):
+    names = [file.name for file in files]
+    if len(set(names)) < len(names):
+        raise ValueError(f"networks names {', '.join(names)}; give each once")
+    if strangers := sorted(set(names) - named):
         raise ValueError(f"networks names {', '.join(strangers)}; the protocols have {', '.join(sorted(named))}")
     return [[with_files(extractor, files) for extractor in protocol.extractors] for protocol in protocols]
 

@@ -43,7 +43,7 @@ class EvaluateConfig:
     """What is scored, beside what, and what is written."""
 
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
-    networks: dict[str, NetworkFile] = field(default_factory=dict)  # files and devices by the extractors' names
+    networks: list[NetworkFile] = field(default_factory=list)  # files and devices of the protocols' extractors
     controls: ControlsConfig = field(default_factory=ControlsConfig)
     uncertainty: UncertaintyConfig = field(default_factory=UncertaintyConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
@@ -123,16 +123,7 @@ def evaluate_protocols(
     if extractors is None:
         extractors = load_networks(network_configs(protocols, config.networks), makers)
     resolved, generated_videos = resolve(protocols, generated_videos)
-    rows = out_dir / ROWS_FILE
-    rows.unlink(missing_ok=True)
-    reading = Reading(
-        controls=config.controls,
-        rows=rows,
-        store=FeatureStore(out_dir / "features" if config.features is None else Path(config.features)),
-        drives={} if config.drives is None else load_drives(Path(config.drives)),
-        batch_clips=config.batch_clips,
-        num_kept={Side.GENERATED: config.report.num_generated, Side.REAL: config.report.num_real},
-    )
+    reading = _reading(config, out_dir)
     scorers = [
         Scorer(protocol=protocol, extractors=networks, size_hw=size_hw, reading=reading)
         for (protocol, size_hw), networks in zip(resolved, extractors, strict=True)
@@ -145,6 +136,20 @@ def evaluate_protocols(
     write_json(out_dir / SCORES_FILE, written[0] if len(written) == 1 else {"protocols": written})
     write_report(config.report, found, scorers[0].kept, out_dir / "report.html")
     return found
+
+
+def _reading(config: EvaluateConfig, out_dir: Path) -> Reading:
+    """What all protocols have in common, with no rows yet."""
+    reading = Reading(
+        controls=config.controls,
+        rows=out_dir / ROWS_FILE,
+        store=FeatureStore(out_dir / "features" if config.features is None else Path(config.features)),
+        drives={} if config.drives is None else load_drives(Path(config.drives)),
+        batch_clips=config.batch_clips,
+        num_kept={Side.GENERATED: config.report.num_generated, Side.REAL: config.report.num_real},
+    )
+    reading.rows.unlink(missing_ok=True)
+    return reading
 
 
 def _set_of(source: Source) -> tuple[str, Iterable[Video]]:

@@ -335,7 +335,7 @@ def test_settings_that_change_features_stand_in_the_name(file: Path) -> None:
 
 @pytest.mark.parametrize("settings", [{"batch_norm_eps": 1e-5}, {"resize": NetworkResize.SQUASH}])
 def test_settings_of_i3d_are_refused_elsewhere(settings: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="settings of i3d-kinetics400 alone"):
+    with pytest.raises(ValueError, match="setting of .*i3d-kinetics400 alone"):
         make_extractor(ExtractorConfig(**settings))  # type: ignore[arg-type]
 
 
@@ -357,7 +357,7 @@ def test_tensorflow_1_puts_pixels_by_their_corners(size: tuple[int, int], target
             lower = picture[bottom, left] + (picture[bottom, right] - picture[bottom, left]) * (x - left)
             expected[row, column] = upper + (lower - upper) * (y - top)
     found = resize_tf1(torch.from_numpy(picture).float()[None, None], target)
-    np.testing.assert_allclose(found[0, 0].numpy(), expected, atol=2e-3)
+    np.testing.assert_allclose(found[0, 0].numpy(), expected, atol=0.01)
 
 
 def test_the_original_fvd_resizes_before_the_network() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from drivesim.config import compose_protocols
+from drivesim.config import compose, compose_protocols
 from drivesim.core.files import read_json, read_rows
 from drivesim.core.video import VideoWriter, iter_frames
 from drivesim.evaluate import videos as videos_module
@@ -182,6 +182,13 @@ def test_protocols_are_told_apart_by_their_names(sets: tuple[Path, Path], tmp_pa
         run(sets, tmp_path, [PROTOCOLS[0], PROTOCOLS[0]])
 
 
+def test_files_of_networks_are_given_on_the_command_line() -> None:
+    networks = "networks=[{name: i3d-torchscript, weights: a.pt}, {name: c3d-ucf101, weights: b.pt, sha256: c}]"
+    config = compose("evaluate", ["generated=x", "real=y", "protocols=[ucf101]", networks])
+    protocols = compose_protocols(config.protocols, [networks])
+    assert [one.weights for one in network_configs(protocols, config.networks)[0]] == ["a.pt", "b.pt"]
+
+
 def test_choices_of_the_group_are_composed_with_the_same_changes() -> None:
     found = compose_protocols(["video_ldm", "keyframes"], ["protocol.max_clips=7", "generated=x", "protocol.seed=3"])
     assert [(protocol.name, protocol.max_clips, protocol.seed) for protocol in found] == [
@@ -197,16 +204,18 @@ def test_choices_of_the_group_are_composed_with_the_same_changes() -> None:
 
 def test_a_networks_file_is_given_once_and_the_network_is_loaded_once() -> None:
     protocols = [ProtocolConfig(name=name, extractors=[ExtractorConfig(name="toytown-clip")]) for name in "ab"]
-    files = {"toytown-clip": NetworkFile(device="cpu", feature_dim=128)}
+    files = [NetworkFile(name="toytown-clip", device="cpu", feature_dim=128)]
     configs = network_configs(protocols, files)
     assert configs[0][0].feature_dim == 128
     first, second = load_networks(configs)
     assert first[0] is second[0]
     own = ExtractorConfig(name="i3d-torchscript", weights="mine.pt", sha256="0")
     protocols[0].extractors = [own]
-    known = {"i3d-torchscript": NetworkFile(weights="x.pt", git_blob_sha1="1")}
+    known = [NetworkFile(name="i3d-torchscript", weights="x.pt", git_blob_sha1="1")]
     assert network_configs(protocols, known)[0] == [own]
     with pytest.raises(
         ValueError, match="networks names inception-2015; the protocols have i3d-torchscript, toytown-clip"
     ):
-        network_configs(protocols, {"inception-2015": NetworkFile()})
+        network_configs(protocols, [NetworkFile(name="inception-2015")])
+    with pytest.raises(ValueError, match="networks names toytown-clip, toytown-clip; give each once"):
+        network_configs(protocols, files * 2)
