@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,11 @@ from drivesim.config import (
     PrepareCommand,
     RolloutCommand,
     ToytownData,
+    compose_protocols,
     conf_dir,
     explain,
     register,
+    scene_path,
     to_typed,
 )
 from drivesim.core.run_folder import CONFIG_FILE, IDENTITY_FILE, record_run, versions
@@ -41,6 +44,7 @@ from drivesim.data import ClipSource, make_source
 
 if TYPE_CHECKING:
     from drivesim.evaluate.drift import Drift
+    from drivesim.evaluate.extractors import Extractor, ExtractorConfig
     from drivesim.rollout.rows import Progress, Row
     from drivesim.rollout.start import Start
     from drivesim.simulator import Simulator
@@ -240,7 +244,7 @@ def _design(config: DesignCommand, out: Path, record: Record) -> None:
     if config.num_frames < 1:
         raise ValueError(f"num_frames is {config.num_frames}; must be 1 or more")
     _check_device(config.device)
-    scene = Scene.load(_scene_path(config.scene))
+    scene = Scene.load(scene_path(config.scene))
     simulator = _load_simulator(config.model, config.device, design_sampling=config.sampler)
     record(fingerprint=simulator.model.fingerprint)
     scene.save(out / "scene.yaml")
@@ -300,20 +304,10 @@ def _start(config: RolloutCommand, simulator: Simulator) -> tuple[Start, dict[st
     if not is_scene:
         start = start_from_file(path, simulator.size_hw, start_s=config.start_s, is_night=config.is_night)
         return start, {"start.png": start.frame_HWC}
-    scene = Scene.load(_scene_path(config.start))
+    scene = Scene.load(scene_path(config.start))
     start = simulator.start(scene, seed=config.seed)
     boxes = draw_boxes(start.frame_HWC, scene.picture_boxes(simulator.size_hw), BOXES_SCALE)
     return start, {"start.png": start.frame_HWC, "start_boxes.png": boxes}
-
-
-def _scene_path(name: str) -> Path:
-    """A scene file, or one that ships with drivesim by its name."""
-    shipped = {path.stem: path for path in sorted((conf_dir() / "scenes").glob("*.yaml"))}
-    if Path(name).is_file() or name not in shipped:
-        if not Path(name).is_file():
-            raise ValueError(f"no scene file {name}; shipped scenes: {', '.join(shipped)}")
-        return Path(name)
-    return shipped[name]
 
 
 def _report_failures(rows: list[Row], out: Path) -> None:
@@ -330,22 +324,37 @@ def _show_progress(progress: Progress) -> None:
 
 
 def _evaluate(config: EvaluateCommand, out: Path, record: Record) -> None:
-    from drivesim.evaluate.lines import score_lines
-    from drivesim.evaluate.run import evaluate
+    from drivesim.evaluate.lines import protocol_lines
+    from drivesim.evaluate.networks import network_configs
+    from drivesim.evaluate.run import evaluate_protocols
 
     if config.compare is not None:
         _compare(config, out, record)
         return
-    if config.force:
-        raise ValueError("force=true is for compare='[A, B]' alone")
-    if config.generated is None or config.real is None:
-        missing = [name for name in ("generated", "real") if getattr(config, name) is None]
-        raise ValueError(f"no value for {', '.join(missing)}; give one as {missing[0]}=FOLDER, or compare='[A, B]'")
-    for extractor in config.protocol.extractors:
+    generated, real = config.sets()
+    overrides = list(HydraConfig.get().overrides.task)
+    protocols = compose_protocols(config.protocols, overrides) if config.protocols else [config.protocol]
+    for extractor in chain(*network_configs(protocols, config.networks)):
         _check_device(extractor.device)
-    scores = evaluate(config, config.generated, config.real, out, draw_drift=_draw_drift)
+    scores = evaluate_protocols(
+        config,
+        protocols,
+        generated,
+        real,
+        out,
+        makers={"clip-vit-b-32": _text_frame_extractor},
+        draw_drift=_draw_drift,
+    )
     record()
-    print(*score_lines(scores), f"report: {scores.report}", sep="\n")
+    print(*protocol_lines(scores), f"report: {scores[0].report}", sep="\n")
+
+
+def _text_frame_extractor(config: ExtractorConfig) -> Extractor:
+    """CLIP, from a folder in transformers' format or the hub; for CLIPSIM."""
+    from drivesim.evaluate.text_similarity import TextFrameExtractor
+    from drivesim.models.text_frame_embeddings import VIT_B_32, TextFrameEmbedder
+
+    return TextFrameExtractor(TextFrameEmbedder.from_pretrained(config.weights or VIT_B_32, config.device), config)
 
 
 def _compare(config: EvaluateCommand, out: Path, record: Record) -> None:

@@ -86,9 +86,23 @@ class EvaluateCommand(EvaluateConfig):
 
     generated: str | None = None  # folder of videos, or one video
     real: str | None = None  # folder of videos, or one video
+    protocols: list[str] | None = None  # choices of the group protocol, scored from one decode; None = protocol alone
     compare: list[str] | None = None  # instead of both: two folders of earlier evaluations
     force: bool = False  # compare evaluations whose cards differ
     out: str | None = None  # folder of scores and report; None = runs/evaluate/TIME
+
+    def sets(self) -> tuple[str, str]:
+        """The generated and the real videos.
+
+        Raises:
+            ValueError: one is missing, or what is for comparisons alone is asked for.
+        """
+        if self.force:
+            raise ValueError("force=true is for compare='[A, B]' alone")
+        if self.generated is None or self.real is None:
+            missing = [name for name in ("generated", "real") if getattr(self, name) is None]
+            raise ValueError(f"no value for {', '.join(missing)}; give one as {missing[0]}=FOLDER, or compare='[A, B]'")
+        return self.generated, self.real
 
 
 @functools.cache
@@ -156,6 +170,20 @@ def conf_dir() -> Path:
     return found
 
 
+def scene_path(name: str) -> Path:
+    """A scene file, or one that ships with drivesim by its name.
+
+    Raises:
+        ValueError: neither; names the shipped ones.
+    """
+    shipped = {path.stem: path for path in sorted((conf_dir() / "scenes").glob("*.yaml"))}
+    if Path(name).is_file():
+        return Path(name)
+    if name not in shipped:
+        raise ValueError(f"no scene file {name}; shipped scenes: {', '.join(shipped)}")
+    return shipped[name]
+
+
 def compose(command: str, overrides: Sequence[str] = ()) -> Any:
     """The typed config of a command, as the command line would make it.
 
@@ -169,6 +197,20 @@ def compose(command: str, overrides: Sequence[str] = ()) -> Any:
             return to_typed(hydra.compose(config_name=command, overrides=list(overrides)))
         except HYDRA_ERRORS as error:
             raise ValueError(explain(error, overrides)) from error
+
+
+def compose_protocols(names: Sequence[str], overrides: Sequence[str]) -> list[ProtocolConfig]:
+    """Several choices of the group protocol, each changed by the overrides that begin with `protocol.`.
+
+    Raises:
+        ValueError: an unknown choice, one given twice, or a choice of the group beside them.
+    """
+    if chosen := [override for override in overrides if override.startswith("protocol=")]:
+        raise ValueError(f"{chosen[0]} beside protocols={list(names)}; give one of them")
+    if len(set(names)) < len(names):
+        raise ValueError(f"protocols={list(names)}: each once")
+    shared = [override for override in overrides if override.lstrip("+~").startswith("protocol.")]
+    return [compose("evaluate", [f"protocol={name}", *shared]).protocol for name in names]
 
 
 def to_typed(config: DictConfig) -> Any:
