@@ -22,7 +22,7 @@ from drivesim.data.export import ExportConfig
 from drivesim.data.nuscenes import NuScenesConfig
 from drivesim.data.prepare import PrepareConfig
 from drivesim.data.videos import VideoFolderConfig
-from drivesim.diffusion.settings import SamplerOverrides
+from drivesim.diffusion.settings import PredictionOverrides, SamplerOverrides
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.run import EvaluateConfig
 from drivesim.rollout.pools import PoolConfig
@@ -73,7 +73,7 @@ class RolloutCommand(RolloutConfig):
     start_s: float = 0.0  # of a video: the time of its start frame
     is_night: bool | None = None  # of a picture or video; None = unknown
     model: str = "toytown"  # name of a shipped model, or a model folder
-    sampler: SamplerOverrides = dataclasses.field(default_factory=SamplerOverrides)  # group sampler, of the prediction
+    sampler: PredictionOverrides = dataclasses.field(default_factory=PredictionOverrides)  # group sampler
     device: str = "cpu"  # torch device
     out: str | None = None  # run folder; None = runs/rollout/TIME
 
@@ -134,7 +134,8 @@ def register(command: str) -> None:
     """Makes the schemas of a command known to Hydra; may be called again."""
     store = ConfigStore.instance()
     schema = _train_command() if command == "train" else _COMMAND_SCHEMAS[command]
-    for name, node in {**_SCHEMAS, command: schema}.items():
+    samplers = {"sampler": PredictionOverrides} if command == "rollout" else {}
+    for name, node in {**_SCHEMAS, **samplers, command: schema}.items():
         store.store(group="schema", name=name, node=node)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from drivesim.conditioning.driving import make_conditioner
 from drivesim.conditioning.rate_label import RateLabel
 from drivesim.diffusion.schedule import training_schedule
+from drivesim.diffusion.settings import Sampler, SamplingConfig
 from drivesim.models.autoencoder import downsampling
 from drivesim.models.build import make_autoencoder, make_backbone, make_interpolation_stack, make_temporal_stack
 from drivesim.train.autoencoder import AutoencoderStage
@@ -30,6 +31,7 @@ class Recipe:
     stage: Callable[[TrainConfig, Parts], Stage]
     num_frames: Callable[[TrainConfig], int]  # of a training clip
     rates: Callable[[TrainConfig], list[float]]  # frame rates of training clips
+    index: Callable[[TrainConfig], dict[str, Any]]  # facts that the exported model's index gets
 
 
 def _make_image(config: TrainConfig, parts: Parts) -> Parts:
@@ -54,6 +56,24 @@ def _make_interpolation(config: TrainConfig, parts: Parts) -> Parts:
     }
 
 
+def _prediction_index(config: TrainConfig) -> dict[str, Any]:
+    return {
+        "fps": config.fps,
+        "size_hw": list(config.size_hw),
+        "num_given": max(config.prediction_loss.given),
+        "design_sampling": _plain(config.design_sampling),
+        "predict_sampling": _plain(config.predict_sampling),
+    }
+
+
+def _interpolation_index(config: TrainConfig) -> dict[str, Any]:
+    return {"rates": config.interpolation.rates, "interpolate_sampling": _plain(config.interpolate_sampling)}
+
+
+def _plain(sampling: SamplingConfig) -> dict[str, Any]:
+    return asdict(sampling) | {"sampler": Sampler(sampling.sampler).value}
+
+
 _IMAGE = ("autoencoder", "backbone", "conditioner", "scheduler")
 
 RECIPES: dict[StageName, Recipe] = {
@@ -66,6 +86,7 @@ RECIPES: dict[StageName, Recipe] = {
         ),
         num_frames=lambda _: 1,
         rates=lambda config: [config.fps],
+        index=lambda _: {},
     ),
     StageName.IMAGE: Recipe(
         needs=("autoencoder",),
@@ -76,6 +97,7 @@ RECIPES: dict[StageName, Recipe] = {
         ),
         num_frames=lambda _: 1,
         rates=lambda config: [config.fps],
+        index=lambda _: {},
     ),
     StageName.PREDICTION: Recipe(
         needs=_IMAGE,
@@ -86,6 +108,7 @@ RECIPES: dict[StageName, Recipe] = {
         ),
         num_frames=lambda config: config.temporal.num_frames,
         rates=lambda config: [config.fps],
+        index=_prediction_index,
     ),
     StageName.INTERPOLATION: Recipe(
         needs=(*_IMAGE, "temporal"),
@@ -96,5 +119,6 @@ RECIPES: dict[StageName, Recipe] = {
         ),
         num_frames=lambda config: config.interpolation.num_frames,
         rates=lambda config: config.interpolation.rates,
+        index=_interpolation_index,
     ),
 }

@@ -53,7 +53,9 @@ def config(stage: StageName, cache: Path, init: Path | None = None, max_steps: i
         interpolation=InterpolationConfig(
             num_frames=3, rates=[4.0], label_dim=8, context_channels=8, feed_forward_mult=1
         ),
-        temporal=TemporalConfig(num_frames=6, context_channels=8, feed_forward_mult=1, hold_context=True),
+        temporal=TemporalConfig(
+            num_frames=6, context_channels=8, feed_forward_mult=1, hold_context=True, context_noise=50
+        ),
         crop=CropConfig(size_hw=[16, 32]),
         image_loss=ImageLossConfig(box_weight=2.0),
         design_sampling=SamplingConfig(steps=2),
