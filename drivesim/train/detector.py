@@ -25,7 +25,7 @@ from drivesim.train.detector_pictures import DetectorPicture, DetectorVariation,
 from drivesim.train.detector_targets import DetectorTargets, collate
 
 _LOG = logging.getLogger(__name__)
-_REPORT_EVERY = 25  # steps between two lines of the log
+_REPORT_EVERY = 50  # steps between two lines of the log
 
 
 class Maps(Protocol):
@@ -41,9 +41,11 @@ class Maps(Protocol):
 class DetectorTraining:
     """How the detector is trained; the defaults made the weights that ship."""
 
-    num_steps: int = 1200  # optimizer steps
+    num_steps: int = 4000  # optimizer steps
     batch_size: int = 12  # pictures a step
-    learning_rate: float = 2.5e-3  # peak; one-cycle schedule
+    learning_rate: float = 2.5e-3  # between warm-up and decay
+    warmup_steps: int = 50  # over which it rises
+    decay_share: float = 0.4  # of the steps, over which it falls to 0; before, a longer training is the same one
     weight_decay: float = 1e-2
     seed: int = 0  # initial weights and every sample follow from it
     checkpoint_steps: int = 100  # a killed training goes on from the last multiple
@@ -72,14 +74,15 @@ def train_detector(
             module.reset_parameters()
     network.train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=config.learning_rate, total_steps=config.num_steps, pct_start=0.1
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(config, step))
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "schedule": schedule}
     losses: dict[str, Tensor] = {}
     for step in range(_resume(parts, checkpoint), config.num_steps):
         batch, targets = draw_batch(config, network, pictures, step)
-        losses = detector_losses(network(batch), targets, network)
+        with torch.autocast("cpu", torch.bfloat16):  # half the time
+            maps = network(batch.to(memory_format=torch.channels_last))
+        losses = detector_losses(maps, targets, network)
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
@@ -93,6 +96,12 @@ def train_detector(
                 torch.save({name: part.state_dict() for name, part in parts.items()} | {"step": step + 1}, temporary)
     network.eval()
     return {name: value.item() for name, value in losses.items()}
+
+
+def _rate(config: DetectorTraining, step: int) -> float:
+    """The learning rate of a step over that of the middle of the training."""
+    left = (config.num_steps - step) / max(config.decay_share * config.num_steps, 1)
+    return min(1.0, (step + 1) / config.warmup_steps, max(left, 0.0))
 
 
 def _resume(parts: dict[str, Any], checkpoint: Path | None) -> int:
@@ -123,12 +132,13 @@ def detector_losses(maps: Maps, targets: DetectorTargets, network: nn.Module) ->
         "objects": focal_loss(maps.objects_BKhw, targets.objects_BKhw, targets.counts_BKhw) / num_boxes,
         "borders": 2.0 * _border_loss(maps.sides_B4hw, targets, stride) / num_boxes,
         "depth": 0.3 * _depth_loss(maps.log_depth_Bhw, targets) / num_boxes,
-        "night": 0.2 * functional.binary_cross_entropy_with_logits(maps.night_B, targets.night_B),
+        "night": 0.2 * functional.binary_cross_entropy_with_logits(maps.night_B.float(), targets.night_B),
     }
 
 
 def focal_loss(logits: Tensor, targets: Tensor, counts: Tensor) -> Tensor:
     """Sum over cells of the focal loss for peaks with slopes (Law and Deng 2018, eq. 1; alpha 2, beta 4)."""
+    logits = logits.float()
     share = logits.sigmoid()
     is_peak = targets == 1
     found = -(1 - share).square() * functional.logsigmoid(logits)
@@ -141,7 +151,7 @@ def _border_loss(sides_B4hw: Tensor, targets: DetectorTargets, stride_px: int) -
     used = targets.weight_Bhw > 0
     places = used.nonzero()
     centre = (places[:, [2, 1]].float() + 0.5) * stride_px
-    sides = sides_B4hw.permute(0, 2, 3, 1)[used]
+    sides = sides_B4hw.permute(0, 2, 3, 1)[used].float()
     found = torch.cat([centre - sides[:, :2], centre + sides[:, 2:]], dim=1)
     wanted = targets.borders_B4hw.permute(0, 2, 3, 1)[used]
     shared = _area(torch.maximum(found[:, :2], wanted[:, :2]), torch.minimum(found[:, 2:], wanted[:, 2:]))
@@ -158,7 +168,9 @@ def _area(corner: Tensor, opposite: Tensor) -> Tensor:
 def _depth_loss(log_depth_Bhw: Tensor, targets: DetectorTargets) -> Tensor:
     used = targets.weight_Bhw > 0
     wanted = targets.depth_Bhw[used].clamp(min=1.0).log()
-    return (functional.smooth_l1_loss(log_depth_Bhw[used], wanted, reduction="none") * targets.weight_Bhw[used]).sum()
+    return (
+        functional.smooth_l1_loss(log_depth_Bhw[used].float(), wanted, reduction="none") * targets.weight_Bhw[used]
+    ).sum()
 
 
 def redraw_by(model: DrivingModel, largest_noise: float = 0.5) -> Redraw:
