@@ -16,7 +16,7 @@ from drivesim.data import NuScenesConfig, make_source
 from drivesim.data.batches import CropConfig
 from drivesim.data.module import DataModuleConfig
 from drivesim.data.source import ClipSource
-from drivesim.diffusion.settings import SamplingConfig
+from drivesim.diffusion.settings import PredictionSamplingConfig, SamplingConfig
 from drivesim.families.driving import DrivingModel
 from drivesim.models.build import AutoencoderConfig, BackboneConfig, InterpolationConfig, TemporalConfig
 from drivesim.toytown import TownConfig, write_nuscenes
@@ -59,7 +59,7 @@ def config(stage: StageName, cache: Path, init: Path | None = None, max_steps: i
         crop=CropConfig(size_hw=[16, 32]),
         image_loss=ImageLossConfig(box_weight=2.0),
         design_sampling=SamplingConfig(steps=2),
-        predict_sampling=SamplingConfig(steps=2),
+        predict_sampling=PredictionSamplingConfig(steps=2),
         interpolate_sampling=SamplingConfig(steps=2),
         optim=OptimConfig(
             optimizer=OptimizerName.MUON, learning_rate=1e-3, warmup_steps=1, schedule=LearningRate.COSINE
