@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from drivesim.core.files import atomic_path
 from drivesim.core.picture import resize_area
 from drivesim.core.video import VideoWriter, probe
+from drivesim.evaluate.copies import neighbour_section
 from drivesim.evaluate.diversity import Diversity
 from drivesim.evaluate.drift_report import drift_section
 from drivesim.evaluate.extractors import FeatureKind
@@ -58,7 +59,9 @@ def write_report(config: ReportConfig, scores: Scores, videos: dict[Side, list[V
         "scores": "".join(_metric(scores.scores, name) for name in dict.fromkeys(s.extractor for s in scores.scores)),
         "content_bias": "".join(_content_bias(entry) for entry in scores.content_bias),
         "published": _published(scores.published),
-        "diversity": _diversities(scores.diversity) + futures_section(scores.futures),
+        "diversity": _diversities(scores.diversity)
+        + futures_section(scores.futures)
+        + neighbour_section(scores.neighbours),
         "drift": drift_section(scores.drift),
         "generated": "".join(_figure(video, budget) for video in videos[Side.GENERATED]),
         "real": "".join(_figure(video, budget) for video in videos[Side.REAL]),

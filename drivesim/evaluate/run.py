@@ -12,6 +12,7 @@ from typing import Any
 from drivesim.core.files import append_row, read_json, write_json
 from drivesim.core.video import probe
 from drivesim.evaluate.controls import ControlsConfig, Variant
+from drivesim.evaluate.copies import real_neighbours
 from drivesim.evaluate.diversity import Diversity, measure_diversity, same_starts
 from drivesim.evaluate.drift import Drift, DriftConfig, measure_drift
 from drivesim.evaluate.drift_report import plain
@@ -122,6 +123,7 @@ def _scores(config: EvaluateConfig, scorer: Scorer, card: ProtocolCard, out_dir:
         for index, network in enumerate(scorer.extractors)
     ]
     published, not_shown = published_beside(card, published_folder())
+    neighbours, no_neighbours = real_neighbours(scorer.sets, scorer.extractors)
     diversity = _diversity(scorer.on_disk[Side.GENERATED], scorer.protocol, scorer.rows) if config.diversity else []
     return Scores(
         card=card,
@@ -130,9 +132,10 @@ def _scores(config: EvaluateConfig, scorer: Scorer, card: ProtocolCard, out_dir:
         content_bias=[rows.content_bias for rows in found if rows.content_bias is not None],
         published=published,
         diversity=diversity,
-        warnings=_warnings(card, scorer, found) + not_shown,
+        warnings=_warnings(card, scorer, found) + not_shown + no_neighbours,
         features=_stored(scorer, out_dir),
         report=out_dir / "report.html",
+        neighbours=neighbours,
     )
 
 
