@@ -41,9 +41,9 @@ class Maps(Protocol):
 class DetectorTraining:
     """How the detector is trained; the defaults made the weights that ship."""
 
-    num_steps: int = 4000  # optimizer steps
-    batch_size: int = 12  # pictures a step
-    learning_rate: float = 2.5e-3  # between warm-up and decay
+    num_steps: int = 3000  # optimizer steps
+    batch_size: int = 8  # pictures a step
+    learning_rate: float = 2e-3  # between warm-up and decay
     warmup_steps: int = 50  # over which it rises
     decay_share: float = 0.4  # of the steps, over which it falls to 0; before, a longer training is the same one
     weight_decay: float = 1e-2
