@@ -6,10 +6,10 @@ Legend: B pictures, K classes, h x w cells.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from drivesim.core.seeds import derive_seed, numpy_generator, torch_generator
 from drivesim.families.driving import DrivingModel
 from drivesim.train.detector_pictures import DetectorPicture, DetectorVariation, Redraw, draw_sample
 from drivesim.train.detector_targets import DetectorTargets, collate
+
+N = TypeVar("N", bound=nn.Module)
 
 _LOG = logging.getLogger(__name__)
 _REPORT_EVERY = 50  # steps between two lines of the log
@@ -53,29 +55,30 @@ class DetectorTraining:
 
 
 def train_detector(
-    config: DetectorTraining, network: nn.Module, pictures: Sequence[DetectorPicture], checkpoint: Path | None = None
-) -> dict[str, float]:
-    """Trains `network` in place and leaves it in evaluation mode.
+    config: DetectorTraining,
+    make_network: Callable[[], N],
+    pictures: Sequence[DetectorPicture],
+    checkpoint: Path | None = None,
+) -> tuple[N, dict[str, float]]:
+    """Trains a network that is made here, so that its first weights follow from the seed as well.
 
     Args:
         config: How.
-        network: Takes float pictures (B, 3, H, W) in [-1, 1], gives `Maps`; has the attributes `input_hw`, `stride_px`.
+        make_network: Its network takes float pictures (B, 3, H, W) in [-1, 1], gives `Maps`, and has the attributes
+            `input_hw` and `stride_px`.
         pictures: What to learn from.
         checkpoint: File from which a killed training goes on; None = it starts over.
 
     Returns:
-        The last step's losses by name.
+        The network in evaluation mode, and the last step's losses by name.
     """
     if not pictures:
         raise ValueError("the detector needs pictures to train on")
     torch.manual_seed(derive_seed("detector", config.seed, "weights"))
-    for module in network.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)) and module is not getattr(network, "objects_head", None):
-            module.reset_parameters()
+    network = make_network().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(config, step))
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "schedule": schedule}
     losses: dict[str, Tensor] = {}
     for step in range(_resume(parts, checkpoint), config.num_steps):
@@ -95,7 +98,7 @@ def train_detector(
             with atomic_path(checkpoint) as temporary:
                 torch.save({name: part.state_dict() for name, part in parts.items()} | {"step": step + 1}, temporary)
     network.eval()
-    return {name: value.item() for name, value in losses.items()}
+    return network, {name: value.item() for name, value in losses.items()}
 
 
 def _rate(config: DetectorTraining, step: int) -> float:

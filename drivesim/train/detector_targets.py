@@ -21,6 +21,7 @@ MIN_HEIGHT_PX = 4.0  # of the input; smaller boxes may be found or not
 MIN_WIDTH_PX = 2.0
 _SPREAD = 0.12  # deviation of a heatmap's peak, as a share of the box's side
 _MIN_SPREAD_CELLS = 0.35
+_SECOND = 0.95  # highest value beside the peak
 _CORE = 0.4  # of the peak, from which on a cell answers for the box's borders
 
 Array = NDArray[np.float32]
@@ -77,7 +78,8 @@ def targets_of(boxes: Boxes2D, grid_hw: tuple[int, int], stride_px: int) -> tupl
         # The cell of the centre is the peak itself, wherever in the cell the centre lies.
         row = min(int((top + bottom) / 2 / stride_px), height - 1)
         column = min(int((left + right) / 2 / stride_px), width - 1)
-        peak = (peak / peak[row, column]).clip(max=1.0).astype(np.float32)
+        peak = (peak / peak[row, column]).clip(max=_SECOND).astype(np.float32)
+        peak[row, column] = 1.0
         objects[class_id] = np.maximum(objects[class_id], peak)
         core = peak >= _CORE
         borders[:, core] = np.array([left, top, right, bottom], dtype=np.float32)[:, None]
