@@ -6,14 +6,15 @@ and in the middle, and was not there the frame before, was added; one that is go
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from drivesim.core.boxes import CLASSES
+from drivesim.evaluate.binomial import rank_that_covers
 from drivesim.evaluate.detector import Detections
-from drivesim.evaluate.faults import MARGIN, Fault, FaultKind
+from drivesim.evaluate.faults import MARGIN, Fault, FaultKind, is_explained
 from drivesim.evaluate.object_tracks import MAX_GAP_FRAMES, Array, Track, follow
 
 MIN_FRAMES = 3  # in which an object must have been found
@@ -68,18 +69,53 @@ def find_object_faults(
     return sorted(found, key=lambda fault: fault.onset_frame)
 
 
-def natural_object_limits(
-    real: Sequence[Sequence[Detections]], size_hw: tuple[int, int], sure_score: float = 0.5
-) -> ObjectLimits:
-    """`MARGIN` times the largest real road user that came or went at once; never below the defaults.
+def add_object_faults(
+    faults: dict[str, list[Fault]],
+    made: Mapping[str, Sequence[Detections]],
+    real: Sequence[Sequence[Detections]],
+    size_hw: tuple[int, int],
+) -> None:
+    """Adds objects that came or went to the faults of each video, where no fault of the whole picture explains them.
 
     Args:
-        real: Of real videos, one a frame.
+        faults: By video; a video without any may be absent.
+        made: Detections of those videos, one a frame.
+        real: Of real videos: they tell what is natural.
+        size_hw: Of the frames.
+    """
+    limits = natural_object_limits(real, size_hw)
+    for name, detections in made.items():
+        known = faults.get(name, [])
+        found = find_object_faults(detections, size_hw, limits)
+        new = [fault for fault in found if not is_explained(fault.onset_frame, known, len(detections))]
+        if new:
+            faults[name] = sorted(known + new, key=lambda fault: fault.onset_frame)
+
+
+def natural_object_limits(
+    real: Sequence[Sequence[Detections]],
+    size_hw: tuple[int, int],
+    *,
+    sure_score: float = 0.5,
+    share: float = 0.9,
+    confidence: float = 0.95,
+) -> ObjectLimits:
+    """Limits from real videos: `MARGIN` times what a `share` of them stays below over the whole length.
+
+    By the rank of each video's largest road user that comes or goes at once; never below the defaults. Too few
+    videos: the largest of all.
+
+    Args:
+        real: One video's detections each, one a frame.
         size_hw: Of their frames.
         sure_score: Of the detector.
+        share: Of real videos.
+        confidence: That so many of them stay below.
     """
-    sizes = [event.size for video in real for event in sudden_objects(video, size_hw, sure_score)]
-    return ObjectLimits(size=max([ObjectLimits().size, *(MARGIN * size for size in sizes)]), sure_score=sure_score)
+    largest = [max((event.size for event in sudden_objects(video, size_hw, sure_score)), default=0.0) for video in real]
+    rank = rank_that_covers(len(real), share, confidence) or len(real)
+    natural = sorted(largest)[rank - 1] if real else 0.0
+    return ObjectLimits(size=max(ObjectLimits().size, MARGIN * natural), sure_score=sure_score)
 
 
 def sudden_objects(
