@@ -23,6 +23,7 @@ from drivesim.data.nuscenes import NuScenesConfig
 from drivesim.data.prepare import PrepareConfig
 from drivesim.data.videos import VideoFolderConfig
 from drivesim.diffusion.settings import PredictionOverrides, SamplerOverrides
+from drivesim.evaluate.obedience import ObedienceConfig
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.run import EvaluateConfig
 from drivesim.families.stages import StagesConfig
@@ -57,7 +58,7 @@ class PrepareCommand:
 class DesignCommand:
     """Start frames of a scene."""
 
-    scene: str  # scene file, or the name of a shipped scene
+    scene: str  # scene file, the name of a shipped scene, or a folder of folders with a scene.yaml each
     model: str = "toytown"  # name of a shipped model, or a model folder
     num_frames: int = 4  # start frames; they differ by their number in the key of the noise
     seed: int = 0  # everything random follows from it
@@ -82,11 +83,12 @@ class RolloutCommand(RolloutConfig):
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class EvaluateCommand(EvaluateConfig):
-    """Two sets of videos to score against each other, or two evaluations to set beside each other."""
+    """Two sets of videos to score against each other, designed scenes to check, or two evaluations side by side."""
 
-    generated: str | None = None  # folder of videos, or one video
-    real: str | None = None  # folder of videos, or one video
+    generated: str | None = None  # folder of videos, one video, or folder of designed scenes
+    real: str | None = None  # the same of real driving
     protocols: list[str] | None = None  # choices of the group protocol, scored from one decode; None = protocol alone
+    obedience: ObedienceConfig = dataclasses.field(default_factory=ObedienceConfig)  # of designed scenes
     compare: list[str] | None = None  # instead of both: two folders of earlier evaluations
     force: bool = False  # compare evaluations whose cards differ
     out: str | None = None  # folder of scores and report; None = runs/evaluate/TIME
@@ -170,18 +172,20 @@ def conf_dir() -> Path:
     return found
 
 
-def scene_path(name: str) -> Path:
-    """A scene file, or one that ships with drivesim by its name.
+def scene_paths(name: str) -> list[Path]:
+    """A scene file, one that ships with drivesim by its name, or all `scene.yaml` below a folder.
 
     Raises:
-        ValueError: neither; names the shipped ones.
+        ValueError: there is none; names those that ship.
     """
     shipped = {path.stem: path for path in sorted((conf_dir() / "scenes").glob("*.yaml"))}
     if Path(name).is_file():
-        return Path(name)
+        return [Path(name)]
+    if Path(name).is_dir() and (found := sorted(Path(name).rglob("scene.yaml"))):
+        return found
     if name not in shipped:
         raise ValueError(f"no scene file {name}; shipped scenes: {', '.join(shipped)}")
-    return shipped[name]
+    return [shipped[name]]
 
 
 def compose(command: str, overrides: Sequence[str] = ()) -> Any:

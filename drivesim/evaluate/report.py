@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from drivesim.core.files import atomic_path
 from drivesim.core.picture import resize_area
 from drivesim.core.video import VideoWriter, probe
+from drivesim.evaluate.copies import neighbour_section
 from drivesim.evaluate.drift_report import drift_section
 from drivesim.evaluate.futures import futures_section
 from drivesim.evaluate.report_scores import diversity_section, protocol_section
@@ -51,7 +52,9 @@ def write_report(config: ReportConfig, scores: Sequence[Scores], videos: dict[Si
     fields = {
         "title": html.escape(config.title),
         "protocols": "".join(protocol_section(one, len(scores) > 1) for one in scores),
-        "diversity": diversity_section(first.diversity) + futures_section(first.futures),
+        "diversity": diversity_section(first.diversity)
+        + futures_section(first.futures)
+        + neighbour_section(first.neighbours),
         "drift": drift_section(first.drift),
         "generated": "".join(_figure(video, budget) for video in videos[Side.GENERATED]),
         "real": "".join(_figure(video, budget) for video in videos[Side.REAL]),
