@@ -153,13 +153,13 @@ def test_a_frame_does_not_depend_on_the_threads_that_torch_happens_to_have(
     command: list[str], expected: int, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    design = Simulator.design
+    start = Simulator.start
 
     def watched(*args: Any, **kwargs: Any) -> Any:
         seen.append(torch.get_num_threads())
-        return design(*args, **kwargs)
+        return start(*args, **kwargs)
 
-    monkeypatch.setattr(Simulator, "design", watched)
+    monkeypatch.setattr(Simulator, "start", watched)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
