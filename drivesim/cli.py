@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,11 @@ from drivesim.config import (
     PrepareCommand,
     RolloutCommand,
     ToytownData,
+    compose_protocols,
     conf_dir,
     explain,
     register,
+    scene_paths,
     to_typed,
 )
 from drivesim.core.run_folder import CONFIG_FILE, IDENTITY_FILE, record_run, versions
@@ -41,12 +44,12 @@ from drivesim.data import ClipSource, make_source
 
 if TYPE_CHECKING:
     from drivesim.evaluate.drift import Drift
+    from drivesim.evaluate.extractors import Extractor, ExtractorConfig
     from drivesim.rollout.rows import Progress, Row
     from drivesim.rollout.start import Start
     from drivesim.simulator import Simulator
 
 SCENE_SUFFIXES = (".yaml", ".yml")
-BOXES_SCALE = 4  # boxes are drawn over a copy so many times as large: names stay readable
 GO_ON = ("prepare", "train", "rollout", "evaluate")  # commands that keep what was done when they are stopped
 CLAIMING = ("train", "rollout")  # commands that check by themselves whose run a folder holds
 Record = Callable[..., None]  # writes config and origin into the run folder
@@ -182,6 +185,7 @@ def _source(data: Any) -> ClipSource:
 
 def _prepare(config: PrepareCommand, out: Path, record: Record) -> None:
     from drivesim.data.export import export_videos
+    from drivesim.data.export_scenes import export_scenes
     from drivesim.data.prepare import prepare
 
     record()
@@ -192,6 +196,11 @@ def _prepare(config: PrepareCommand, out: Path, record: Record) -> None:
             if problem is not None:
                 print(f"no video of {drive}: {problem}")
         print(f"videos: {out / 'videos'}")
+        if config.export.scenes_every_s is not None:
+            for scene, problem in export_scenes(source, config.export, out / "scenes"):
+                if problem is not None:
+                    print(f"no scene {scene}: {problem}")
+            print(f"scenes: {out / 'scenes'}")
     print(f"index and report: {out}")
 
 
@@ -233,24 +242,16 @@ def _load_simulator(model: str, device: str, **sampling: Any) -> Simulator:
 
 
 def _design(config: DesignCommand, out: Path, record: Record) -> None:
-    from drivesim.core.picture import save_png
-    from drivesim.rollout.pools import torch_threads
-    from drivesim.viz.overlays import draw_boxes
-
     if config.num_frames < 1:
         raise ValueError(f"num_frames is {config.num_frames}; must be 1 or more")
     _check_device(config.device)
-    scene = Scene.load(_scene_path(config.scene))
+    scenes = scene_paths(config.scene)
     simulator = _load_simulator(config.model, config.device, design_sampling=config.sampler)
     record(fingerprint=simulator.model.fingerprint)
-    scene.save(out / "scene.yaml")
-    boxes = scene.picture_boxes(simulator.size_hw)
-    for index in range(config.num_frames):
-        with torch_threads(1):  # another number rounds sums differently: bytes would depend on the machine's cores
-            frame = simulator.design(scene, seed=config.seed, index=index)
-        save_png(out / f"frame_{index:03d}.png", frame)
-        save_png(out / f"frame_{index:03d}_boxes.png", draw_boxes(frame, boxes, BOXES_SCALE))
-    print(f"{config.num_frames} start frames: {out}")
+    for path in scenes:
+        folder = out / path.parent.relative_to(config.scene) if Path(config.scene).is_dir() else out
+        simulator.design_into(folder, Scene.load(path), seed=config.seed, num_frames=config.num_frames)
+    print(f"{config.num_frames * len(scenes)} start frames: {out}")
 
 
 def _rollout(config: RolloutCommand, out: Path, record: Record) -> None:
@@ -263,8 +264,9 @@ def _rollout(config: RolloutCommand, out: Path, record: Record) -> None:
     _check_device(config.device)
     if config.pool.kind is PoolKind.RAY and config.device.startswith("cuda") and config.pool.gpus_per_worker == 0:
         raise ValueError(f"device={config.device} with pool=ray needs pool.gpus_per_worker, such as 1 or 0.5")
-    load = partial(DrivingModel.from_pretrained, config.model, device=config.device, predict_sampling=config.sampler)
-    simulator = _load_simulator(config.model, config.device, predict_sampling=config.sampler)
+    how: dict[str, Any] = {"device": config.device, "predict_sampling": config.sampler, "stages": config.stages}
+    load = partial(DrivingModel.from_pretrained, config.model, **how)
+    simulator = _load_simulator(config.model, **how)
     with torch_threads(config.pool.threads):  # of the start frame, too, whose bytes every future follows from
         start, pictures = _start(config, simulator)
     is_new = not (out / CONFIG_FILE).exists()
@@ -292,6 +294,7 @@ def _save_beginning(out: Path, pictures: dict[str, NDArray[np.uint8]], record: R
 def _start(config: RolloutCommand, simulator: Simulator) -> tuple[Start, dict[str, NDArray[np.uint8]]]:
     """The start frame, designed from a scene or taken from a picture or video; and pictures of it by file name."""
     from drivesim.rollout.start import start_from_file
+    from drivesim.simulator import BOXES_SCALE
     from drivesim.viz.overlays import draw_boxes
 
     path = Path(config.start)
@@ -299,20 +302,10 @@ def _start(config: RolloutCommand, simulator: Simulator) -> tuple[Start, dict[st
     if not is_scene:
         start = start_from_file(path, simulator.size_hw, start_s=config.start_s, is_night=config.is_night)
         return start, {"start.png": start.frame_HWC}
-    scene = Scene.load(_scene_path(config.start))
+    scene = Scene.load(scene_paths(config.start)[0])
     start = simulator.start(scene, seed=config.seed)
     boxes = draw_boxes(start.frame_HWC, scene.picture_boxes(simulator.size_hw), BOXES_SCALE)
     return start, {"start.png": start.frame_HWC, "start_boxes.png": boxes}
-
-
-def _scene_path(name: str) -> Path:
-    """A scene file, or one that ships with drivesim by its name."""
-    shipped = {path.stem: path for path in sorted((conf_dir() / "scenes").glob("*.yaml"))}
-    if Path(name).is_file() or name not in shipped:
-        if not Path(name).is_file():
-            raise ValueError(f"no scene file {name}; shipped scenes: {', '.join(shipped)}")
-        return Path(name)
-    return shipped[name]
 
 
 def _report_failures(rows: list[Row], out: Path) -> None:
@@ -329,22 +322,52 @@ def _show_progress(progress: Progress) -> None:
 
 
 def _evaluate(config: EvaluateCommand, out: Path, record: Record) -> None:
-    from drivesim.evaluate.lines import score_lines
-    from drivesim.evaluate.run import evaluate
+    from drivesim.evaluate.lines import protocol_lines
+    from drivesim.evaluate.networks import network_configs
+    from drivesim.evaluate.obedience_run import scene_folders
+    from drivesim.evaluate.run import evaluate_protocols
 
     if config.compare is not None:
         _compare(config, out, record)
         return
-    if config.force:
-        raise ValueError("force=true is for compare='[A, B]' alone")
-    if config.generated is None or config.real is None:
-        missing = [name for name in ("generated", "real") if getattr(config, name) is None]
-        raise ValueError(f"no value for {', '.join(missing)}; give one as {missing[0]}=FOLDER, or compare='[A, B]'")
-    for extractor in config.protocol.extractors:
+    if config.generated is not None and scene_folders(config.generated):
+        _obedience(config, out, record)
+        return
+    generated, real = config.sets()
+    overrides = list(HydraConfig.get().overrides.task)
+    protocols = compose_protocols(config.protocols, overrides) if config.protocols else [config.protocol]
+    for extractor in chain(*network_configs(protocols, config.networks)):
         _check_device(extractor.device)
-    scores = evaluate(config, config.generated, config.real, out, draw_drift=_draw_drift)
+    scores = evaluate_protocols(
+        config,
+        protocols,
+        generated,
+        real,
+        out,
+        makers={"clip-vit-b-32": _text_frame_extractor},
+        draw_drift=_draw_drift,
+    )
     record()
-    print(*score_lines(scores), f"report: {scores.report}", sep="\n")
+    print(*protocol_lines(scores), f"report: {scores[0].report}", sep="\n")
+
+
+def _text_frame_extractor(config: ExtractorConfig) -> Extractor:
+    """CLIP, from a folder in transformers' format or the hub; for CLIPSIM."""
+    from drivesim.evaluate.text_similarity import TextFrameExtractor
+    from drivesim.models.text_frame_embeddings import VIT_B_32, TextFrameEmbedder
+
+    return TextFrameExtractor(TextFrameEmbedder.from_pretrained(config.weights or VIT_B_32, config.device), config)
+
+
+def _obedience(config: EvaluateCommand, out: Path, record: Record) -> None:
+    from drivesim.evaluate.obedience_report import obedience_lines
+    from drivesim.evaluate.obedience_run import evaluate_obedience
+
+    assert config.generated is not None, "the caller has looked into it"
+    found = evaluate_obedience(config.obedience, config.generated, config.real, out)
+    record()
+    notes = [f"note: {warning}" for warning in found.warnings]
+    print(*notes, *obedience_lines(found.rows), f"report: {found.report}", sep="\n")
 
 
 def _compare(config: EvaluateCommand, out: Path, record: Record) -> None:
