@@ -319,13 +319,13 @@ def _show_progress(progress: Progress) -> None:
 
 def _evaluate(config: EvaluateCommand, out: Path, record: Record) -> None:
     from drivesim.evaluate.lines import score_lines
-    from drivesim.evaluate.obedience_run import scene_folders
+    from drivesim.evaluate.obedience_run import is_of_scenes
     from drivesim.evaluate.run import evaluate
 
     if config.compare is not None:
         _compare(config, out, record)
         return
-    if config.generated is not None and scene_folders(config.generated):
+    if config.generated is not None and is_of_scenes(config.generated):
         _obedience(config, out, record)
         return
     if config.force:
