@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +29,14 @@ from drivesim.config import (
     PrepareCommand,
     RolloutCommand,
     ToytownData,
+    compose_protocols,
     conf_dir,
     explain,
     register,
     scene_paths,
     to_typed,
 )
+from drivesim.core.devices import check_accelerator, check_device
 from drivesim.core.run_folder import CONFIG_FILE, IDENTITY_FILE, record_run, versions
 from drivesim.core.scene import Scene
 from drivesim.core.terminal import Counter, show
@@ -42,6 +45,7 @@ from drivesim.data import ClipSource, make_source
 
 if TYPE_CHECKING:
     from drivesim.evaluate.drift import Drift
+    from drivesim.evaluate.extractors import Extractor, ExtractorConfig
     from drivesim.rollout.rows import Progress, Row
     from drivesim.rollout.start import Start
     from drivesim.simulator import Simulator
@@ -204,31 +208,8 @@ def _prepare(config: PrepareCommand, out: Path, record: Record) -> None:
 def _train(config: Any, out: Path, record: Record) -> None:
     from drivesim.train.fit import fit
 
-    _check_accelerator(config.trainer.accelerator)
+    check_accelerator(config.trainer.accelerator)
     print(f"model: {fit(config, _source(config.data), out, record)}")
-
-
-def _devices() -> list[str]:
-    """The torch devices of this machine, as torch names them."""
-    import torch
-
-    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    return ["cpu", *(["cuda"] if gpus else []), *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
-
-
-def _check_device(device: str) -> None:
-    """Raises ValueError for a torch device that this machine lacks."""
-    there = _devices()
-    if device not in there:
-        raise ValueError(f"device={device}: not on this machine; valid here: {', '.join(there)}")
-
-
-def _check_accelerator(accelerator: str) -> None:
-    """Raises ValueError for a Lightning accelerator that this machine lacks."""
-    gpus = [device for device in _devices() if device in ("cuda", "mps")]
-    there = ["auto", "cpu", *(["gpu"] if gpus else []), *gpus]
-    if accelerator not in there:
-        raise ValueError(f"trainer.accelerator={accelerator}: not on this machine; valid here: {', '.join(there)}")
 
 
 def _load_simulator(model: str, device: str, **sampling: Any) -> Simulator:
@@ -241,7 +222,7 @@ def _load_simulator(model: str, device: str, **sampling: Any) -> Simulator:
 def _design(config: DesignCommand, out: Path, record: Record) -> None:
     if config.num_frames < 1:
         raise ValueError(f"num_frames is {config.num_frames}; must be 1 or more")
-    _check_device(config.device)
+    check_device(config.device)
     scenes = scene_paths(config.scene)
     simulator = _load_simulator(config.model, config.device, design_sampling=config.sampler)
     record(fingerprint=simulator.model.fingerprint)
@@ -258,11 +239,12 @@ def _rollout(config: RolloutCommand, out: Path, record: Record) -> None:
     from drivesim.viz.contact_sheet import contact_sheet
 
     config.validate()
-    _check_device(config.device)
+    check_device(config.device)
     if config.pool.kind is PoolKind.RAY and config.device.startswith("cuda") and config.pool.gpus_per_worker == 0:
         raise ValueError(f"device={config.device} with pool=ray needs pool.gpus_per_worker, such as 1 or 0.5")
-    load = partial(DrivingModel.from_pretrained, config.model, device=config.device, predict_sampling=config.sampler)
-    simulator = _load_simulator(config.model, config.device, predict_sampling=config.sampler)
+    how: dict[str, Any] = {"device": config.device, "predict_sampling": config.sampler, "stages": config.stages}
+    load = partial(DrivingModel.from_pretrained, config.model, **how)
+    simulator = _load_simulator(config.model, **how)
     with torch_threads(config.pool.threads):  # of the start frame, too, whose bytes every future follows from
         start, pictures = _start(config, simulator)
     is_new = not (out / CONFIG_FILE).exists()
@@ -318,9 +300,10 @@ def _show_progress(progress: Progress) -> None:
 
 
 def _evaluate(config: EvaluateCommand, out: Path, record: Record) -> None:
-    from drivesim.evaluate.lines import score_lines
+    from drivesim.evaluate.lines import protocol_lines
+    from drivesim.evaluate.networks import network_configs
     from drivesim.evaluate.obedience_run import is_of_scenes
-    from drivesim.evaluate.run import evaluate
+    from drivesim.evaluate.run import evaluate_protocols
 
     if config.compare is not None:
         _compare(config, out, record)
@@ -328,16 +311,30 @@ def _evaluate(config: EvaluateCommand, out: Path, record: Record) -> None:
     if config.generated is not None and is_of_scenes(config.generated):
         _obedience(config, out, record)
         return
-    if config.force:
-        raise ValueError("force=true is for compare='[A, B]' alone")
-    if config.generated is None or config.real is None:
-        missing = [name for name in ("generated", "real") if getattr(config, name) is None]
-        raise ValueError(f"no value for {', '.join(missing)}; give one as {missing[0]}=FOLDER, or compare='[A, B]'")
-    for extractor in config.protocol.extractors:
-        _check_device(extractor.device)
-    scores = evaluate(config, config.generated, config.real, out, draw_drift=_draw_drift)
+    generated, real = config.sets()
+    overrides = list(HydraConfig.get().overrides.task)
+    protocols = compose_protocols(config.protocols, overrides) if config.protocols else [config.protocol]
+    for extractor in chain(*network_configs(protocols, config.networks)):
+        check_device(extractor.device)
+    scores = evaluate_protocols(
+        config,
+        protocols,
+        generated,
+        real,
+        out,
+        makers={"clip-vit-b-32": _text_frame_extractor},
+        draw_drift=_draw_drift,
+    )
     record()
-    print(*score_lines(scores), f"report: {scores.report}", sep="\n")
+    print(*protocol_lines(scores), f"report: {scores[0].report}", sep="\n")
+
+
+def _text_frame_extractor(config: ExtractorConfig) -> Extractor:
+    """CLIP, from a folder in transformers' format or the hub; for CLIPSIM."""
+    from drivesim.evaluate.text_similarity import TextFrameExtractor
+    from drivesim.models.text_frame_embeddings import VIT_B_32, TextFrameEmbedder
+
+    return TextFrameExtractor(TextFrameEmbedder.from_pretrained(config.weights or VIT_B_32, config.device), config)
 
 
 def _obedience(config: EvaluateCommand, out: Path, record: Record) -> None:

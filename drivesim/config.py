@@ -26,6 +26,7 @@ from drivesim.diffusion.settings import PredictionOverrides, SamplerOverrides
 from drivesim.evaluate.obedience import ObedienceConfig
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.run import EvaluateConfig
+from drivesim.families.stages import StagesConfig
 from drivesim.rollout.pools import PoolConfig
 from drivesim.rollout.run import RolloutConfig
 from drivesim.toytown.config import TownConfig
@@ -75,6 +76,7 @@ class RolloutCommand(RolloutConfig):
     is_night: bool | None = None  # of a picture or video; None = unknown
     model: str = "toytown"  # name of a shipped model, or a model folder
     sampler: PredictionOverrides = dataclasses.field(default_factory=PredictionOverrides)  # group sampler
+    stages: StagesConfig = dataclasses.field(default_factory=StagesConfig)  # which stages follow the prediction
     device: str = "cpu"  # torch device
     out: str | None = None  # run folder; None = runs/rollout/TIME
 
@@ -85,10 +87,24 @@ class EvaluateCommand(EvaluateConfig):
 
     generated: str | None = None  # folder of videos, one video, or folder of designed scenes
     real: str | None = None  # the same of real driving
+    protocols: list[str] | None = None  # choices of the group protocol, scored from one decode; None = protocol alone
     obedience: ObedienceConfig = dataclasses.field(default_factory=ObedienceConfig)  # of designed scenes
     compare: list[str] | None = None  # instead of both: two folders of earlier evaluations
     force: bool = False  # compare evaluations whose cards differ
     out: str | None = None  # folder of scores and report; None = runs/evaluate/TIME
+
+    def sets(self) -> tuple[str, str]:
+        """The generated and the real videos.
+
+        Raises:
+            ValueError: one is missing, or what is for comparisons alone is asked for.
+        """
+        if self.force:
+            raise ValueError("force=true is for compare='[A, B]' alone")
+        if self.generated is None or self.real is None:
+            missing = [name for name in ("generated", "real") if getattr(self, name) is None]
+            raise ValueError(f"no value for {', '.join(missing)}; give one as {missing[0]}=FOLDER, or compare='[A, B]'")
+        return self.generated, self.real
 
 
 @functools.cache
@@ -185,6 +201,20 @@ def compose(command: str, overrides: Sequence[str] = ()) -> Any:
             return to_typed(hydra.compose(config_name=command, overrides=list(overrides)))
         except HYDRA_ERRORS as error:
             raise ValueError(explain(error, overrides)) from error
+
+
+def compose_protocols(names: Sequence[str], overrides: Sequence[str]) -> list[ProtocolConfig]:
+    """Several choices of the group protocol, each changed by the overrides that begin with `protocol.`.
+
+    Raises:
+        ValueError: an unknown choice, one given twice, or a choice of the group beside them.
+    """
+    if chosen := [override for override in overrides if override.startswith("protocol=")]:
+        raise ValueError(f"{chosen[0]} beside protocols={list(names)}; give one of them")
+    if len(set(names)) < len(names):
+        raise ValueError(f"protocols={list(names)}: each once")
+    shared = [override for override in overrides if override.lstrip("+~").startswith("protocol.")]
+    return [compose("evaluate", [f"protocol={name}", *shared]).protocol for name in names]
 
 
 def to_typed(config: DictConfig) -> Any:

@@ -14,6 +14,7 @@ from drivesim.core.picture import check_size, crop_to_aspect, resize_area, save_
 from drivesim.core.scene import Scene
 from drivesim.core.seeds import torch_generator
 from drivesim.families.driving import DrivingModel
+from drivesim.families.stages import StagesConfig
 from drivesim.rollout.pools import torch_threads
 from drivesim.rollout.start import Start
 from drivesim.rollout.world import World
@@ -34,14 +35,25 @@ class Simulator:
 
     @classmethod
     def from_pretrained(
-        cls, folder_or_name: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        folder_or_name: str | Path,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        stages: StagesConfig | None = None,
     ) -> Simulator:
         """Loads a model folder, or one that ships with the package, such as "toytown".
+
+        Args:
+            folder_or_name: which.
+            device: where the networks go.
+            dtype: of the weights.
+            stages: which stages behind the prediction run, and how; None = all that the model has.
 
         Raises:
             ValueError: no such model, or a folder that is not whole: says which part.
         """
-        return cls(DrivingModel.from_pretrained(folder_or_name, device=device, dtype=dtype))
+        return cls(DrivingModel.from_pretrained(folder_or_name, device=device, dtype=dtype, stages=stages))
 
     @property
     def fps(self) -> float:
@@ -63,7 +75,7 @@ class Simulator:
             [scene.picture_boxes(self.size_hw)], self.size_hw, [scene.is_night], [scene.count_cars()]
         )
         latents = self.model.design(conditions, [torch_generator(seed, scene.name, index, "design")])
-        frame_HWC = self.model.decode(latents)[0]
+        frame_HWC = self.model.picture(latents[0], key=(seed, scene.name, index, "design"))
         return Start(name=scene.name, frame_HWC=frame_HWC, is_night=scene.is_night, latents_CHW=latents[0].cpu())
 
     def design_into(self, folder: Path, scene: Scene, *, seed: int = 0, num_frames: int = 1) -> None:

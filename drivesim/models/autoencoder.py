@@ -43,16 +43,21 @@ def encode(autoencoder: Autoencoder, frames_THWC: NDArray[np.uint8]) -> Tensor:
     Raises:
         ValueError: a size that the autoencoder does not divide.
     """
+    return encode_pictures(autoencoder, to_model_range(frames_THWC))
+
+
+@torch.no_grad()
+def encode_pictures(autoencoder: Autoencoder, frames_TCHW: Tensor) -> Tensor:
+    """As `encode`, of float frames (T, 3, H, W) in [-1, 1]."""
     f = downsampling(autoencoder)
-    height, width = frames_THWC.shape[1:3]
+    height, width = frames_TCHW.shape[2:]
     if height % f or width % f:
         raise ValueError(f"frames of {height} x {width} do not divide by {f}")
-    config = autoencoder.config
     parts = [
         _latents(autoencoder, part.to(autoencoder.device, autoencoder.dtype))
-        for part in to_model_range(frames_THWC).split(FRAMES_AT_ONCE)
+        for part in frames_TCHW.split(FRAMES_AT_ONCE)
     ]
-    return (torch.cat(parts) - _shift(autoencoder)) * config.scaling_factor
+    return (torch.cat(parts) - _shift(autoencoder)) * autoencoder.config.scaling_factor
 
 
 def _latents(autoencoder: Autoencoder, frames_BCHW: Tensor) -> Tensor:
@@ -67,14 +72,20 @@ def _shift(autoencoder: Autoencoder) -> float:
 
 @torch.no_grad()
 def decode(autoencoder: Autoencoder, latents_TCHW: Tensor) -> NDArray[np.uint8]:
-    """uint8 frames (T, H, W, 3) of scaled latents (T, C, h, w), each frame by itself.
+    """uint8 frames (T, H, W, 3) of scaled latents (T, C, h, w), each frame by itself."""
+    return to_picture_range(decode_pictures(autoencoder, latents_TCHW))
+
+
+@torch.no_grad()
+def decode_pictures(autoencoder: Autoencoder, latents_TCHW: Tensor) -> Tensor:
+    """As `decode`, to float frames (T, 3, H, W) in [-1, 1] on the autoencoder's device.
 
     One frame goes through the network at a time, so that a frame's bytes do not depend on its neighbours.
     """
     config = autoencoder.config
     latents = latents_TCHW.to(autoencoder.device, autoencoder.dtype) / config.scaling_factor
     latents = latents + _shift(autoencoder)
-    return np.concatenate([to_picture_range(autoencoder.decode(latent).sample) for latent in latents.split(1)])
+    return torch.cat([autoencoder.decode(latent).sample.clamp(-1, 1) for latent in latents.split(1)])
 
 
 @torch.no_grad()
