@@ -341,6 +341,15 @@ def test_videos_are_scored_with_a_report(tmp_path: Path, capsys: pytest.CaptureF
     assert drivesim("evaluate", "compare=[scores, other]") == 2
     assert "protocol.covariance is 'unbiased' and 'population'" in capsys.readouterr().err
     assert drivesim("evaluate", "compare=[scores, other]", "force=true", "out=forced") == 0
+    capsys.readouterr()
+    several = [*shared, "protocols=[keyframes, videogpt]", "protocol.extractors=[{name: toytown-clip}]", "out=both"]
+    assert drivesim(*several, "drift.enabled=false", "diversity=false") == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line for line in printed if line.startswith("protocol ")] == [
+        "protocol drivesim-keyframes", "protocol videogpt",
+    ]  # fmt: skip
+    rows = read_rows(tmp_path / "both" / "rows.jsonl")
+    assert [row["was_stored"] for row in rows] == [row["protocol"] == "drivesim-keyframes" for row in rows]
 
 
 @pytest.mark.parametrize(
