@@ -117,8 +117,9 @@ def _pooled_moments(
             seen = _inner(layer(piece, known), above, left, (bottom - top, wide))
             variance, mean = torch.var_mean(seen.unflatten(1, (num_groups, -1)), dim=(2, 3, 4), correction=0)
             rows_of_parts.append((mean, variance, (bottom - top) * wide))
-    means, variances = (torch.stack([part[index] for part in rows_of_parts]) for index in (0, 1))
-    shares = torch.tensor([part[2] for part in rows_of_parts], dtype=means.dtype, device=means.device)
+    means = torch.stack([mean for mean, _, _ in rows_of_parts])
+    variances = torch.stack([variance for _, variance, _ in rows_of_parts])
+    shares = torch.tensor([num for _, _, num in rows_of_parts], dtype=means.dtype, device=means.device)
     shares = (shares / shares.sum()).view(-1, 1, 1)
     mean = (shares * means).sum(dim=0)
     # what varies inside the pieces, and from piece to piece
