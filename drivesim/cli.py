@@ -36,6 +36,7 @@ from drivesim.config import (
     scene_paths,
     to_typed,
 )
+from drivesim.core.devices import check_accelerator, check_device
 from drivesim.core.run_folder import CONFIG_FILE, IDENTITY_FILE, record_run, versions
 from drivesim.core.scene import Scene
 from drivesim.core.terminal import Counter, show
@@ -207,31 +208,8 @@ def _prepare(config: PrepareCommand, out: Path, record: Record) -> None:
 def _train(config: Any, out: Path, record: Record) -> None:
     from drivesim.train.fit import fit
 
-    _check_accelerator(config.trainer.accelerator)
+    check_accelerator(config.trainer.accelerator)
     print(f"model: {fit(config, _source(config.data), out, record)}")
-
-
-def _devices() -> list[str]:
-    """The torch devices of this machine, as torch names them."""
-    import torch
-
-    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    return ["cpu", *(["cuda"] if gpus else []), *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
-
-
-def _check_device(device: str) -> None:
-    """Raises ValueError for a torch device that this machine lacks."""
-    there = _devices()
-    if device not in there:
-        raise ValueError(f"device={device}: not on this machine; valid here: {', '.join(there)}")
-
-
-def _check_accelerator(accelerator: str) -> None:
-    """Raises ValueError for a Lightning accelerator that this machine lacks."""
-    gpus = [device for device in _devices() if device in ("cuda", "mps")]
-    there = ["auto", "cpu", *(["gpu"] if gpus else []), *gpus]
-    if accelerator not in there:
-        raise ValueError(f"trainer.accelerator={accelerator}: not on this machine; valid here: {', '.join(there)}")
 
 
 def _load_simulator(model: str, device: str, **sampling: Any) -> Simulator:
@@ -244,7 +222,7 @@ def _load_simulator(model: str, device: str, **sampling: Any) -> Simulator:
 def _design(config: DesignCommand, out: Path, record: Record) -> None:
     if config.num_frames < 1:
         raise ValueError(f"num_frames is {config.num_frames}; must be 1 or more")
-    _check_device(config.device)
+    check_device(config.device)
     scenes = scene_paths(config.scene)
     simulator = _load_simulator(config.model, config.device, design_sampling=config.sampler)
     record(fingerprint=simulator.model.fingerprint)
@@ -261,7 +239,7 @@ def _rollout(config: RolloutCommand, out: Path, record: Record) -> None:
     from drivesim.viz.contact_sheet import contact_sheet
 
     config.validate()
-    _check_device(config.device)
+    check_device(config.device)
     if config.pool.kind is PoolKind.RAY and config.device.startswith("cuda") and config.pool.gpus_per_worker == 0:
         raise ValueError(f"device={config.device} with pool=ray needs pool.gpus_per_worker, such as 1 or 0.5")
     how: dict[str, Any] = {"device": config.device, "predict_sampling": config.sampler, "stages": config.stages}
@@ -324,20 +302,20 @@ def _show_progress(progress: Progress) -> None:
 def _evaluate(config: EvaluateCommand, out: Path, record: Record) -> None:
     from drivesim.evaluate.lines import protocol_lines
     from drivesim.evaluate.networks import network_configs
-    from drivesim.evaluate.obedience_run import scene_folders
+    from drivesim.evaluate.obedience_run import is_of_scenes
     from drivesim.evaluate.run import evaluate_protocols
 
     if config.compare is not None:
         _compare(config, out, record)
         return
-    if config.generated is not None and scene_folders(config.generated):
+    if config.generated is not None and is_of_scenes(config.generated):
         _obedience(config, out, record)
         return
     generated, real = config.sets()
     overrides = list(HydraConfig.get().overrides.task)
     protocols = compose_protocols(config.protocols, overrides) if config.protocols else [config.protocol]
     for extractor in chain(*network_configs(protocols, config.networks)):
-        _check_device(extractor.device)
+        check_device(extractor.device)
     scores = evaluate_protocols(
         config,
         protocols,

@@ -89,7 +89,7 @@ def _stopped_as_others() -> Iterator[None]:
 def _identity(config: TrainConfig, source: ClipSource) -> dict[str, Any]:
     """What fixes a run's weights: settings, data, and the weights it begins with; not how often it logs."""
     settings = json.loads(json.dumps(asdict(config)))
-    for name in ("cache_dir", "data", "out"):
+    for name in ("cache_dir", "data", "joins", "out"):
         settings.pop(name, None)
     length = settings.pop("trainer")
     settings |= {name: length[name] for name in ("max_steps", "accumulate", "devices", "precision")}

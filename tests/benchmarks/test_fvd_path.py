@@ -34,8 +34,8 @@ from drivesim.evaluate.protocol import ClipChoice, ProtocolConfig
 from drivesim.evaluate.videos import find_videos
 
 ROOT = Path(__file__).resolve().parents[2]
-NUM_VIDEOS, NUM_FRAMES, SIZE_HW = 4, 16, (256, 256)
-ROUNDS = 3
+NUM_VIDEOS, NUM_FRAMES, SIZE_HW = 2, 16, (256, 256)
+ROUNDS = 2
 MAX_PEAK_GB = 1.5
 
 Features = NDArray[np.float32]
