@@ -29,10 +29,14 @@ from drivesim.config import (
     RolloutCommand,
     ToytownData,
     conf_dir,
+    config_name,
     explain,
+    recipe_that_writes,
     register,
     to_typed,
 )
+from drivesim.core.files import write_json
+from drivesim.core.machine import check_accelerator, check_device, is_out_of_memory
 from drivesim.core.run_folder import CONFIG_FILE, IDENTITY_FILE, record_run, versions
 from drivesim.core.scene import Scene
 from drivesim.core.terminal import Counter, show
@@ -49,6 +53,7 @@ SCENE_SUFFIXES = (".yaml", ".yml")
 BOXES_SCALE = 4  # boxes are drawn over a copy so many times as large: names stay readable
 GO_ON = ("prepare", "train", "rollout", "evaluate")  # commands that keep what was done when they are stopped
 CLAIMING = ("train", "rollout")  # commands that check by themselves whose run a folder holds
+ADDING = (*CLAIMING, "plan")  # commands that may write into a folder that holds a run
 Record = Callable[..., None]  # writes config and origin into the run folder
 
 
@@ -94,7 +99,9 @@ def _overview() -> str:
 
 def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
     """Hands over to Hydra, which calls back with the composed config: once, or for each job of -m."""
-    register(command)
+    typed = overrides
+    name, overrides = config_name(command, typed)
+    register(command, name)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("drivesim").setLevel(logging.INFO)
     # Hydra reads flags only before the first key=value.
@@ -104,9 +111,9 @@ def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
     failed_jobs: list[int] = []
 
     def job(config: DictConfig) -> None:
-        sys.argv[1:] = [command, *overrides]  # Lightning starts the other processes of a training by it
+        sys.argv[1:] = [command, *typed]  # Lightning starts the other processes of a training by it
         try:
-            _run(command, config, overrides)
+            _run(command, config, typed)
         except (Exception, SystemExit) as error:
             hydra_config = HydraConfig.get()
             if hydra_config.mode == RunMode.MULTIRUN:  # the jobs that follow do not depend on this one
@@ -122,7 +129,7 @@ def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
 
     try:
         with _errors_as_they_are():
-            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)(job)()
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
     except SystemExit:
         if errors:
             raise errors[0] from None
@@ -149,7 +156,7 @@ def _errors_as_they_are() -> Iterator[None]:
 def _run(command: str, composed: DictConfig, overrides: Sequence[str]) -> None:
     config = to_typed(composed)
     out = _out_folder(command, config.out)
-    if command not in CLAIMING and (out / IDENTITY_FILE).exists():
+    if command not in ADDING and (out / IDENTITY_FILE).exists():
         raise ValueError(f"out={out} holds a training or a rollout, whose record would be lost; choose another")
     plain: Any = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     record = partial(record_run, out, plain, ["drivesim", command, *overrides])
@@ -159,8 +166,14 @@ def _run(command: str, composed: DictConfig, overrides: Sequence[str]) -> None:
         "design": _design,
         "rollout": _rollout,
         "evaluate": _evaluate,
+        "plan": _plan,
     }
-    runners[command](config, out, record)
+    try:
+        runners[command](config, out, record)
+    except (MemoryError, RuntimeError) as error:
+        if command not in CLAIMING or not is_out_of_memory(error):
+            raise
+        raise OSError(errno.ENOMEM, f"out of memory: {error}\n{_what_fits(command, config, overrides)}") from error
 
 
 def _out_folder(command: str, wanted: str | None) -> Path:
@@ -169,6 +182,30 @@ def _out_folder(command: str, wanted: str | None) -> Path:
     if hydra_config.mode == RunMode.MULTIRUN:
         return Path(wanted or hydra_config.sweep.dir) / str(hydra_config.job.num)
     return Path(wanted or f"runs/{command}/{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+def _what_fits(command: str, config: Any, overrides: Sequence[str]) -> str:
+    from drivesim.planning.advice import what_fits
+    from drivesim.planning.hardware import training_device
+
+    return what_fits(command, overrides, training_device(config.trainer.accelerator) if command == "train" else config.device)
+
+
+def _plan(config: Any, out: Path, record: Record) -> None:
+    if isinstance(config, RolloutCommand):
+        from drivesim.planning.plan_rollout import plan_rollout
+
+        is_designed = _is_scene(config.start)
+        plan = plan_rollout(
+            config, config.plan, model=config.model, sampler=config.sampler, device=config.device, is_designed=is_designed
+        )
+    else:
+        from drivesim.planning.plan_training import plan_training
+
+        is_there = not isinstance(config.data, ToytownData) or has_tables(config.data)
+        plan = plan_training(config, config.plan, recipe_that_writes, make_source(config.data) if is_there else None)
+    write_json(out / "plan.json", plan.to_json())
+    print(plan.text(), f"plan: {out / 'plan.json'}", sep="\n")
 
 
 def _source(data: Any) -> ClipSource:
@@ -198,31 +235,8 @@ def _prepare(config: PrepareCommand, out: Path, record: Record) -> None:
 def _train(config: Any, out: Path, record: Record) -> None:
     from drivesim.train.fit import fit
 
-    _check_accelerator(config.trainer.accelerator)
+    check_accelerator(config.trainer.accelerator)
     print(f"model: {fit(config, _source(config.data), out, record)}")
-
-
-def _devices() -> list[str]:
-    """The torch devices of this machine, as torch names them."""
-    import torch
-
-    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    return ["cpu", *(["cuda"] if gpus else []), *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
-
-
-def _check_device(device: str) -> None:
-    """Raises ValueError for a torch device that this machine lacks."""
-    there = _devices()
-    if device not in there:
-        raise ValueError(f"device={device}: not on this machine; valid here: {', '.join(there)}")
-
-
-def _check_accelerator(accelerator: str) -> None:
-    """Raises ValueError for a Lightning accelerator that this machine lacks."""
-    gpus = [device for device in _devices() if device in ("cuda", "mps")]
-    there = ["auto", "cpu", *(["gpu"] if gpus else []), *gpus]
-    if accelerator not in there:
-        raise ValueError(f"trainer.accelerator={accelerator}: not on this machine; valid here: {', '.join(there)}")
 
 
 def _load_simulator(model: str, device: str, **sampling: Any) -> Simulator:
@@ -239,7 +253,7 @@ def _design(config: DesignCommand, out: Path, record: Record) -> None:
 
     if config.num_frames < 1:
         raise ValueError(f"num_frames is {config.num_frames}; must be 1 or more")
-    _check_device(config.device)
+    check_device(config.device)
     scene = Scene.load(_scene_path(config.scene))
     simulator = _load_simulator(config.model, config.device, design_sampling=config.sampler)
     record(fingerprint=simulator.model.fingerprint)
@@ -260,7 +274,7 @@ def _rollout(config: RolloutCommand, out: Path, record: Record) -> None:
     from drivesim.viz.contact_sheet import contact_sheet
 
     config.validate()
-    _check_device(config.device)
+    check_device(config.device)
     if config.pool.kind is PoolKind.RAY and config.device.startswith("cuda") and config.pool.gpus_per_worker == 0:
         raise ValueError(f"device={config.device} with pool=ray needs pool.gpus_per_worker, such as 1 or 0.5")
     load = partial(DrivingModel.from_pretrained, config.model, device=config.device, predict_sampling=config.sampler)
@@ -294,16 +308,19 @@ def _start(config: RolloutCommand, simulator: Simulator) -> tuple[Start, dict[st
     from drivesim.rollout.start import Start, start_from_file
     from drivesim.viz.overlays import draw_boxes
 
-    path = Path(config.start)
-    is_scene = path.suffix.lower() in SCENE_SUFFIXES or (not path.suffix and not path.is_file())
-    if not is_scene:
-        start = start_from_file(path, simulator.size_hw, start_s=config.start_s, is_night=config.is_night)
+    if not _is_scene(config.start):
+        start = start_from_file(config.start, simulator.size_hw, start_s=config.start_s, is_night=config.is_night)
         return start, {"start.png": start.frame_HWC}
     scene = Scene.load(_scene_path(config.start))
     frame = simulator.design(scene, seed=config.seed)
     boxes = draw_boxes(frame, scene.picture_boxes(simulator.size_hw), BOXES_SCALE)
     start = Start(name=scene.name, frame_HWC=frame, is_night=scene.is_night)
     return start, {"start.png": frame, "start_boxes.png": boxes}
+
+
+def _is_scene(start: str) -> bool:
+    path = Path(start)
+    return path.suffix.lower() in SCENE_SUFFIXES or (not path.suffix and not path.is_file())
 
 
 def _scene_path(name: str) -> Path:
@@ -342,14 +359,13 @@ def _evaluate(config: EvaluateCommand, out: Path, record: Record) -> None:
         missing = [name for name in ("generated", "real") if getattr(config, name) is None]
         raise ValueError(f"no value for {', '.join(missing)}; give one as {missing[0]}=FOLDER, or compare='[A, B]'")
     for extractor in config.protocol.extractors:
-        _check_device(extractor.device)
+        check_device(extractor.device)
     scores = evaluate(config, config.generated, config.real, out, draw_drift=_draw_drift)
     record()
     print(*score_lines(scores), f"report: {scores.report}", sep="\n")
 
 
 def _compare(config: EvaluateCommand, out: Path, record: Record) -> None:
-    from drivesim.core.files import write_json
     from drivesim.evaluate.compare import compare
     from drivesim.evaluate.lines import comparison_lines
 

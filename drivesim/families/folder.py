@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from drivesim.conditioning.driving import DrivingConditioner
 from drivesim.conditioning.rate_label import RateLabel
+from drivesim.core.machine import is_out_of_memory
 from drivesim.diffusion.schedule import DDIMScheduler
 from drivesim.models.autoencoder import AutoencoderKL, VQModel
 from drivesim.models.build import UNet2DConditionModel
@@ -93,8 +94,30 @@ def load_parts(folder: Path, names: Iterable[str] = REQUIRED, dtype: torch.dtype
     return {name: _load_part(folder, name, dtype) for name in names}
 
 
-def _load_part(folder: Path, name: str, dtype: torch.dtype) -> Any:
-    classes, config_file, weight_file = PARTS[name]
+def blank_parts(folder: Path, names: Iterable[str] = REQUIRED) -> dict[str, Any]:
+    """The parts of a model folder by name, without weights: on the meta device, where they take no memory.
+
+    Raises:
+        ValueError: a part that is missing or not of its class; says which.
+    """
+    parts = {}
+    for name in names:
+        part_class = _part_class(folder, name)
+        if PARTS[name][2] is None:
+            parts[name] = part_class.from_pretrained(folder / name, local_files_only=True)
+            continue
+        with torch.device("meta"):
+            parts[name] = part_class.from_config(part_class.load_config(folder / name, local_files_only=True)).eval()
+    return parts
+
+
+def _part_class(folder: Path, name: str) -> Any:
+    """The class of a stored part.
+
+    Raises:
+        ValueError: the part is missing, or of another class than a model's part of that name may be.
+    """
+    classes, config_file, _ = PARTS[name]
     part = folder / name
     if not (part / config_file).is_file():
         raise ValueError(f"{folder}: part {name!r} is missing ({name}/{config_file} not found)")
@@ -108,7 +131,12 @@ def _load_part(folder: Path, name: str, dtype: torch.dtype) -> Any:
     by_name = {part_class.__name__: part_class for part_class in classes}
     if stored_class not in by_name:
         raise ValueError(f"{folder}: part {name!r} is a {stored_class}, expected {' or '.join(by_name)}")
-    part_class = by_name[stored_class]
+    return by_name[stored_class]
+
+
+def _load_part(folder: Path, name: str, dtype: torch.dtype) -> Any:
+    part_class = _part_class(folder, name)
+    part, weight_file = folder / name, PARTS[name][2]
     if weight_file is None:
         return part_class.from_pretrained(part, local_files_only=True)
     _check_weights(folder, name, part / weight_file)
@@ -122,6 +150,8 @@ def _load_part(folder: Path, name: str, dtype: torch.dtype) -> Any:
             output_loading_info=True,
         )
     except (RuntimeError, ValueError, OSError) as error:
+        if is_out_of_memory(error):
+            raise
         lines = [line.strip() for line in str(error).strip().splitlines()]
         cause = " ".join(lines[:2])  # torch's first line says that something is wrong, the second one what
         raise ValueError(f"{folder}: part {name!r}: weights and config do not belong together: {cause}") from error

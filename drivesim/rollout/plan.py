@@ -43,6 +43,11 @@ class Plan:
         return 1 + -(-after_first // self._later_chunk)
 
     @property
+    def num_made(self) -> int:
+        """Frames that the calls make; those of the last one that are beyond the end are thrown away."""
+        return self._first_chunk + (self.num_chunks - 1) * self._later_chunk
+
+    @property
     def _first_chunk(self) -> int:
         return (self.frames_per_call - 1) * self.frames_per_gap + 1
 

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from drivesim.conditioning.driving import make_conditioner
 from drivesim.conditioning.rate_label import RateLabel
 from drivesim.diffusion.schedule import training_schedule
@@ -18,6 +21,20 @@ from drivesim.train.latent_ldm import ImageStage, PredictionStage
 from drivesim.train.stage import Stage
 
 Parts = dict[str, Any]  # of a model folder, by name
+Shapes = dict[str, tuple[int, int, int]]  # of what a clip's frames are, by name: channels, height, width
+EXAMPLE_BOXES = 24  # of a busy frame
+
+
+def _pictures(config: TrainConfig, _: Parts, is_training: bool) -> Shapes:
+    crop_hw = config.crop.size_hw if is_training else []
+    height, width = crop_hw or config.size_hw
+    return {"frames": (3, height, width)}
+
+
+def _latents(config: TrainConfig, parts: Parts, _: bool) -> Shapes:
+    f = downsampling(parts["autoencoder"])
+    channels = parts["autoencoder"].config.latent_channels
+    return {"latents": (channels, config.size_hw[0] // f, config.size_hw[1] // f)}
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -30,6 +47,29 @@ class Recipe:
     stage: Callable[[TrainConfig, Parts], Stage]
     num_frames: Callable[[TrainConfig], int]  # of a training clip
     rates: Callable[[TrainConfig], list[float]]  # frame rates of training clips
+    clip: Callable[[TrainConfig, Parts, bool], Shapes] = _latents  # what it learns from; True = in training
+
+    def example_batch(self, config: TrainConfig, parts: Parts, *, is_training: bool) -> dict[str, Tensor]:
+        """A batch of the shapes and types that `data.batches.collate` gives, made on torch's default device.
+
+        Args:
+            config: the stage and its settings.
+            parts: those of `init` and those that the stage makes.
+            is_training: False = a batch of the validation.
+        """
+        b, t = config.loader.batch_size, self.num_frames(config)
+        if not is_training:
+            b = min(b, config.loader.num_val_items)
+        shapes = self.clip(config, parts, is_training)
+        return {
+            **{f"{name}_BTCHW": torch.zeros(b, t, *shape) for name, shape in shapes.items()},
+            "boxes_BTN4": torch.zeros(b, t, EXAMPLE_BOXES, 4),
+            "classes_BTN": torch.zeros(b, t, EXAMPLE_BOXES, dtype=torch.int64),
+            "num_cars_BT": torch.zeros(b, t, dtype=torch.int64),
+            "is_night_B": torch.zeros(b, dtype=torch.int64),
+            "has_boxes_B": torch.ones(b, dtype=torch.bool),
+            "rate_B": torch.zeros(b, dtype=torch.int64),
+        }
 
 
 def _make_image(config: TrainConfig, parts: Parts) -> Parts:
@@ -66,6 +106,7 @@ RECIPES: dict[StageName, Recipe] = {
         ),
         num_frames=lambda _: 1,
         rates=lambda config: [config.fps],
+        clip=_pictures,
     ),
     StageName.IMAGE: Recipe(
         needs=("autoencoder",),
