@@ -25,6 +25,7 @@ from drivesim.config import (
     HYDRA_ERRORS,
     DesignCommand,
     EvaluateCommand,
+    PlanRolloutCommand,
     PrepareCommand,
     RolloutCommand,
     ToytownData,
@@ -33,6 +34,7 @@ from drivesim.config import (
     explain,
     recipe_that_writes,
     register,
+    scene_path,
     to_typed,
 )
 from drivesim.core.files import write_json
@@ -173,7 +175,9 @@ def _run(command: str, composed: DictConfig, overrides: Sequence[str]) -> None:
     except (MemoryError, RuntimeError) as error:
         if command not in CLAIMING or not is_out_of_memory(error):
             raise
-        raise OSError(errno.ENOMEM, f"out of memory: {error}\n{_what_fits(command, config, overrides)}") from error
+        from drivesim.planning.advice import what_fits
+
+        raise OSError(f"out of memory: {error}\n{what_fits(command, overrides, str(error))}") from error
 
 
 def _out_folder(command: str, wanted: str | None) -> Path:
@@ -184,26 +188,19 @@ def _out_folder(command: str, wanted: str | None) -> Path:
     return Path(wanted or f"runs/{command}/{time.strftime('%Y%m%d-%H%M%S')}")
 
 
-def _what_fits(command: str, config: Any, overrides: Sequence[str]) -> str:
-    from drivesim.planning.advice import what_fits
-    from drivesim.planning.hardware import training_device
-
-    return what_fits(command, overrides, training_device(config.trainer.accelerator) if command == "train" else config.device)
-
-
 def _plan(config: Any, out: Path, record: Record) -> None:
-    if isinstance(config, RolloutCommand):
+    if isinstance(config, PlanRolloutCommand):
         from drivesim.planning.plan_rollout import plan_rollout
 
-        is_designed = _is_scene(config.start)
         plan = plan_rollout(
-            config, config.plan, model=config.model, sampler=config.sampler, device=config.device, is_designed=is_designed
-        )
+            config, config.plan, model=config.model, sampler=config.sampler, device=config.device,
+            is_designed=_is_scene(config.start),
+        )  # fmt: skip
     else:
         from drivesim.planning.plan_training import plan_training
 
-        is_there = not isinstance(config.data, ToytownData) or has_tables(config.data)
-        plan = plan_training(config, config.plan, recipe_that_writes, make_source(config.data) if is_there else None)
+        there = Path(config.data.root, getattr(config.data, "version", "")).expanduser().is_dir()
+        plan = plan_training(config, config.plan, recipe_that_writes, make_source(config.data) if there else None)
     write_json(out / "plan.json", plan.to_json())
     print(plan.text(), f"plan: {out / 'plan.json'}", sep="\n")
 
@@ -254,7 +251,7 @@ def _design(config: DesignCommand, out: Path, record: Record) -> None:
     if config.num_frames < 1:
         raise ValueError(f"num_frames is {config.num_frames}; must be 1 or more")
     check_device(config.device)
-    scene = Scene.load(_scene_path(config.scene))
+    scene = Scene.load(scene_path(config.scene))
     simulator = _load_simulator(config.model, config.device, design_sampling=config.sampler)
     record(fingerprint=simulator.model.fingerprint)
     scene.save(out / "scene.yaml")
@@ -305,17 +302,16 @@ def _save_beginning(out: Path, pictures: dict[str, NDArray[np.uint8]], record: R
 
 def _start(config: RolloutCommand, simulator: Simulator) -> tuple[Start, dict[str, NDArray[np.uint8]]]:
     """The start frame, designed from a scene or taken from a picture or video; and pictures of it by file name."""
-    from drivesim.rollout.start import Start, start_from_file
+    from drivesim.rollout.start import start_from_file
     from drivesim.viz.overlays import draw_boxes
 
     if not _is_scene(config.start):
         start = start_from_file(config.start, simulator.size_hw, start_s=config.start_s, is_night=config.is_night)
         return start, {"start.png": start.frame_HWC}
-    scene = Scene.load(_scene_path(config.start))
-    frame = simulator.design(scene, seed=config.seed)
-    boxes = draw_boxes(frame, scene.picture_boxes(simulator.size_hw), BOXES_SCALE)
-    start = Start(name=scene.name, frame_HWC=frame, is_night=scene.is_night)
-    return start, {"start.png": frame, "start_boxes.png": boxes}
+    scene = Scene.load(scene_path(config.start))
+    start = simulator.start(scene, seed=config.seed)
+    boxes = draw_boxes(start.frame_HWC, scene.picture_boxes(simulator.size_hw), BOXES_SCALE)
+    return start, {"start.png": start.frame_HWC, "start_boxes.png": boxes}
 
 
 def _is_scene(start: str) -> bool:
@@ -323,20 +319,16 @@ def _is_scene(start: str) -> bool:
     return path.suffix.lower() in SCENE_SUFFIXES or (not path.suffix and not path.is_file())
 
 
-def _scene_path(name: str) -> Path:
-    """A scene file, or one that ships with drivesim by its name."""
-    shipped = {path.stem: path for path in sorted((conf_dir() / "scenes").glob("*.yaml"))}
-    if Path(name).is_file() or name not in shipped:
-        if not Path(name).is_file():
-            raise ValueError(f"no scene file {name}; shipped scenes: {', '.join(shipped)}")
-        return Path(name)
-    return shipped[name]
-
-
 def _report_failures(rows: list[Row], out: Path) -> None:
+    from drivesim.planning.advice import what_fits
+    from drivesim.rollout.rows import OUT_OF_MEMORY
+
     failed = [row for row in rows if not row.ok]
     for row in failed:
         print(f"future {row.future} failed: {row.error}", file=sys.stderr)
+    causes = [row.error for row in failed if row.error is not None and row.error.startswith(OUT_OF_MEMORY)]
+    if causes:
+        print(what_fits("rollout", sys.argv[2:], causes[0]), file=sys.stderr)
     if failed:
         raise SystemExit(f"drivesim: {len(failed)} of {len(rows)} futures failed; again with out={out} goes on")
 

@@ -23,7 +23,7 @@ from drivesim.data.export import ExportConfig
 from drivesim.data.nuscenes import NuScenesConfig
 from drivesim.data.prepare import PrepareConfig
 from drivesim.data.videos import VideoFolderConfig
-from drivesim.diffusion.settings import SamplerOverrides
+from drivesim.diffusion.settings import PredictionOverrides, SamplerOverrides
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.run import EvaluateConfig
 from drivesim.planning.hardware import PlanConfig
@@ -75,7 +75,7 @@ class RolloutCommand(RolloutConfig):
     start_s: float = 0.0  # of a video: the time of its start frame
     is_night: bool | None = None  # of a picture or video; None = unknown
     model: str = "toytown"  # name of a shipped model, or a model folder
-    sampler: SamplerOverrides = dataclasses.field(default_factory=SamplerOverrides)  # group sampler, of the prediction
+    sampler: PredictionOverrides = dataclasses.field(default_factory=PredictionOverrides)  # group sampler
     device: str = "cpu"  # torch device
     out: str | None = None  # run folder; None = runs/rollout/TIME
 
@@ -130,7 +130,7 @@ COMMANDS = {
     "design": "make start frames from a scene file, with the boxes drawn over a copy",
     "rollout": "make several futures of one start frame, as videos",
     "evaluate": "score generated videos against real ones, with a report",
-    "plan": "what `train KEYS` or `rollout KEYS` will need: write plan in front; plan.hardware=h100 asks for another GPU",
+    "plan": "parameters, memory, disk and time that `train KEYS` or `rollout KEYS` will need: write plan in front",
 }
 PLANNED = ("train", "rollout")  # commands that can be planned
 
@@ -173,7 +173,8 @@ def register(command: str, name: str) -> None:
         schema = _plan_train_command() if command == "plan" else _train_command()
     else:
         schema = PlanRolloutCommand if command == "plan" else _COMMAND_SCHEMAS[name]
-    for place, node in {**_SCHEMAS, name: schema}.items():
+    samplers = {"sampler": PredictionOverrides} if name == "rollout" else {}
+    for place, node in {**_SCHEMAS, **samplers, name: schema}.items():
         store.store(group="schema", name=place, node=node)
 
 
@@ -190,6 +191,20 @@ def conf_dir() -> Path:
     if not (found / "quiet.yaml").is_file():
         raise FileNotFoundError(f"{found}: drivesim's configs are not there; the installation is broken")
     return found
+
+
+def scene_path(name: str) -> Path:
+    """A scene file, or one that ships with drivesim by its name.
+
+    Raises:
+        ValueError: neither; names the shipped ones.
+    """
+    shipped = {path.stem: path for path in sorted((conf_dir() / "scenes").glob("*.yaml"))}
+    if Path(name).is_file():
+        return Path(name)
+    if name not in shipped:
+        raise ValueError(f"no scene file {name}; shipped scenes: {', '.join(shipped)}")
+    return shipped[name]
 
 
 def compose(command: str, overrides: Sequence[str] = ()) -> Any:

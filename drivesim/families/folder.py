@@ -20,6 +20,7 @@ from drivesim.diffusion.schedule import DDIMScheduler
 from drivesim.models.autoencoder import AutoencoderKL, VQModel
 from drivesim.models.build import UNet2DConditionModel
 from drivesim.models.temporal_stack import TemporalStack
+from drivesim.models.video_decoder import VideoDecoder
 
 INDEX = "model_index.json"
 
@@ -32,9 +33,11 @@ PARTS: dict[str, tuple[tuple[Any, ...], str, str | None]] = {
     "scheduler": ((DDIMScheduler,), "scheduler_config.json", None),
     "interpolation": ((TemporalStack,), "config.json", "diffusion_pytorch_model.safetensors"),
     "rate_label": ((RateLabel,), "config.json", "diffusion_pytorch_model.safetensors"),
+    "video_decoder": ((VideoDecoder,), "config.json", "diffusion_pytorch_model.safetensors"),
 }
 REQUIRED = ("autoencoder", "backbone", "conditioner", "temporal", "scheduler")
-OPTIONAL = {"rates": ("interpolation", "rate_label")}  # key of the index -> parts that come with it
+# key of the index -> parts that come with it
+OPTIONAL = {"rates": ("interpolation", "rate_label"), "video_decoder": ("video_decoder",)}
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 

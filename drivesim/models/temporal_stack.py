@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from drivesim.nn.temporal import (
     Mix,
+    NoiseLevelEmbedding,
     TemporalResBlock,
     TemporalTransformerBlock,
     from_time_view,
@@ -107,9 +108,12 @@ class TemporalStack(ModelMixin, ConfigMixin):
         feed_forward_mult: width of the temporal feed-forward layers.
         hold_context: whether the context of frames that are not given is the last given frame; False = zeros. Kept
             for those who make the context.
+        context_noise: the largest diffusion step that given frames may be noised to; above 0 the stack is told
+            the step.
     """
 
     _supports_gradient_checkpointing = False
+    may_be_fresh = ("noise_embed.",)  # weights that begin without effect: a stack without them is a beginning too
 
     @register_to_config
     def __init__(
@@ -128,8 +132,10 @@ class TemporalStack(ModelMixin, ConfigMixin):
         cross_attention_dim: int | None = None,
         feed_forward_mult: int = 4,
         hold_context: bool = False,
+        context_noise: int = 0,
     ):
         super().__init__()
+        self.noise_embed = NoiseLevelEmbedding(time_embed_dim) if context_noise else None
         shared = {
             "time_embed_dim": time_embed_dim,
             "norm_num_groups": norm_num_groups,
@@ -170,6 +176,7 @@ class TemporalStack(ModelMixin, ConfigMixin):
         cross_attention_dim: int | None = None,
         feed_forward_mult: int = 4,
         hold_context: bool = False,
+        context_noise: int = 0,
     ) -> TemporalStack:
         """The stack that fits a backbone.
 
@@ -205,11 +212,11 @@ class TemporalStack(ModelMixin, ConfigMixin):
             cross_attention_dim=cross_attention_dim,
             feed_forward_mult=feed_forward_mult,
             hold_context=hold_context,
+            context_noise=context_noise,
         )
 
     def set_alpha(self, value: float) -> None:
         """Sets every alpha; 1.0 makes the video model the image model exactly."""
-        logit = math.inf if value >= 1 else math.log(max(value, 1e-12) / (1 - value))
         for module in self.modules():
             if isinstance(module, Mix):
-                module.logit.data.fill_(logit)
+                module.set_alpha(value)

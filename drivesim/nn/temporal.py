@@ -43,6 +43,23 @@ def sinusoidal(positions: Tensor, dim: int, max_period: float = 10_000.0) -> Ten
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
+class NoiseLevelEmbedding(nn.Module):
+    """A diffusion step, to which given frames are noised, as an addition to the time embedding; begins at zero."""
+
+    def __init__(self, dim: int, num_frequencies: int = 64):
+        super().__init__()
+        self.num_frequencies = num_frequencies
+        self.proj_in = nn.Linear(num_frequencies, dim)
+        self.proj_out = nn.Linear(dim, dim)
+        for parameter in self.proj_out.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, level_B: Tensor) -> Tensor:
+        """(B,) steps to (B, dim)."""
+        waves = sinusoidal(level_B, self.num_frequencies).to(self.proj_in.weight.dtype)
+        return self.proj_out(F.silu(self.proj_in(waves)))  # type: ignore[no-any-return]
+
+
 class Mix(nn.Module):
     """`alpha * spatial + (1 - alpha) * temporal`, alpha = sigmoid of a learned number (§3.1).
 
@@ -53,6 +70,10 @@ class Mix(nn.Module):
     def __init__(self, num_alphas: int = 1, initial: float = 0.5):
         super().__init__()
         self.logit = nn.Parameter(torch.full((num_alphas,), math.log(initial / (1 - initial))))
+
+    def set_alpha(self, value: float) -> None:
+        """Sets alpha; at 1 the spatial layers are all there is."""
+        self.logit.data.fill_(math.inf if value >= 1 else math.log(max(value, 1e-12) / (1 - value)))
 
     def alpha(self, num_frames: int) -> Tensor:
         """(T,) in [0, 1], or (1,) when all frames share one."""

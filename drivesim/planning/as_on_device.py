@@ -1,12 +1,14 @@
-"""Makes code on the meta device choose what it would choose on a real one: fused attention and mixed precision.
+"""Makes code run on the meta device as on a real one: fused attention, mixed precision, and results that leave it.
 
-The meta device has neither: attention falls back to a matrix of all scores, and autocast knows no such device.
+The meta device has none of these: attention falls back to a matrix of all scores, autocast knows no such device, and
+tensors without values cannot be copied to the CPU.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,7 +28,7 @@ _IN_32_BIT = {
 
 
 class AsOnDevice(TorchFunctionMode):
-    """While it is entered, attention is fused, and with `low` in 16 bits where autocast would have it so.
+    """While it is entered, meta tensors behave as those of a real device; what is read of their values is zero or true.
 
     Args:
         low: 16-bit type of mixed precision; None = everything as it comes.
@@ -45,6 +47,10 @@ class AsOnDevice(TorchFunctionMode):
             args, kwargs = tree_map(_to_float, (args, kwargs))
         if func is F.scaled_dot_product_attention and args[0].is_meta:
             return _fused_attention(*args, **kwargs)
+        if func in _LEAVING and args[0].is_meta:
+            return _LEAVING[func](args[0])
+        if func is Tensor.to and args[0].is_meta:
+            args, kwargs = tree_map(_stay, (args, kwargs))
         return func(*args, **kwargs)
 
     def _to_low(self, value: Any) -> Any:
@@ -55,6 +61,25 @@ class AsOnDevice(TorchFunctionMode):
         if id(value) not in self._copies:
             self._copies[id(value)] = (value, value.to(self.low))
         return self._copies[id(value)][1]
+
+
+def _stay(value: Any) -> Any:
+    is_device = isinstance(value, (torch.device, str))
+    return torch.device("meta") if is_device else value
+
+
+def _array(tensor: Tensor) -> Any:
+    kind = torch.empty(0, dtype=tensor.dtype).numpy().dtype
+    return np.broadcast_to(np.zeros((), dtype=kind), tuple(tensor.shape))  # one number, whatever the shape
+
+
+# What takes values off the device.
+_LEAVING: dict[Any, Any] = {
+    Tensor.cpu: lambda tensor: tensor,
+    Tensor.numpy: _array,
+    Tensor.__bool__: lambda tensor: True,
+    Tensor.item: lambda tensor: 0,
+}
 
 
 def _to_float(value: Any) -> Any:

@@ -10,6 +10,7 @@ from drivesim.planning.hardware import Hardware
 from drivesim.planning.speed import SHARE_OF_BANDWIDTH, SHARE_OF_PEAK, Speed
 
 _WIDTH = 34  # of the first column
+VERDICTS = ("fits: ", "does not fit: ")  # how the last lines of a plan begin
 
 
 @dataclass(kw_only=True, slots=True)
@@ -64,9 +65,15 @@ class Plan:
         """An aligned table for people."""
         measured = "measured here" if self.hardware.sheet is None else "not measured: from its data sheet"
         lines = [f"{self.what} on {self.hardware.name} ({measured})", "", "parameters"]
-        lines += [_line(p.name, f"{p.num_parameters / 1e6:.2f} M", "trained" if p.is_trained else "") for p in self.parts]
+        lines += [
+            _line(p.name, f"{p.num_parameters / 1e6:.2f} M", "trained" if p.is_trained else "") for p in self.parts
+        ]
         lines.append(_line("sum", f"{sum(p.num_parameters for p in self.parts) / 1e6:.2f} M"))
-        tables = (("FLOPs", self.flops, in_flops), ("peak memory", self.memory, in_bytes), ("disk", self.disk, in_bytes))
+        tables = (
+            ("FLOPs", self.flops, in_flops),
+            ("peak memory", self.memory, in_bytes),
+            ("disk", self.disk, in_bytes),
+        )
         for title, rows, shown in (*tables, ("time", self.time, in_time)):
             lines += ["", title]
             if not rows:
@@ -80,7 +87,8 @@ class Plan:
     def verdict(self) -> list[str]:
         """Whether it fits, and what would."""
         need, have = in_bytes(self.memory_bytes), in_bytes(self.hardware.memory_bytes)
-        lines = [f"fits: {need} of {have}" if self.fits else f"does not fit: {need} needed, {have} there"]
+        fits, does_not = VERDICTS
+        lines = [f"{fits}{need} of {have}" if self.fits else f"{does_not}{need} needed, {have} there"]
         if self.changes is None:
             return lines
         if not self.changes:

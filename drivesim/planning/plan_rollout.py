@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from drivesim.core.machine import num_cores, resident_bytes
-from drivesim.diffusion.settings import SamplerOverrides
+from drivesim.diffusion.settings import PredictionOverrides
 from drivesim.planning.changes import Override, applied, fitting, rollout_changes
 from drivesim.planning.disk import rollout_disk
 from drivesim.planning.hardware import Hardware, PlanConfig, choose_hardware
@@ -21,7 +21,7 @@ def plan_rollout(
     wanted: PlanConfig,
     *,
     model: str,
-    sampler: SamplerOverrides,
+    sampler: PredictionOverrides,
     device: str,
     is_designed: bool,
 ) -> Plan:

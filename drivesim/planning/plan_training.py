@@ -9,14 +9,13 @@ from drivesim.planning.disk import cached_frames, training_disk
 from drivesim.planning.hardware import PlanConfig, choose_hardware, training_device
 from drivesim.planning.plan import Plan, flop_rows, memory_rows, sheet_note, time_rows
 from drivesim.planning.speed import choose_speed
-from drivesim.planning.training_demand import FindRecipe, learns_from_latents, stage_parts, training_demand
+from drivesim.planning.training_demand import FindRecipe, stage_parts, training_demand
 from drivesim.rollout.pools import torch_threads
 from drivesim.train.config import StageName, TrainConfig
+from drivesim.train.recipes import RECIPES
 
 
-def plan_training(
-    config: TrainConfig, wanted: PlanConfig, find_recipe: FindRecipe, source: ClipSource | None
-) -> Plan:
+def plan_training(config: TrainConfig, wanted: PlanConfig, find_recipe: FindRecipe, source: ClipSource | None) -> Plan:
     """What a training run will need.
 
     Args:
@@ -36,6 +35,7 @@ def plan_training(
     with torch_threads(config.trainer.num_threads):
         speed = choose_speed(hardware, [phase.work for phase in demand.phases], wanted.measure_s)
     process_bytes = hardware.process_bytes(now_bytes)
+    encoder = None if RECIPES[StageName(config.stage)].learns_from_pictures else parts["autoencoder"]
     notes = ["each process; the batch, and so the time of a step, is a process's"] if config.trainer.devices > 1 else []
     if config.loader.num_workers:
         notes.append(f"the {config.loader.num_workers} loader processes of the machine are not in the peak")
@@ -47,9 +47,7 @@ def plan_training(
         parts=demand.parts,
         memory=memory_rows(demand, process_bytes, hardware.heap_share),
         flops=flop_rows(demand),
-        disk=training_disk(
-            config, demand, parts["autoencoder"] if learns_from_latents(config, parts) else None, num_cached
-        ),
+        disk=training_disk(config, demand, encoder, num_cached),
         time=time_rows(demand, speed),
         notes=notes if hardware.sheet is None else [sheet_note(), *notes],
     )

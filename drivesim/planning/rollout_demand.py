@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from drivesim.conditioning.driving import DrivingConditions
 from drivesim.core.boxes import MAX_BOXES
-from drivesim.diffusion.settings import SamplerOverrides
+from drivesim.diffusion.settings import PredictionOverrides, SamplingConfig
 from drivesim.families.driving import DrivingModel
 from drivesim.families.folder import blank_parts, find_model, part_names, read_index
 from drivesim.planning.as_on_device import AsOnDevice
@@ -20,13 +21,14 @@ from drivesim.planning.demand import Demand, Phase, part_sizes, weight_bytes
 from drivesim.planning.speed import Work
 from drivesim.planning.tally import Tally
 from drivesim.rollout.cascade import WINDOWS_AT_ONCE
-from drivesim.rollout.plan import NUM_GIVEN, Plan
+from drivesim.rollout.plan import Plan
 from drivesim.rollout.run import RolloutConfig
 
 _COUNTED_STEPS = 2  # of sampling: multistep samplers remember one
+_FINISHED_AT_ONCE = 16  # frames of which the work of decoding, and of what follows it, is counted
 
 
-def blank_model(folder_or_name: str, sampling: SamplerOverrides) -> DrivingModel:
+def blank_model(folder_or_name: str, sampling: PredictionOverrides) -> DrivingModel:
     """A model without weights, which takes no memory.
 
     Raises:
@@ -40,7 +42,12 @@ def blank_model(folder_or_name: str, sampling: SamplerOverrides) -> DrivingModel
 def future_plan(config: RolloutConfig, model: DrivingModel) -> Plan:
     """The calls of one future."""
     num_frames = max(1, round(config.seconds * model.fps))
-    return Plan(num_frames=num_frames, frames_per_call=model.num_frames, frames_per_gap=model.frames_per_gap)
+    return Plan(
+        num_frames=num_frames,
+        frames_per_call=model.num_frames,
+        num_given=model.num_given,
+        frames_per_gap=model.frames_per_gap,
+    )
 
 
 def rollout_demand(config: RolloutConfig, model: DrivingModel, *, is_designed: bool) -> Demand:
@@ -57,15 +64,20 @@ def rollout_demand(config: RolloutConfig, model: DrivingModel, *, is_designed: b
     phases = [_counted("encoding the start", 1, lambda: model.encode(np.zeros((1, *model.size_hw, 3), np.uint8)))]
     if is_designed:
         phases.append(_sampled("designing the start", 1, model, "design_sampling", lambda: _design(model)))
-    given = torch.zeros(1, NUM_GIVEN, *latent, device="meta")
+    given = torch.zeros(1, model.num_given, *latent, device="meta")
     phases.append(
         _sampled("predicting key frames", num_chunks, model, "predict_sampling", lambda: _predict(model, given))
     )
     if model.num_passes:
         phases.append(_filling_in(model, num_chunks, latent))
-    frame = torch.zeros(1, *latent, device="meta")
-    num_decoded = config.futures * plan.num_made
-    phases.append(_counted("decoding a frame", num_decoded, lambda: model.autoencoder.decode(frame).sample))
+    piece = torch.zeros(min(plan.num_frames, _FINISHED_AT_ONCE), *latent, device="meta")
+    pieces = config.futures * plan.num_frames / len(piece)
+    phases.append(
+        _sampled(
+            f"finishing {len(piece)} frames", pieces, model, "upsample_sampling",
+            lambda: model.finish({}, piece, key=(0,), is_last=True),
+        )
+    )  # fmt: skip
     parts = _parts_of(model)
     weights = sum(weight_bytes(part) for part in parts.values())
     return Demand(
@@ -103,7 +115,7 @@ def _filling_in(model: DrivingModel, num_chunks: int, latent: tuple[int, ...]) -
     """All passes of interpolation, in batches of windows; the number of batches is that of a whole chunk."""
     assert model.interpolator is not None
     factor = int(model.interpolator.temporal.config.num_frames) - 1
-    gaps = [(model.num_frames - NUM_GIVEN) * factor**number for number in range(model.num_passes)]
+    gaps = [(model.num_frames - model.num_given) * factor**number for number in range(model.num_passes)]
     calls = sum(-(-gap // WINDOWS_AT_ONCE) for gap in gaps)
     windows = min(WINDOWS_AT_ONCE, max(gaps))
     ends = torch.zeros(windows, 2, *latent, device="meta")
@@ -122,12 +134,14 @@ def _counted(name: str, count: float, run: Callable[[], object]) -> Phase:
 
 
 def _sampled(name: str, count: float, model: Any, sampling: str, run: Callable[[], object]) -> Phase:
-    """A sampling loop, of which two steps are run and the others are as the second."""
-    whole = getattr(model, sampling)
+    """A sampling loop, of which two steps are run and the others are as the second; without its settings, no loop."""
+    whole: SamplingConfig | None = getattr(model, sampling, None)
+    if whole is None:
+        return _counted(name, count, run)
     works = []
     try:
         for steps in range(1, min(whole.steps, _COUNTED_STEPS) + 1):
-            setattr(model, sampling, SamplerOverrides(steps=steps).over(whole))
+            setattr(model, sampling, replace(whole, steps=steps))
             phase = _counted(name, count, run)
             works.append(phase.work)
     finally:

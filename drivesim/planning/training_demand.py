@@ -48,14 +48,9 @@ def training_demand(config: TrainConfig, parts: Parts, num_cached: int | None = 
         }
     demand = _steps(stage, config, batches, low)
     demand.parts = part_sizes(parts, recipe.trains)
-    if learns_from_latents(config, parts):
+    if not recipe.learns_from_pictures:
         demand.phases.insert(0, _caching(parts["autoencoder"], config, num_cached or 0))
     return demand
-
-
-def learns_from_latents(config: TrainConfig, parts: Parts) -> bool:
-    """Whether the stage's clips are latents, which are cached."""
-    return "latents" in RECIPES[StageName(config.stage)].clip(config, parts, True)
 
 
 def stage_parts(config: TrainConfig, find_recipe: FindRecipe) -> Parts:
@@ -88,7 +83,8 @@ def _model_folder(init: str, needs: tuple[str, ...]) -> Path:
         return find_model(init)
     except ValueError as error:
         raise ValueError(
-            f"init={init}: {error}; no shipped recipe writes that folder, so the sizes of {', '.join(needs)} are not known"
+            f"init={init}: {error}; no shipped recipe writes that folder, so the sizes of {', '.join(needs)} "
+            "are not known"
         ) from error
 
 
@@ -147,7 +143,7 @@ def _step(
     stage: Stage, optimizer: torch.optim.Optimizer, config: TrainConfig, batch: dict[str, Tensor], tally: Tally,
     low: Any,
 ) -> None:  # fmt: skip
-    """One optimizer step; the gradients of the step before are freed between forward and backward, as Lightning does."""
+    """One optimizer step; as in Lightning, the gradients of the step before are freed between forward and backward."""
     for micro in range(config.trainer.accumulate):
         with tally, AsOnDevice(low):
             loss = stage.loss(batch, torch.Generator())["loss"]
@@ -170,4 +166,6 @@ def _caching(autoencoder: Autoencoder, config: TrainConfig, num_cached: int) -> 
     with Tally() as tally, AsOnDevice():
         encode(autoencoder, np.zeros((FRAMES_AT_ONCE, height, width, 3), dtype=np.uint8))
     count = num_cached / FRAMES_AT_ONCE
-    return Phase(name=f"latents of {FRAMES_AT_ONCE} frames", peak_bytes=tally.peak_bytes, work=Work.of(tally), count=count)
+    return Phase(
+        name=f"latents of {FRAMES_AT_ONCE} frames", peak_bytes=tally.peak_bytes, work=Work.of(tally), count=count
+    )

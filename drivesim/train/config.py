@@ -8,12 +8,14 @@ from enum import Enum
 from drivesim.conditioning.driving import ConditionerConfig
 from drivesim.data.batches import CropConfig
 from drivesim.data.module import DataModuleConfig
-from drivesim.diffusion.settings import SamplingConfig, ScheduleConfig
+from drivesim.diffusion.settings import PredictionSamplingConfig, SamplingConfig, ScheduleConfig
 from drivesim.models.build import AutoencoderConfig, BackboneConfig, InterpolationConfig, TemporalConfig
+from drivesim.models.video_decoder import VideoDecoderConfig
 from drivesim.train.autoencoder import AutoencoderLossConfig
 from drivesim.train.interpolation import InterpolationLossConfig
 from drivesim.train.latent_ldm import ImageLossConfig, PredictionLossConfig
 from drivesim.train.optim import OptimConfig
+from drivesim.train.video_decoder import VideoDecoderLossConfig
 
 
 class StageName(str, Enum):
@@ -23,6 +25,7 @@ class StageName(str, Enum):
     IMAGE = "image"
     PREDICTION = "prediction"
     INTERPOLATION = "interpolation"
+    VIDEO_DECODER = "video_decoder"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -49,6 +52,7 @@ class TrainConfig:
     stage: StageName = StageName.AUTOENCODER  # what to train
     name: str = "model"  # name of the model, written into its index
     init: str | None = None  # model folder with the earlier parts; None = autoencoder stage from nothing
+    joins: list[str] = field(default_factory=list)  # further model folders whose parts the exported model gets, too
     warm_start: str | None = None  # model folder whose weights of this stage's parts to begin with; None = fresh
     seed: int = 0  # of data order, noise and fresh weights
     size_hw: list[int] = field(default_factory=lambda: [64, 128])  # height and width of the pictures
@@ -61,14 +65,16 @@ class TrainConfig:
     conditioner: ConditionerConfig = field(default_factory=ConditionerConfig)  # read by stage image
     temporal: TemporalConfig = field(default_factory=TemporalConfig)  # read by stage prediction
     interpolation: InterpolationConfig = field(default_factory=InterpolationConfig)  # read by stage interpolation
-    crop: CropConfig = field(default_factory=CropConfig)  # read by stage autoencoder
+    video_decoder: VideoDecoderConfig = field(default_factory=VideoDecoderConfig)  # read by stage video_decoder
+    crop: CropConfig = field(default_factory=CropConfig)  # read by stages autoencoder and video_decoder
     autoencoder_loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)  # stage autoencoder
     image_loss: ImageLossConfig = field(default_factory=ImageLossConfig)  # stage image
     prediction_loss: PredictionLossConfig = field(default_factory=PredictionLossConfig)  # stage prediction
     interpolation_loss: InterpolationLossConfig = field(default_factory=InterpolationLossConfig)  # stage interpolation
+    video_decoder_loss: VideoDecoderLossConfig = field(default_factory=VideoDecoderLossConfig)  # stage video_decoder
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)  # noise schedule, fixed by stage image
     design_sampling: SamplingConfig = field(default_factory=SamplingConfig)  # default of the exported model
-    predict_sampling: SamplingConfig = field(default_factory=SamplingConfig)  # default of the exported model
+    predict_sampling: PredictionSamplingConfig = field(default_factory=PredictionSamplingConfig)  # likewise
     interpolate_sampling: SamplingConfig = field(default_factory=SamplingConfig)  # default of the exported model
     optim: OptimConfig = field(default_factory=OptimConfig)  # optimizer
     loader: DataModuleConfig = field(default_factory=DataModuleConfig)  # batches

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -12,29 +12,19 @@ from torch import Tensor
 from drivesim.conditioning.driving import make_conditioner
 from drivesim.conditioning.rate_label import RateLabel
 from drivesim.diffusion.schedule import training_schedule
+from drivesim.diffusion.settings import Sampler, SamplingConfig
 from drivesim.models.autoencoder import downsampling
 from drivesim.models.build import make_autoencoder, make_backbone, make_interpolation_stack, make_temporal_stack
+from drivesim.models.video_decoder import VideoDecoder
 from drivesim.train.autoencoder import AutoencoderStage
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.interpolation import InterpolationStage
 from drivesim.train.latent_ldm import ImageStage, PredictionStage
 from drivesim.train.stage import Stage
+from drivesim.train.video_decoder import VideoDecoderStage
 
 Parts = dict[str, Any]  # of a model folder, by name
-Shapes = dict[str, tuple[int, int, int]]  # of what a clip's frames are, by name: channels, height, width
 EXAMPLE_BOXES = 24  # of a busy frame
-
-
-def _pictures(config: TrainConfig, _: Parts, is_training: bool) -> Shapes:
-    crop_hw = config.crop.size_hw if is_training else []
-    height, width = crop_hw or config.size_hw
-    return {"frames": (3, height, width)}
-
-
-def _latents(config: TrainConfig, parts: Parts, _: bool) -> Shapes:
-    f = downsampling(parts["autoencoder"])
-    channels = parts["autoencoder"].config.latent_channels
-    return {"latents": (channels, config.size_hw[0] // f, config.size_hw[1] // f)}
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -47,7 +37,8 @@ class Recipe:
     stage: Callable[[TrainConfig, Parts], Stage]
     num_frames: Callable[[TrainConfig], int]  # of a training clip
     rates: Callable[[TrainConfig], list[float]]  # frame rates of training clips
-    clip: Callable[[TrainConfig, Parts, bool], Shapes] = _latents  # what it learns from; True = in training
+    index: Callable[[TrainConfig], dict[str, Any]]  # facts that the exported model's index gets
+    learns_from_pictures: bool = False  # or from pieces of them; False = from the latents of whole ones
 
     def example_batch(self, config: TrainConfig, parts: Parts, *, is_training: bool) -> dict[str, Tensor]:
         """A batch of the shapes and types that `data.batches.collate` gives, made on torch's default device.
@@ -55,20 +46,27 @@ class Recipe:
         Args:
             config: the stage and its settings.
             parts: those of `init` and those that the stage makes.
-            is_training: False = a batch of the validation.
+            is_training: False = a batch of the validation, whose pictures are whole.
         """
         b, t = config.loader.batch_size, self.num_frames(config)
+        height, width = config.size_hw
         if not is_training:
             b = min(b, config.loader.num_val_items)
-        shapes = self.clip(config, parts, is_training)
+        if self.learns_from_pictures:
+            piece_hw = config.crop.size_hw if is_training and config.crop.size_hw else (height, width)
+            clip = {"frames_BTCHW": torch.zeros(b, t, 3, *piece_hw)}
+        else:
+            f = downsampling(parts["autoencoder"])
+            channels = parts["autoencoder"].config.latent_channels
+            clip = {"latents_BTCHW": torch.zeros(b, t, channels, height // f, width // f)}
+            clip["rate_B"] = torch.zeros(b, dtype=torch.int64)
         return {
-            **{f"{name}_BTCHW": torch.zeros(b, t, *shape) for name, shape in shapes.items()},
+            **clip,
             "boxes_BTN4": torch.zeros(b, t, EXAMPLE_BOXES, 4),
             "classes_BTN": torch.zeros(b, t, EXAMPLE_BOXES, dtype=torch.int64),
             "num_cars_BT": torch.zeros(b, t, dtype=torch.int64),
             "is_night_B": torch.zeros(b, dtype=torch.int64),
             "has_boxes_B": torch.ones(b, dtype=torch.bool),
-            "rate_B": torch.zeros(b, dtype=torch.int64),
         }
 
 
@@ -94,6 +92,24 @@ def _make_interpolation(config: TrainConfig, parts: Parts) -> Parts:
     }
 
 
+def _prediction_index(config: TrainConfig) -> dict[str, Any]:
+    return {
+        "fps": config.fps,
+        "size_hw": list(config.size_hw),
+        "num_given": max(config.prediction_loss.given),
+        "design_sampling": _plain(config.design_sampling),
+        "predict_sampling": _plain(config.predict_sampling),
+    }
+
+
+def _interpolation_index(config: TrainConfig) -> dict[str, Any]:
+    return {"rates": config.interpolation.rates, "interpolate_sampling": _plain(config.interpolate_sampling)}
+
+
+def _plain(sampling: SamplingConfig) -> dict[str, Any]:
+    return asdict(sampling) | {"sampler": Sampler(sampling.sampler).value}
+
+
 _IMAGE = ("autoencoder", "backbone", "conditioner", "scheduler")
 
 RECIPES: dict[StageName, Recipe] = {
@@ -106,7 +122,8 @@ RECIPES: dict[StageName, Recipe] = {
         ),
         num_frames=lambda _: 1,
         rates=lambda config: [config.fps],
-        clip=_pictures,
+        index=lambda _: {},
+        learns_from_pictures=True,
     ),
     StageName.IMAGE: Recipe(
         needs=("autoencoder",),
@@ -117,6 +134,7 @@ RECIPES: dict[StageName, Recipe] = {
         ),
         num_frames=lambda _: 1,
         rates=lambda config: [config.fps],
+        index=lambda _: {},
     ),
     StageName.PREDICTION: Recipe(
         needs=_IMAGE,
@@ -127,6 +145,7 @@ RECIPES: dict[StageName, Recipe] = {
         ),
         num_frames=lambda config: config.temporal.num_frames,
         rates=lambda config: [config.fps],
+        index=_prediction_index,
     ),
     StageName.INTERPOLATION: Recipe(
         needs=(*_IMAGE, "temporal"),
@@ -137,5 +156,18 @@ RECIPES: dict[StageName, Recipe] = {
         ),
         num_frames=lambda config: config.interpolation.num_frames,
         rates=lambda config: config.interpolation.rates,
+        index=_interpolation_index,
+    ),
+    StageName.VIDEO_DECODER: Recipe(
+        needs=("autoencoder",),
+        trains=("video_decoder",),
+        make=lambda config, parts: {
+            "video_decoder": VideoDecoder.for_autoencoder(parts["autoencoder"], config.video_decoder)
+        },
+        stage=lambda config, parts: VideoDecoderStage(parts, config.video_decoder_loss, config.optim, config.seed),
+        num_frames=lambda config: config.video_decoder.num_frames,
+        rates=lambda config: [config.video_decoder.fps],
+        index=lambda config: {"video_decoder": {"fps": config.video_decoder.fps}},
+        learns_from_pictures=True,
     ),
 }

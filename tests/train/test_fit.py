@@ -16,15 +16,17 @@ from drivesim.data import NuScenesConfig, make_source
 from drivesim.data.batches import CropConfig
 from drivesim.data.module import DataModuleConfig
 from drivesim.data.source import ClipSource
-from drivesim.diffusion.settings import SamplingConfig
+from drivesim.diffusion.settings import PredictionSamplingConfig, SamplingConfig
 from drivesim.families.driving import DrivingModel
 from drivesim.models.build import AutoencoderConfig, BackboneConfig, InterpolationConfig, TemporalConfig
+from drivesim.models.video_decoder import VideoDecoderConfig
 from drivesim.toytown import TownConfig, write_nuscenes
 from drivesim.train.config import StageName, TrainConfig, TrainerConfig
 from drivesim.train.fit import fit
 from drivesim.train.latent_ldm import ImageLossConfig, ImageStage
 from drivesim.train.optim import LearningRate, OptimConfig, OptimizerName
 from drivesim.train.stage import Batch, Stage
+from drivesim.train.video_decoder import VideoDecoderLossConfig
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +55,15 @@ def config(stage: StageName, cache: Path, init: Path | None = None, max_steps: i
         interpolation=InterpolationConfig(
             num_frames=3, rates=[4.0], label_dim=8, context_channels=8, feed_forward_mult=1
         ),
-        temporal=TemporalConfig(num_frames=6, context_channels=8, feed_forward_mult=1, hold_context=True),
+        video_decoder=VideoDecoderConfig(levels=[False, False, False, True, True], num_frames=3, fps=4.0),
+        video_decoder_loss=VideoDecoderLossConfig(adversarial_weight=0.5, discriminator_channels=8),
+        temporal=TemporalConfig(
+            num_frames=6, context_channels=8, feed_forward_mult=1, hold_context=True, context_noise=50
+        ),
         crop=CropConfig(size_hw=[16, 32]),
         image_loss=ImageLossConfig(box_weight=2.0),
         design_sampling=SamplingConfig(steps=2),
-        predict_sampling=SamplingConfig(steps=2),
+        predict_sampling=PredictionSamplingConfig(steps=2),
         interpolate_sampling=SamplingConfig(steps=2),
         optim=OptimConfig(
             optimizer=OptimizerName.MUON, learning_rate=1e-3, warmup_steps=1, schedule=LearningRate.COSINE
