@@ -15,6 +15,7 @@ import yaml
 
 from drivesim import cli
 from drivesim.core.files import read_rows
+from drivesim.core.machine import torch_devices
 from drivesim.core.picture import load_picture, save_png
 from drivesim.core.seeds import numpy_generator
 from drivesim.core.video import VideoWriter, probe
@@ -191,7 +192,7 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(
 @pytest.mark.parametrize(("num_gpus", "gpus"), [(0, []), (2, ["cuda", "cuda:0", "cuda:1"])])
 def test_gpus_are_offered_where_there_are_any(num_gpus: int, gpus: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
-    assert [name for name in cli._devices() if name.startswith("cuda")] == gpus
+    assert [name for name in torch_devices() if name.startswith("cuda")] == gpus
 
 
 def test_an_accelerator_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from drivesim.core.machine import resident_bytes
 from drivesim.data.source import ClipSource
 from drivesim.planning.changes import Override, applied, fitting, training_changes
 from drivesim.planning.disk import cached_frames, training_disk
-from drivesim.planning.hardware import PlanConfig, choose_hardware, training_device
+from drivesim.planning.hardware import TRAINER_BYTES, PlanConfig, choose_hardware, training_device
 from drivesim.planning.plan import Plan, flop_rows, memory_rows, sheet_note, time_rows
 from drivesim.planning.speed import choose_speed
 from drivesim.planning.training_demand import FindRecipe, stage_parts, training_demand
@@ -34,7 +34,7 @@ def plan_training(config: TrainConfig, wanted: PlanConfig, find_recipe: FindReci
     demand = training_demand(config, parts, num_cached)
     with torch_threads(config.trainer.num_threads):
         speed = choose_speed(hardware, [phase.work for phase in demand.phases], wanted.measure_s)
-    process_bytes = hardware.process_bytes(now_bytes)
+    process_bytes = hardware.process_bytes(now_bytes + TRAINER_BYTES)
     encoder = None if RECIPES[StageName(config.stage)].learns_from_pictures else parts["autoencoder"]
     notes = ["each process; the batch, and so the time of a step, is a process's"] if config.trainer.devices > 1 else []
     if config.loader.num_workers:
