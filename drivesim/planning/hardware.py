@@ -9,9 +9,9 @@ import torch
 from drivesim.core.machine import memory_bytes, num_cores
 
 GIB = 1 << 30
-# On Linux (glibc 2.36, torch 2.13) a rollout's peak lay 60 MiB above imports and tensors. The peaks of five tiny trainings
-# lay 116, 130, 189, 283 and 327 MiB above, of which 54, 141, 371, 745 and 787 MiB came and went: libraries at their first
-# use, Lightning's loop and loggers, and holes in the heap.
+# On Linux (glibc 2.36, torch 2.13) a rollout's peak lay 60 MiB above imports and tensors. The peaks of five tiny
+# trainings lay 116, 130, 189, 283 and 327 MiB above, of which 54, 141, 371, 745 and 787 MiB came and went: libraries at
+# their first use, Lightning's loop and loggers, and holes in the heap.
 FIRST_USE_BYTES = 60 << 20
 TRAINER_BYTES = 40 << 20
 HEAP_SHARE = 0.25
