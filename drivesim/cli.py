@@ -26,17 +26,22 @@ from drivesim.config import (
     HYDRA_ERRORS,
     DesignCommand,
     EvaluateCommand,
+    PlanRolloutCommand,
     PrepareCommand,
     RolloutCommand,
     ToytownData,
     compose_protocols,
     conf_dir,
+    config_name,
     explain,
+    recipe_that_writes,
     register,
     scene_paths,
     to_typed,
 )
 from drivesim.core.devices import check_accelerator, check_device
+from drivesim.core.files import write_json
+from drivesim.core.machine import is_out_of_memory
 from drivesim.core.run_folder import CONFIG_FILE, IDENTITY_FILE, record_run, versions
 from drivesim.core.scene import Scene
 from drivesim.core.terminal import Counter, show
@@ -53,6 +58,7 @@ if TYPE_CHECKING:
 SCENE_SUFFIXES = (".yaml", ".yml")
 GO_ON = ("prepare", "train", "rollout", "evaluate")  # commands that keep what was done when they are stopped
 CLAIMING = ("train", "rollout")  # commands that check by themselves whose run a folder holds
+ADDING = (*CLAIMING, "plan")  # commands that may write into a folder that holds a run
 Record = Callable[..., None]  # writes config and origin into the run folder
 
 
@@ -98,7 +104,9 @@ def _overview() -> str:
 
 def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
     """Hands over to Hydra, which calls back with the composed config: once, or for each job of -m."""
-    register(command)
+    typed = overrides
+    name, overrides = config_name(command, typed)
+    register(command, name)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("drivesim").setLevel(logging.INFO)
     # Hydra reads flags only before the first key=value.
@@ -108,9 +116,9 @@ def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
     failed_jobs: list[int] = []
 
     def job(config: DictConfig) -> None:
-        sys.argv[1:] = [command, *overrides]  # Lightning starts the other processes of a training by it
+        sys.argv[1:] = [command, *typed]  # Lightning starts the other processes of a training by it
         try:
-            _run(command, config, overrides)
+            _run(command, config, typed)
         except (Exception, SystemExit) as error:
             hydra_config = HydraConfig.get()
             if hydra_config.mode == RunMode.MULTIRUN:  # the jobs that follow do not depend on this one
@@ -126,7 +134,7 @@ def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
 
     try:
         with _errors_as_they_are():
-            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)(job)()
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
     except SystemExit:
         if errors:
             raise errors[0] from None
@@ -153,7 +161,7 @@ def _errors_as_they_are() -> Iterator[None]:
 def _run(command: str, composed: DictConfig, overrides: Sequence[str]) -> None:
     config = to_typed(composed)
     out = _out_folder(command, config.out)
-    if command not in CLAIMING and (out / IDENTITY_FILE).exists():
+    if command not in ADDING and (out / IDENTITY_FILE).exists():
         raise ValueError(f"out={out} holds a training or a rollout, whose record would be lost; choose another")
     plain: Any = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     record = partial(record_run, out, plain, ["drivesim", command, *overrides])
@@ -163,8 +171,16 @@ def _run(command: str, composed: DictConfig, overrides: Sequence[str]) -> None:
         "design": _design,
         "rollout": _rollout,
         "evaluate": _evaluate,
+        "plan": _plan,
     }
-    runners[command](config, out, record)
+    try:
+        runners[command](config, out, record)
+    except (MemoryError, RuntimeError) as error:
+        if command not in CLAIMING or not is_out_of_memory(error):
+            raise
+        from drivesim.planning.advice import what_fits
+
+        raise OSError(f"out of memory: {error}\n{what_fits(command, overrides, str(error))}") from error
 
 
 def _out_folder(command: str, wanted: str | None) -> Path:
@@ -173,6 +189,23 @@ def _out_folder(command: str, wanted: str | None) -> Path:
     if hydra_config.mode == RunMode.MULTIRUN:
         return Path(wanted or hydra_config.sweep.dir) / str(hydra_config.job.num)
     return Path(wanted or f"runs/{command}/{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+def _plan(config: Any, out: Path, record: Record) -> None:
+    if isinstance(config, PlanRolloutCommand):
+        from drivesim.planning.plan_rollout import plan_rollout
+
+        plan = plan_rollout(
+            config, config.plan, model=config.model, sampler=config.sampler, device=config.device,
+            is_designed=_is_scene(config.start),
+        )  # fmt: skip
+    else:
+        from drivesim.planning.plan_training import plan_training
+
+        there = Path(config.data.root, getattr(config.data, "version", "")).expanduser().is_dir()
+        plan = plan_training(config, config.plan, recipe_that_writes, make_source(config.data) if there else None)
+    write_json(out / "plan.json", plan.to_json())
+    print(plan.text(), f"plan: {out / 'plan.json'}", sep="\n")
 
 
 def _source(data: Any) -> ClipSource:
@@ -275,10 +308,8 @@ def _start(config: RolloutCommand, simulator: Simulator) -> tuple[Start, dict[st
     from drivesim.simulator import BOXES_SCALE
     from drivesim.viz.overlays import draw_boxes
 
-    path = Path(config.start)
-    is_scene = path.suffix.lower() in SCENE_SUFFIXES or (not path.suffix and not path.is_file())
-    if not is_scene:
-        start = start_from_file(path, simulator.size_hw, start_s=config.start_s, is_night=config.is_night)
+    if not _is_scene(config.start):
+        start = start_from_file(config.start, simulator.size_hw, start_s=config.start_s, is_night=config.is_night)
         return start, {"start.png": start.frame_HWC}
     scene = Scene.load(scene_paths(config.start)[0])
     start = simulator.start(scene, seed=config.seed)
@@ -286,10 +317,21 @@ def _start(config: RolloutCommand, simulator: Simulator) -> tuple[Start, dict[st
     return start, {"start.png": start.frame_HWC, "start_boxes.png": boxes}
 
 
+def _is_scene(start: str) -> bool:
+    path = Path(start)
+    return path.suffix.lower() in SCENE_SUFFIXES or (not path.suffix and not path.is_file())
+
+
 def _report_failures(rows: list[Row], out: Path) -> None:
+    from drivesim.planning.advice import what_fits
+    from drivesim.rollout.rows import OUT_OF_MEMORY
+
     failed = [row for row in rows if not row.ok]
     for row in failed:
         print(f"future {row.future} failed: {row.error}", file=sys.stderr)
+    causes = [row.error for row in failed if row.error is not None and row.error.startswith(OUT_OF_MEMORY)]
+    if causes:
+        print(what_fits("rollout", sys.argv[2:], causes[0]), file=sys.stderr)
     if failed:
         raise SystemExit(f"drivesim: {len(failed)} of {len(rows)} futures failed; again with out={out} goes on")
 
@@ -349,7 +391,6 @@ def _obedience(config: EvaluateCommand, out: Path, record: Record) -> None:
 
 
 def _compare(config: EvaluateCommand, out: Path, record: Record) -> None:
-    from drivesim.core.files import write_json
     from drivesim.evaluate.compare import compare
     from drivesim.evaluate.lines import comparison_lines
 

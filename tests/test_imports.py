@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS: list[set[str]] = [
     {"cli"},
     {"config"},
-    {"simulator"},
+    {"simulator", "planning"},
     {"train", "rollout", "evaluate", "viz"},
     {"families"},
     {"models", "conditioning"},

@@ -117,7 +117,7 @@ def _parts(config: TrainConfig) -> Parts:
     if recipe.needs:
         assert config.init is not None
         parts = load_parts(find_model(config.init), recipe.needs)
-    _check_size(config, parts)
+    check_size(config, parts)
     parts |= recipe.make(config, parts)
     if config.warm_start is not None:
         warm = load_parts(find_model(config.warm_start), recipe.trains)
@@ -138,7 +138,7 @@ def _warm_start(part: Any, warm: Any) -> None:
     part.load_state_dict(weights | kept)
 
 
-def _check_size(config: TrainConfig, parts: Parts) -> None:
+def check_size(config: TrainConfig, parts: Parts) -> None:
     """Raises ValueError where the pictures' size is not the one that the parts of `init` were made for."""
     if "backbone" not in parts:
         return
