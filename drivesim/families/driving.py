@@ -18,6 +18,7 @@ from drivesim.diffusion.settings import Sampler, SamplerOverrides, SamplingConfi
 from drivesim.families.folder import INDEX, find_model, fingerprint, load_parts, part_names, read_index
 from drivesim.families.generate import generate_frames, interpolate_frames, predict_frames
 from drivesim.models import autoencoder as coder
+from drivesim.models.build import SpatialLayers
 from drivesim.models.video_unet import VideoUNet
 
 
@@ -158,7 +159,17 @@ class DrivingModel:
         return coder.decode(self.autoencoder, latents_TCHW)
 
     def design(self, conditions: DrivingConditions, generators: Sequence[torch.Generator]) -> Tensor:
-        """Latents (B, C, h, w) of start frames that obey boxes and labels, one generator a frame."""
+        """Latents (B, C, h, w) of start frames that obey boxes and labels, one generator a frame.
+
+        Raises:
+            ValueError: the image layers were trained with the temporal ones, and make no single frames.
+        """
+        spatial = self.video_unet.temporal.config.spatial
+        if spatial != SpatialLayers.FROZEN.value:
+            raise ValueError(
+                f"model {self.name!r} designs no start frames: its image layers were trained with its temporal ones "
+                f"(temporal.spatial={spatial}); start from a picture or a video, or design with the image model"
+            )
         return generate_frames(
             self.video_unet.backbone, self.conditioner, self.schedule, conditions, self.design_sampling, generators
         )

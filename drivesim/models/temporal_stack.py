@@ -35,7 +35,11 @@ class TemporalResLayer(nn.Module):
             nn.Conv2d(config["context_in_channels"], context_channels, 3, padding=1) if context_channels else None
         )
         self.block = TemporalResBlock(
-            channels, config["time_embed_dim"], groups=config["norm_num_groups"], context_channels=context_channels
+            channels,
+            config["time_embed_dim"],
+            groups=config["norm_num_groups"],
+            context_channels=context_channels,
+            time_kernel=config["time_kernel"],
         )
         self.mix = Mix(config["num_alphas"])
 
@@ -107,6 +111,9 @@ class TemporalStack(ModelMixin, ConfigMixin):
         feed_forward_mult: width of the temporal feed-forward layers.
         hold_context: whether the context of frames that are not given is the last given frame; False = zeros. Kept
             for those who make the context.
+        time_kernel: frames that a temporal convolution sees; 1 = attention alone sees other frames.
+        spatial: how the backbone's weights came to be, a value of `SpatialLayers`; anything but "frozen" means that
+            they belong to this stack and are no image model any more. Kept for those who use the backbone alone.
     """
 
     _supports_gradient_checkpointing = False
@@ -128,6 +135,8 @@ class TemporalStack(ModelMixin, ConfigMixin):
         cross_attention_dim: int | None = None,
         feed_forward_mult: int = 4,
         hold_context: bool = False,
+        time_kernel: int = 3,
+        spatial: str = "frozen",
     ):
         super().__init__()
         shared = {
@@ -137,6 +146,7 @@ class TemporalStack(ModelMixin, ConfigMixin):
             "context_in_channels": context_in_channels,
             "context_channels": context_channels,
             "feed_forward_mult": feed_forward_mult,
+            "time_kernel": time_kernel,
         }
 
         def block(level: int, num_resnets: int, num_attentions: int) -> TemporalBlock:
@@ -170,6 +180,8 @@ class TemporalStack(ModelMixin, ConfigMixin):
         cross_attention_dim: int | None = None,
         feed_forward_mult: int = 4,
         hold_context: bool = False,
+        time_kernel: int = 3,
+        spatial: str = "frozen",
     ) -> TemporalStack:
         """The stack that fits a backbone.
 
@@ -205,6 +217,8 @@ class TemporalStack(ModelMixin, ConfigMixin):
             cross_attention_dim=cross_attention_dim,
             feed_forward_mult=feed_forward_mult,
             hold_context=hold_context,
+            time_kernel=time_kernel,
+            spatial=spatial,
         )
 
     def set_alpha(self, value: float) -> None:

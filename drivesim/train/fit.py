@@ -30,7 +30,7 @@ from drivesim.families.folder import find_model, fingerprint, load_parts, read_i
 from drivesim.models.autoencoder import downsampling, encode, measure_scale
 from drivesim.train.checkpoints import AtomicCheckpointIO, SamplePictures
 from drivesim.train.config import StageName, TrainConfig
-from drivesim.train.recipes import RECIPES, Parts
+from drivesim.train.recipes import RECIPES, Parts, trained_parts
 
 _log = logging.getLogger(__name__)
 SCALE_FRAMES = 512  # frames from which the latent scale is measured
@@ -94,7 +94,7 @@ def _identity(config: TrainConfig, source: ClipSource) -> dict[str, Any]:
     settings |= {name: length[name] for name in ("max_steps", "accumulate", "devices", "precision")}
     recipe = RECIPES[StageName(config.stage)]
     settings["data"] = source.fingerprint
-    for name, parts in (("init", recipe.needs), ("warm_start", recipe.trains)):
+    for name, parts in (("init", recipe.needs), ("warm_start", trained_parts(config))):
         folder = settings[name]
         settings[name] = fingerprint(find_model(folder), parts) if folder is not None and parts else None
     return settings
@@ -117,7 +117,7 @@ def _parts(config: TrainConfig) -> Parts:
     _check_size(config, parts)
     parts |= recipe.make(config, parts)
     if config.warm_start is not None:
-        warm = load_parts(find_model(config.warm_start), recipe.trains)
+        warm = load_parts(find_model(config.warm_start), trained_parts(config))
         for name, part in warm.items():
             try:
                 parts[name].load_state_dict(part.state_dict())

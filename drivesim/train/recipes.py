@@ -10,7 +10,13 @@ from drivesim.conditioning.driving import make_conditioner
 from drivesim.conditioning.rate_label import RateLabel
 from drivesim.diffusion.schedule import training_schedule
 from drivesim.models.autoencoder import downsampling
-from drivesim.models.build import make_autoencoder, make_backbone, make_interpolation_stack, make_temporal_stack
+from drivesim.models.build import (
+    SpatialLayers,
+    make_autoencoder,
+    make_backbone,
+    make_interpolation_stack,
+    make_temporal_stack,
+)
 from drivesim.train.autoencoder import AutoencoderStage
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.interpolation import InterpolationStage
@@ -45,9 +51,22 @@ def _make_image(config: TrainConfig, parts: Parts) -> Parts:
     }
 
 
+def _make_prediction(config: TrainConfig, parts: Parts) -> Parts:
+    made = {"temporal": make_temporal_stack(config.temporal, parts["backbone"])}
+    if SpatialLayers(config.temporal.spatial) is SpatialLayers.SCRATCH:
+        made |= {name: type(parts[name]).from_config(parts[name].config) for name in ("backbone", "conditioner")}
+    return made
+
+
 def _make_interpolation(config: TrainConfig, parts: Parts) -> Parts:
     settings = config.interpolation
     settings.check(config.fps)
+    spatial = parts["temporal"].config.spatial
+    if spatial != SpatialLayers.FROZEN.value:
+        raise ValueError(
+            f"init={config.init}: its image layers were trained with its prediction (temporal.spatial={spatial}); "
+            "an interpolation needs those of an image model"
+        )
     return {
         "interpolation": make_interpolation_stack(settings, parts["backbone"]),
         "rate_label": RateLabel(num_rates=len(settings.rates), dim=settings.label_dim),
@@ -80,7 +99,7 @@ RECIPES: dict[StageName, Recipe] = {
     StageName.PREDICTION: Recipe(
         needs=_IMAGE,
         trains=("temporal",),
-        make=lambda config, parts: {"temporal": make_temporal_stack(config.temporal, parts["backbone"])},
+        make=_make_prediction,
         stage=lambda config, parts: PredictionStage(
             parts, config.prediction_loss, config.predict_sampling, config.optim, config.seed
         ),
@@ -98,3 +117,10 @@ RECIPES: dict[StageName, Recipe] = {
         rates=lambda config: config.interpolation.rates,
     ),
 }
+
+
+def trained_parts(config: TrainConfig) -> tuple[str, ...]:
+    """The parts that a training makes and trains: its stage's, and the image layers where they are not frozen."""
+    stage = StageName(config.stage)
+    spatial = SpatialLayers(config.temporal.spatial).trained_parts if stage is StageName.PREDICTION else ()
+    return RECIPES[stage].trains + spatial
