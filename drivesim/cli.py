@@ -336,6 +336,9 @@ def _evaluate(config: EvaluateCommand, out: Path, record: Record) -> None:
     if config.compare is not None:
         _compare(config, out, record)
         return
+    if config.sweep.start:
+        _sweep(config, out, record)
+        return
     if config.force:
         raise ValueError("force=true is for compare='[A, B]' alone")
     if config.generated is None or config.real is None:
@@ -359,6 +362,14 @@ def _compare(config: EvaluateCommand, out: Path, record: Record) -> None:
     record()
     write_json(out / "comparison.json", asdict(comparison))
     print(*comparison_lines(comparison), f"comparison: {out / 'comparison.json'}", sep="\n")
+
+
+def _sweep(config: EvaluateCommand, out: Path, record: Record) -> None:
+    from drivesim.sweep.command import sweep_command
+
+    _check_device(config.sweep.device)
+    inputs = {"find_scene": _scene_path, "draw_drift": _draw_drift, "on_progress": _show_progress}
+    sweep_command(config, out, record, inputs)
 
 
 def _draw_drift(drift: Drift, out_png: Path) -> None:

@@ -22,11 +22,12 @@ from drivesim.data.export import ExportConfig
 from drivesim.data.nuscenes import NuScenesConfig
 from drivesim.data.prepare import PrepareConfig
 from drivesim.data.videos import VideoFolderConfig
-from drivesim.diffusion.settings import SamplerOverrides
+from drivesim.diffusion.settings import PredictionOverrides, SamplerOverrides
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.run import EvaluateConfig
 from drivesim.rollout.pools import PoolConfig
 from drivesim.rollout.run import RolloutConfig
+from drivesim.sweep.run import SweepConfig
 from drivesim.toytown.config import TownConfig
 
 # What Hydra raises at a person's mistake; `explain` makes one line of each. The assertion is OmegaConf's answer to a
@@ -73,19 +74,21 @@ class RolloutCommand(RolloutConfig):
     start_s: float = 0.0  # of a video: the time of its start frame
     is_night: bool | None = None  # of a picture or video; None = unknown
     model: str = "toytown"  # name of a shipped model, or a model folder
-    sampler: SamplerOverrides = dataclasses.field(default_factory=SamplerOverrides)  # group sampler, of the prediction
+    sampler: PredictionOverrides = dataclasses.field(default_factory=PredictionOverrides)  # group sampler
     device: str = "cpu"  # torch device
     out: str | None = None  # run folder; None = runs/rollout/TIME
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class EvaluateCommand(EvaluateConfig):
-    """Two sets of videos to score against each other, or two evaluations to set beside each other."""
+    """Videos to score against real ones, a sweep to roll out and score, or two evaluations to set beside each other."""
 
     generated: str | None = None  # folder of videos, or one video
     real: str | None = None  # folder of videos, or one video
     compare: list[str] | None = None  # instead of both: two folders of earlier evaluations
     force: bool = False  # compare evaluations whose cards differ
+    sweep: SweepConfig = dataclasses.field(default_factory=SweepConfig)  # rollouts to make and score, instead of generated
+    pool: PoolConfig = dataclasses.field(default_factory=PoolConfig)  # group pool, of a sweep's rollouts
     out: str | None = None  # folder of scores and report; None = runs/evaluate/TIME
 
 
@@ -134,7 +137,8 @@ def register(command: str) -> None:
     """Makes the schemas of a command known to Hydra; may be called again."""
     store = ConfigStore.instance()
     schema = _train_command() if command == "train" else _COMMAND_SCHEMAS[command]
-    for name, node in {**_SCHEMAS, command: schema}.items():
+    samplers = {"sampler": PredictionOverrides} if command == "rollout" else {}
+    for name, node in {**_SCHEMAS, **samplers, command: schema}.items():
         store.store(group="schema", name=name, node=node)
 
 

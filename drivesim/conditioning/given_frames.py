@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from drivesim.diffusion.objective import add_noise
+from drivesim.diffusion.schedule import DDIMScheduler
+
 
 def context_of(latents_BTCHW: Tensor, given_BT: Tensor, *, hold: bool = False) -> Tensor:
     """Context channels of clips in which some frames are given.
@@ -27,6 +30,19 @@ def context_of(latents_BTCHW: Tensor, given_BT: Tensor, *, hold: bool = False) -
         last_BT = torch.where(given_BT, frame, 0).cummax(dim=1).values  # frame 0 holds zeros where it is not given
         given = given[torch.arange(len(given), device=given.device)[:, None], last_BT]
     return torch.cat([given, mask.expand(shape)], dim=2)
+
+
+def noised(latents_BTCHW: Tensor, level_B: Tensor, noise_BTCHW: Tensor, schedule: DDIMScheduler) -> Tensor:
+    """Latents with noise of a diffusion step, as the given frames of a model that is told the step.
+
+    Args:
+        latents_BTCHW: clean latents.
+        level_B: int64 step of each clip; a clip at step 0 stays as it is.
+        noise_BTCHW: standard normal noise.
+        schedule: the model's noise schedule.
+    """
+    noisy, _ = add_noise(latents_BTCHW, noise_BTCHW, level_B, schedule)
+    return torch.where((level_B > 0).view(-1, 1, 1, 1, 1), noisy, latents_BTCHW)
 
 
 def no_context(latents_BTCHW: Tensor) -> Tensor:

@@ -19,10 +19,11 @@ class Guidance:
     """f' = f(without) + scale * (f(with) - f(without)).
 
     Classifier-free guidance leaves out labels, boxes or text; context guidance leaves out the given
-    frames (§3.2). Both are this formula; what is left out is the caller's.
+    frames (§3.2). Both are this formula; what is left out is the caller's. The scale is one number, or a tensor that
+    broadcasts against the samples, such as one number a frame.
     """
 
-    def __init__(self, with_condition: Denoiser, without_condition: Denoiser, scale: float):
+    def __init__(self, with_condition: Denoiser, without_condition: Denoiser, scale: float | Tensor):
         self.with_condition = with_condition
         self.without_condition = without_condition
         self.scale = scale
@@ -30,7 +31,7 @@ class Guidance:
     def __call__(self, sample: Tensor, timestep: Tensor) -> Tensor:
         """The guided prediction; one network call instead of two when the scale is 1."""
         conditional = self.with_condition(sample, timestep)
-        if self.scale == 1.0:
+        if not isinstance(self.scale, Tensor) and self.scale == 1.0:
             return conditional
         unconditional = self.without_condition(sample, timestep)
         return unconditional + self.scale * (conditional - unconditional)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from enum import Enum
+from typing import TypeVar
+
+AnySampling = TypeVar("AnySampling", bound="SamplingConfig")
 
 
 class Sampler(str, Enum):
@@ -48,6 +51,19 @@ class SamplingConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class PredictionSamplingConfig(SamplingConfig):
+    """How given frames are continued."""
+
+    last_guidance: float | None = None  # guidance of a clip's last frame, reached evenly; None = that of the first
+    context_noise: int = 0  # diffusion step to which given frames are noised; for models trained on such frames
+
+    def __post_init__(self) -> None:
+        SamplingConfig.__post_init__(self)  # slots make another class of this one: super() would not find it
+        _check(None, self.last_guidance)
+        _check_noise(self.context_noise)
+
+
+@dataclass(kw_only=True, slots=True)
 class SamplerOverrides:
     """What to sample otherwise than a model does by itself."""
 
@@ -59,7 +75,7 @@ class SamplerOverrides:
     def __post_init__(self) -> None:
         _check(self.steps, self.guidance)
 
-    def over(self, own: SamplingConfig) -> SamplingConfig:
+    def over(self, own: AnySampling) -> AnySampling:
         """A model's own sampling with these fields in place of its own.
 
         Raises:
@@ -70,6 +86,25 @@ class SamplerOverrides:
         if given.get("sampler", own.sampler) is not Sampler.DDIM:
             given.setdefault("eta", 0.0)  # the model's own belongs to its own sampler
         return replace(own, **given)
+
+
+@dataclass(kw_only=True, slots=True)
+class PredictionOverrides(SamplerOverrides):
+    """What to predict otherwise than a model does by itself."""
+
+    last_guidance: float | None = None  # guidance of a clip's last frame; None = the model's own
+    context_noise: int | None = None  # step to which given frames are noised; None = the model's own
+
+    def __post_init__(self) -> None:
+        SamplerOverrides.__post_init__(self)
+        _check(None, self.last_guidance)
+        _check_noise(self.context_noise or 0)
+
+
+def _check_noise(step: int) -> None:
+    """Raises ValueError for a step before the first one."""
+    if step < 0:
+        raise ValueError(f"context_noise: {step}, expected a diffusion step, 0 = clean")
 
 
 def _check(steps: int | None, guidance: float | None) -> None:

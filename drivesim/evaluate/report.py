@@ -49,7 +49,7 @@ class ReportConfig:
 
 def write_report(config: ReportConfig, scores: Scores, videos: dict[Side, list[Video]], path: Path) -> None:
     """Writes the report on `videos`; one that cannot be read is named in it."""
-    budget = _Budget(int(config.max_video_mb * 1e6))
+    budget = VideoBudget(int(config.max_video_mb * 1e6))
     fields = {
         "title": html.escape(config.title),
         "sets": html.escape(f"{_set(scores.card.generated)} against real {_set(scores.card.real)}"),
@@ -60,8 +60,8 @@ def write_report(config: ReportConfig, scores: Scores, videos: dict[Side, list[V
         "published": _published(scores.published),
         "diversity": _diversities(scores.diversity) + futures_section(scores.futures),
         "drift": drift_section(scores.drift),
-        "generated": "".join(_figure(video, budget) for video in videos[Side.GENERATED]),
-        "real": "".join(_figure(video, budget) for video in videos[Side.REAL]),
+        "generated": "".join(video_figure(video, budget) for video in videos[Side.GENERATED]),
+        "real": "".join(video_figure(video, budget) for video in videos[Side.REAL]),
         "more": _more(scores.card.generated.num_videos - len(videos[Side.GENERATED])),
         "card": html.escape(json.dumps(scores.card.as_dict(), indent=2, ensure_ascii=False)),
         "card_sha256": scores.card_sha256,
@@ -75,7 +75,7 @@ def _set(card: SetCard) -> str:
     return f"{card.name} ({card.num_videos} videos, {card.num_clips} clips)"
 
 
-class _Budget:
+class VideoBudget:
     """Bytes that videos may still take."""
 
     def __init__(self, left: int) -> None:
@@ -188,7 +188,7 @@ def _more(num_hidden: int) -> str:
     return f"<p>{num_hidden} more generated videos were scored and are not shown.</p>" if num_hidden else ""
 
 
-def _figure(video: Video, budget: _Budget) -> str:
+def video_figure(video: Video, budget: VideoBudget) -> str:
     """A video with its film strip; the strip alone when the video does not fit."""
     name = html.escape(video.name)
     try:

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from drivesim.conditioning.driving import DrivingConditions
-from drivesim.diffusion.settings import Sampler, SamplerOverrides, SamplingConfig
+from drivesim.diffusion.settings import (
+    AnySampling,
+    PredictionOverrides,
+    PredictionSamplingConfig,
+    Sampler,
+    SamplerOverrides,
+    SamplingConfig,
+)
 from drivesim.families.folder import INDEX, find_model, fingerprint, load_parts, part_names, read_index
 from drivesim.families.generate import generate_frames, interpolate_frames, predict_frames
 from drivesim.models import autoencoder as coder
@@ -40,7 +47,7 @@ class DrivingModel:
         weights: str,
         *,
         design_sampling: SamplerOverrides | None = None,
-        predict_sampling: SamplerOverrides | None = None,
+        predict_sampling: PredictionOverrides | None = None,
     ):
         self.autoencoder = parts["autoencoder"]
         self.conditioner = parts["conditioner"]
@@ -52,13 +59,17 @@ class DrivingModel:
         self.fps = self.rates[-1] if self.rates else self.key_fps
         self.size_hw: tuple[int, int] = (int(index["size_hw"][0]), int(index["size_hw"][1]))
         self.num_frames = int(parts["temporal"].config.num_frames)
-        self.design_sampling = (design_sampling or SamplerOverrides()).over(_sampling(index, "design_sampling"))
-        self.predict_sampling = (predict_sampling or SamplerOverrides()).over(_sampling(index, "predict_sampling"))
+        self.design_sampling = (design_sampling or SamplerOverrides()).over(
+            _sampling(index, "design_sampling", SamplingConfig)
+        )
+        self.num_given = int(index.get("num_given", 2))
+        own = _sampling(index, "predict_sampling", PredictionSamplingConfig)
+        self.predict_sampling = (predict_sampling or PredictionOverrides()).over(own)
         self.interpolator, self.rate_label = None, None
         if self.rates:
             self.interpolator = VideoUNet(parts["backbone"], parts["interpolation"]).eval().requires_grad_(False)
             self.rate_label = parts["rate_label"]
-            self.interpolate_sampling = _sampling(index, "interpolate_sampling")
+            self.interpolate_sampling = _sampling(index, "interpolate_sampling", SamplingConfig)
             weights = f"{weights}|{self.interpolate_sampling}"
         # Other sampling makes other frames of the same weights: half a run must not go on with it.
         self.fingerprint = hashlib.sha256(
@@ -74,7 +85,7 @@ class DrivingModel:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
         design_sampling: SamplerOverrides | None = None,
-        predict_sampling: SamplerOverrides | None = None,
+        predict_sampling: PredictionOverrides | None = None,
     ) -> DrivingModel:
         """Loads a model folder, or a model that ships with the package by its name.
 
@@ -134,6 +145,12 @@ class DrivingModel:
                     [self.key_fps * (stack.num_frames - 1) ** (n + 1) for n in range(len(self.rates))],
                 ),
             }
+        level, most = self.predict_sampling.context_noise, int(self.video_unet.temporal.config.context_noise)
+        if level > most:
+            raise ValueError(
+                f"model {self.name!r}: predict_sampling.context_noise={level}, but its prediction was trained on given "
+                f"frames with noise of step {most} at most"
+            )
         for what, (one, other) in pairs.items():
             if one != other:
                 raise ValueError(f"model {self.name!r}: parts do not fit together: {what}: {one} and {other}")
@@ -175,7 +192,7 @@ class DrivingModel:
         )
 
     def predict(self, given_BSCHW: Tensor, *, generators: list[torch.Generator], is_night: list[bool | None]) -> Tensor:
-        """Latents (B, num_frames, C, h, w) of clips that begin with the given S = 1 or 2 frames, unchanged.
+        """Latents (B, num_frames, C, h, w) of clips that begin with the given frames, 1 to `num_given`, unchanged.
 
         Args:
             given_BSCHW: latents of the given frames.
@@ -233,7 +250,7 @@ class DrivingModel:
         )
 
 
-def _sampling(index: dict[str, Any], key: str) -> SamplingConfig:
+def _sampling(index: dict[str, Any], key: str, kind: type[AnySampling]) -> AnySampling:
     """The sampling that stands in a model's index under `key`.
 
     Raises:
@@ -242,7 +259,7 @@ def _sampling(index: dict[str, Any], key: str) -> SamplingConfig:
     place, stored = f"model {index['name']!r}: {key} in {INDEX}", index[key]
     if not isinstance(stored, dict):
         raise ValueError(f"{place}: {stored!r}, expected keys and values")
-    valid = [field.name for field in fields(SamplingConfig)]
+    valid = [field.name for field in fields(kind)]
     unknown = sorted(set(stored) - set(valid))
     if unknown:
         raise ValueError(f"{place}: unknown keys {', '.join(unknown)}; valid: {', '.join(valid)}")
@@ -250,6 +267,6 @@ def _sampling(index: dict[str, Any], key: str) -> SamplingConfig:
     if stored.get("sampler") not in samplers:
         raise ValueError(f"{place}: unknown sampler {stored.get('sampler')!r}; valid: {', '.join(samplers)}")
     try:
-        return SamplingConfig(**{**stored, "sampler": Sampler(stored["sampler"])})
+        return kind(**{**stored, "sampler": Sampler(stored["sampler"])})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{place}: {error}") from error

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from drivesim.conditioning.driving import DrivingConditioner, DrivingConditions
-from drivesim.conditioning.given_frames import context_of, ends_given, first_frames_given, no_context
+from drivesim.conditioning.given_frames import context_of, ends_given, first_frames_given, no_context, noised
 from drivesim.conditioning.rate_label import RateLabel
 from drivesim.diffusion.sampling import Denoiser, Guidance, sample
 from drivesim.diffusion.schedule import DDIMScheduler
-from drivesim.diffusion.settings import SamplingConfig
+from drivesim.diffusion.settings import PredictionSamplingConfig, SamplingConfig
 from drivesim.models.build import UNet2DConditionModel
 from drivesim.models.video_unet import VideoUNet
 
@@ -57,19 +57,26 @@ def predict_frames(
     given_BSCHW: Tensor,
     num_frames: int,
     conditions: DrivingConditions,
-    sampling: SamplingConfig,
+    sampling: PredictionSamplingConfig,
     generators: Sequence[torch.Generator],
 ) -> Tensor:
     """Latents (B, T, C, h, w) of clips that begin with the given frames, with context guidance (§3.2).
 
-    The given frames come back unchanged at the front.
+    The given frames come back unchanged at the front, also where the network is shown noisy ones.
     """
     b, s, c, h, w = given_BSCHW.shape
     latents = torch.zeros(b, num_frames, c, h, w, device=given_BSCHW.device, dtype=given_BSCHW.dtype)
     latents[:, :s] = given_BSCHW
+    level = None
+    if video_unet.temporal.config.context_noise:
+        level = torch.full((b,), sampling.context_noise, device=latents.device)
+        noise = torch.stack([torch.randn(latents.shape[1:], generator=generator) for generator in generators])
+        latents = noised(latents, level, noise.to(latents), schedule)
     given = first_frames_given(torch.full((b,), s, device=latents.device), num_frames)
     context = context_of(latents, given, hold=video_unet.temporal.config.hold_context)
-    made = _guided_clips(video_unet, conditioner, schedule, context, conditions, sampling, generators)
+    made = _guided_clips(
+        video_unet, conditioner, schedule, context, conditions, sampling, generators, noise_level_B=level
+    )
     return torch.cat([given_BSCHW, made[:, s:]], dim=1)
 
 
@@ -117,6 +124,7 @@ def _guided_clips(
     sampling: SamplingConfig,
     generators: Sequence[torch.Generator],
     temporal_tokens_BLC: Tensor | None = None,
+    noise_level_B: Tensor | None = None,
 ) -> Tensor:
     """Latents (B, T, C, h, w) of clips with this context (C + 1 channels), guided away from those without any."""
     backbone = video_unet.backbone
@@ -127,11 +135,16 @@ def _guided_clips(
         return lambda x, step: video_unet(
             conditioner.placed(x), step, tokens,
             token_mask_BL=mask, context_BTCHW=context, temporal_tokens_BLC=temporal_tokens_BLC,
+            noise_level_B=noise_level_B,
         )  # fmt: skip
 
     without = no_context(context_BTCHW[:, :, :-1])
+    scale: float | Tensor = sampling.guidance
+    if isinstance(sampling, PredictionSamplingConfig) and sampling.last_guidance is not None:
+        scale_T = torch.linspace(sampling.guidance, sampling.last_guidance, num_frames, dtype=backbone.dtype)
+        scale = scale_T.to(backbone.device).view(-1, 1, 1, 1)
     return sample(
-        Guidance(denoiser(context_BTCHW), denoiser(without), sampling.guidance),
+        Guidance(denoiser(context_BTCHW), denoiser(without), scale),
         (num_frames, channels - 1, h, w),
         schedule,
         sampling,

@@ -118,6 +118,7 @@ class TemporalConfig:
     context_channels: int = 128  # channels that given frames are convolved to
     feed_forward_mult: int = 4  # width of the temporal feed-forward layers
     hold_context: bool = False  # later frames see the last given one, as in Stable Video Diffusion; False = zeros
+    context_noise: int = 0  # given frames are noised to diffusion steps up to this, and the step is told; 0 = clean
     time_kernel: int = 3  # frames that a temporal convolution sees; 1 = attention alone sees other frames
     spatial: SpatialLayers = SpatialLayers.FROZEN  # what becomes of the image layers
 
@@ -173,6 +174,7 @@ def make_temporal_stack(config: TemporalConfig, backbone: UNet2DConditionModel) 
         context_channels=config.context_channels,
         feed_forward_mult=config.feed_forward_mult,
         hold_context=config.hold_context,
+        context_noise=config.context_noise,
         time_kernel=config.time_kernel,
         spatial=SpatialLayers(config.spatial).value,
     )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from drivesim.nn.temporal import (
     Mix,
+    NoiseLevelEmbedding,
     TemporalResBlock,
     TemporalTransformerBlock,
     from_time_view,
@@ -111,12 +112,15 @@ class TemporalStack(ModelMixin, ConfigMixin):
         feed_forward_mult: width of the temporal feed-forward layers.
         hold_context: whether the context of frames that are not given is the last given frame; False = zeros. Kept
             for those who make the context.
+        context_noise: the largest diffusion step that given frames may be noised to; above 0 the stack is told
+            the step.
         time_kernel: frames that a temporal convolution sees; 1 = attention alone sees other frames.
         spatial: how the backbone's weights came to be, a value of `SpatialLayers`; anything but "frozen" means that
             they belong to this stack and are no image model any more. Kept for those who use the backbone alone.
     """
 
     _supports_gradient_checkpointing = False
+    may_be_fresh = ("noise_embed.",)  # weights that begin without effect: a stack without them is a beginning too
 
     @register_to_config
     def __init__(
@@ -135,10 +139,12 @@ class TemporalStack(ModelMixin, ConfigMixin):
         cross_attention_dim: int | None = None,
         feed_forward_mult: int = 4,
         hold_context: bool = False,
+        context_noise: int = 0,
         time_kernel: int = 3,
         spatial: str = "frozen",
     ):
         super().__init__()
+        self.noise_embed = NoiseLevelEmbedding(time_embed_dim) if context_noise else None
         shared = {
             "time_embed_dim": time_embed_dim,
             "norm_num_groups": norm_num_groups,
@@ -180,6 +186,7 @@ class TemporalStack(ModelMixin, ConfigMixin):
         cross_attention_dim: int | None = None,
         feed_forward_mult: int = 4,
         hold_context: bool = False,
+        context_noise: int = 0,
         time_kernel: int = 3,
         spatial: str = "frozen",
     ) -> TemporalStack:
@@ -217,6 +224,7 @@ class TemporalStack(ModelMixin, ConfigMixin):
             cross_attention_dim=cross_attention_dim,
             feed_forward_mult=feed_forward_mult,
             hold_context=hold_context,
+            context_noise=context_noise,
             time_kernel=time_kernel,
             spatial=spatial,
         )

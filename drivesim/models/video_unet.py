@@ -41,6 +41,7 @@ class VideoUNet(nn.Module):
         token_mask_BL: Tensor | None = None,
         context_BTCHW: Tensor | None = None,
         temporal_tokens_BLC: Tensor | None = None,
+        noise_level_B: Tensor | None = None,
     ) -> Tensor:
         """Denoises clips.
 
@@ -51,6 +52,7 @@ class VideoUNet(nn.Module):
             token_mask_BL: True = a token, False = padding; None = all are tokens.
             context_BTCHW: given frames and their mask (`conditioning.given_frames`); None = a stack without context.
             temporal_tokens_BLC: tokens for the temporal layers; None = a stack without cross-attention.
+            noise_level_B: diffusion step that the given frames are noised to; None = a stack that is not told.
 
         Returns:
             The prediction (B, T, C, H, W), of the kind the backbone was trained for.
@@ -65,6 +67,7 @@ class VideoUNet(nn.Module):
             token_bias=_attention_bias(token_mask_BL, t, sample_BTCHW.dtype),
             context=None if context_BTCHW is None else context_BTCHW.flatten(0, 1),
             temporal_tokens=temporal_tokens_BLC,
+            temporal_embed=self._noise_embedding(noise_level_B),
         )
         h = unet.conv_in(sample_BTCHW.flatten(0, 1))
         skips = [h]
@@ -89,6 +92,11 @@ class VideoUNet(nn.Module):
         unet = self.backbone
         embedding: Tensor = unet.time_embedding(unet.time_proj(timestep_N).to(like.dtype))
         return embedding
+
+    def _noise_embedding(self, noise_level_B: Tensor | None) -> Tensor | None:
+        embed = self.temporal.noise_embed
+        assert (embed is None) == (noise_level_B is None), "a stack is told the noise level if it was built for it"
+        return None if embed is None else embed(noise_level_B)
 
 
 def _at(block: nn.Module, name: str, index: int) -> Transformer2DModel | None:
@@ -115,9 +123,12 @@ class _Run:
         token_bias: Tensor | None,
         context: Tensor | None,
         temporal_tokens: Tensor | None,
+        temporal_embed: Tensor | None,
     ):
         self.time_embed_ND = time_embed
         self.time_embed_BTD = time_embed.unflatten(0, (-1, num_frames))
+        if temporal_embed is not None:
+            self.time_embed_BTD = self.time_embed_BTD + temporal_embed[:, None]
         self.num_frames = num_frames
         self.tokens = tokens
         self.token_bias = token_bias

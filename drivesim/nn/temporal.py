@@ -43,6 +43,23 @@ def sinusoidal(positions: Tensor, dim: int, max_period: float = 10_000.0) -> Ten
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
+class NoiseLevelEmbedding(nn.Module):
+    """A diffusion step, to which given frames are noised, as an addition to the time embedding; begins at zero."""
+
+    def __init__(self, dim: int, num_frequencies: int = 64):
+        super().__init__()
+        self.num_frequencies = num_frequencies
+        self.proj_in = nn.Linear(num_frequencies, dim)
+        self.proj_out = nn.Linear(dim, dim)
+        for parameter in self.proj_out.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, level_B: Tensor) -> Tensor:
+        """(B,) steps to (B, dim)."""
+        waves = sinusoidal(level_B, self.num_frequencies).to(self.proj_in.weight.dtype)
+        return self.proj_out(F.silu(self.proj_in(waves)))  # type: ignore[no-any-return]
+
+
 class Mix(nn.Module):
     """`alpha * spatial + (1 - alpha) * temporal`, alpha = sigmoid of a learned number (§3.1).
 

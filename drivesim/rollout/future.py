@@ -71,7 +71,12 @@ def run_future(task: Task, model: PredictionModel) -> Events:
 
 
 def _make_video(task: Task, model: PredictionModel, writer: FutureWriter) -> Iterator[Progress]:
-    plan = Plan(num_frames=task.num_frames, frames_per_call=model.num_frames, frames_per_gap=model.frames_per_gap)
+    plan = Plan(
+        num_frames=task.num_frames,
+        frames_per_call=model.num_frames,
+        num_given=model.num_given,
+        frames_per_gap=model.frames_per_gap,
+    )
     world = World(model, run_seed=task.run_seed, start_name=task.start_name, is_night=task.is_night)
     state, first_segment = writer.load_state() or (world.reset(task.start_latents_CHW, task.future), 0)
     num_segments = plan.num_segments(task.segment_chunks)

@@ -29,6 +29,10 @@ class PredictionModel(Protocol):
         """Key frames that one call of `predict` returns, the given ones included."""
 
     @property
+    def num_given(self) -> int:
+        """Last key frames that a call of `predict` continues, but for the first call, which is given one."""
+
+    @property
     def num_passes(self) -> int:
         """Passes of interpolation from key frames to the video's frames; 0 = key frames are the video."""
 
@@ -56,7 +60,7 @@ class PredictionModel(Protocol):
         """The next frames of B futures.
 
         Args:
-            given_BSCHW: The last S = 1 or 2 frames' latents, on any device.
+            given_BSCHW: Latents of the last S frames, 1 or `num_given`, on any device.
             generators: One CPU generator a future.
             is_night: One a future; None = unknown.
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-NUM_GIVEN = 2  # frames that every call but the first starts from
-
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Chunk:
     """One call of the prediction model."""
 
     index: int  # 0-based
-    num_given: int  # 1 for the first call, then 2
+    num_given: int  # 1 for the first call, then the plan's
     first_frame: int  # number of the first frame that it adds
     num_new: int  # frames that it adds to the video
 
@@ -22,19 +20,20 @@ class Plan:
     """All calls for a future of `num_frames` frames, by arithmetic: as small for an hour as for a second.
 
     The first call is given 1 key frame, which opens the video, and adds itself whole; each later call is
-    given the last 2 key frames and adds the rest. Interpolation fills the gaps before each added key
+    given the last `num_given` key frames and adds the rest. Interpolation fills the gaps before each added key
     frame. The last call adds no more than is wanted.
     """
 
     num_frames: int  # wanted, the start frame included
     frames_per_call: int = 10  # key frames, the given ones included
+    num_given: int = 2  # key frames that every call but the first starts from
     frames_per_gap: int = 1  # frames from one key frame to the next, the first of them counted
 
     def __post_init__(self) -> None:
         if self.num_frames < 1:
             raise ValueError(f"a future of {self.num_frames} frames; at least 1 is needed")
-        if self.frames_per_call <= NUM_GIVEN:
-            raise ValueError(f"{self.frames_per_call} frames a call; more than {NUM_GIVEN} are needed")
+        if self.frames_per_call <= self.num_given:
+            raise ValueError(f"{self.frames_per_call} frames a call; more than {self.num_given} are needed")
 
     @property
     def num_chunks(self) -> int:
@@ -48,7 +47,7 @@ class Plan:
 
     @property
     def _later_chunk(self) -> int:
-        return (self.frames_per_call - NUM_GIVEN) * self.frames_per_gap
+        return (self.frames_per_call - self.num_given) * self.frames_per_gap
 
     def chunk(self, index: int) -> Chunk:
         """Call number `index`."""
@@ -60,7 +59,7 @@ class Plan:
         first_frame = self._first_chunk + (index - 1) * num_new
         return Chunk(
             index=index,
-            num_given=NUM_GIVEN,
+            num_given=self.num_given,
             first_frame=first_frame,
             num_new=min(num_new, self.num_frames - first_frame),
         )

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from drivesim.core.seeds import torch_generator
 from drivesim.rollout.cascade import fill_in
 from drivesim.rollout.model import PredictionModel
-from drivesim.rollout.plan import NUM_GIVEN
 
 
 class NotFiniteError(ArithmeticError):
@@ -28,7 +27,7 @@ class State:
     future: int  # which of the start frame's futures
     chunk_index: int  # the next chunk
     num_frames: int  # frames of the video made so far
-    latents_SCHW: torch.Tensor  # the last 1 (before the first step) or 2 key frames, on the CPU
+    latents_SCHW: torch.Tensor  # the last key frames: one before the first step, then `num_given`; on the CPU
 
 
 class World:
@@ -79,7 +78,7 @@ class World:
             future=state.future,
             chunk_index=state.chunk_index + 1,
             num_frames=state.num_frames + len(new_TCHW),
-            latents_SCHW=keys_KCHW[-NUM_GIVEN:].clone(),  # a view would keep the whole chunk in memory
+            latents_SCHW=keys_KCHW[-self.model.num_given :].clone(),  # a view would keep the whole chunk in memory
         )
         return after, frames_THWC
 

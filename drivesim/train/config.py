@@ -8,7 +8,7 @@ from enum import Enum
 from drivesim.conditioning.driving import ConditionerConfig
 from drivesim.data.batches import CropConfig
 from drivesim.data.module import DataModuleConfig
-from drivesim.diffusion.settings import SamplingConfig, ScheduleConfig
+from drivesim.diffusion.settings import PredictionSamplingConfig, SamplingConfig, ScheduleConfig
 from drivesim.models.build import AutoencoderConfig, BackboneConfig, InterpolationConfig, TemporalConfig
 from drivesim.train.autoencoder import AutoencoderLossConfig
 from drivesim.train.interpolation import InterpolationLossConfig
@@ -49,6 +49,7 @@ class TrainConfig:
     stage: StageName = StageName.AUTOENCODER  # what to train
     name: str = "model"  # name of the model, written into its index
     init: str | None = None  # model folder with the earlier parts; None = autoencoder stage from nothing
+    joins: list[str] = field(default_factory=list)  # further model folders whose parts the exported model gets, too
     warm_start: str | None = None  # model folder whose weights of this stage's parts to begin with; None = fresh
     seed: int = 0  # of data order, noise and fresh weights
     size_hw: list[int] = field(default_factory=lambda: [64, 128])  # height and width of the pictures
@@ -68,7 +69,7 @@ class TrainConfig:
     interpolation_loss: InterpolationLossConfig = field(default_factory=InterpolationLossConfig)  # stage interpolation
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)  # noise schedule, fixed by stage image
     design_sampling: SamplingConfig = field(default_factory=SamplingConfig)  # default of the exported model
-    predict_sampling: SamplingConfig = field(default_factory=SamplingConfig)  # default of the exported model
+    predict_sampling: PredictionSamplingConfig = field(default_factory=PredictionSamplingConfig)  # likewise
     interpolate_sampling: SamplingConfig = field(default_factory=SamplingConfig)  # default of the exported model
     optim: OptimConfig = field(default_factory=OptimConfig)  # optimizer
     loader: DataModuleConfig = field(default_factory=DataModuleConfig)  # batches

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,8 +26,8 @@ from drivesim.data.frames import FrameCache, cache_frames
 from drivesim.data.latents import cache_latents
 from drivesim.data.module import CachedDataModule
 from drivesim.data.source import ClipSource
-from drivesim.diffusion.settings import SamplingConfig
-from drivesim.families.folder import find_model, fingerprint, load_parts, read_index, save_parts, write_index
+from drivesim.families.folder import find_model, fingerprint, load_parts, save_parts, write_index
+from drivesim.families.joining import carry, check_joined
 from drivesim.models.autoencoder import downsampling, encode, measure_scale
 from drivesim.train.checkpoints import AtomicCheckpointIO, SamplePictures
 from drivesim.train.config import StageName, TrainConfig
@@ -110,6 +111,7 @@ def _frames(config: TrainConfig, source: ClipSource, split: str) -> FrameCache |
 def _parts(config: TrainConfig) -> Parts:
     """Frozen parts from `init`, fresh or warm-started ones for the stage."""
     recipe = RECIPES[StageName(config.stage)]
+    check_joined(_folders(config), trained_parts(config))
     parts: Parts = {}
     if recipe.needs:
         assert config.init is not None
@@ -120,11 +122,19 @@ def _parts(config: TrainConfig) -> Parts:
         warm = load_parts(find_model(config.warm_start), trained_parts(config))
         for name, part in warm.items():
             try:
-                parts[name].load_state_dict(part.state_dict())
+                _warm_start(parts[name], part)
             except RuntimeError as error:
                 cause = " ".join(line.strip() for line in str(error).splitlines()[:2])
                 raise ValueError(f"warm_start={config.warm_start}: part {name!r} does not fit: {cause}") from error
     return parts
+
+
+def _warm_start(part: Any, warm: Any) -> None:
+    """Loads weights; those that a part of an earlier kind lacks may stay fresh where the part says so."""
+    weights = warm.state_dict()
+    fresh = tuple(getattr(part, "may_be_fresh", ()))
+    kept = {name: w for name, w in part.state_dict().items() if name not in weights and name.startswith(fresh)}
+    part.load_state_dict(weights | kept)
 
 
 def _check_size(config: TrainConfig, parts: Parts) -> None:
@@ -202,19 +212,26 @@ def _export(config: TrainConfig, parts: Parts, frames: FrameCache | None, folder
         assert frames is not None
         shift, scale = measure_scale(parts["autoencoder"], _spread_frames(frames, SCALE_FRAMES))
         _log.warning("latent shift %.4f, scale %.4f", shift, scale)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_parts(folder, parts, getattr(torch, config.weights))
-    if stage is StageName.PREDICTION:
-        index: dict[str, Any] = {"name": config.name, "fps": config.fps, "size_hw": list(config.size_hw)}
-        index |= {
-            "design_sampling": _plain(config.design_sampling),
-            "predict_sampling": _plain(config.predict_sampling),
-        }
-        write_index(folder, index)
-    if stage is StageName.INTERPOLATION:
-        assert config.init is not None
-        added = {"rates": config.interpolation.rates, "interpolate_sampling": _plain(config.interpolate_sampling)}
-        write_index(folder, read_index(find_model(config.init)) | added)
+    recipe = RECIPES[stage]
+    if folder.exists():  # of a start that was stopped while it wrote
+        shutil.rmtree(folder)
+    trained = trained_parts(config)
+    made = {name: part for name, part in parts.items() if name in trained or name not in recipe.needs}
+    save_parts(folder, made, _dtype(config))
+    carried = carry(_folders(config), trained, folder)
+    index = carried | recipe.index(config)
+    if index:
+        write_index(folder, {"name": config.name} | index)
+
+
+def _folders(config: TrainConfig) -> list[Path]:
+    """Where the exported model's other parts come from."""
+    return [find_model(folder) for folder in (config.init, *config.joins) if folder is not None]
+
+
+def _dtype(config: TrainConfig) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, config.weights)
+    return dtype
 
 
 def _spread_frames(cache: FrameCache, most: int) -> Any:
@@ -227,12 +244,3 @@ def _spread_frames(cache: FrameCache, most: int) -> Any:
             cache.read(drive, valid[np.linspace(0, len(valid) - 1, min(each, len(valid))).astype(np.int64)])
         )
     return np.concatenate(pictures)
-
-
-def _plain(sampling: SamplingConfig) -> dict[str, Any]:
-    return {
-        "sampler": type(sampling.sampler)(sampling.sampler).value,
-        "steps": sampling.steps,
-        "eta": sampling.eta,
-        "guidance": sampling.guidance,
-    }

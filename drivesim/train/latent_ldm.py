@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from drivesim.conditioning.driving import DrivingConditions
-from drivesim.conditioning.given_frames import context_of, first_frames_given
+from drivesim.conditioning.given_frames import context_of, first_frames_given, noised
 from drivesim.diffusion.objective import add_noise, diffusion_loss, draw_timesteps
-from drivesim.diffusion.settings import SamplingConfig
+from drivesim.diffusion.settings import PredictionSamplingConfig, SamplingConfig
 from drivesim.families.generate import generate_frames, predict_frames
 from drivesim.models.autoencoder import decode
 from drivesim.models.build import SpatialLayers
@@ -119,7 +119,7 @@ def known_on_the_way(batch: Batch, drop_night_B: Tensor) -> DrivingConditions:
 
 
 class PredictionStage(Stage):
-    """Trains the temporal layers in the image model, which is frozen unless they say otherwise, to continue given frames.
+    """Trains the temporal layers in the image model, frozen or not (`temporal.spatial`), to continue given frames.
 
     Parts: autoencoder, backbone, conditioner, temporal, scheduler.
     """
@@ -128,13 +128,14 @@ class PredictionStage(Stage):
         self,
         parts: dict[str, Any],
         loss: PredictionLossConfig,
-        sampling: SamplingConfig,
+        sampling: PredictionSamplingConfig,
         optim: OptimConfig,
         seed: int,
     ):
         trained = ("temporal", *SpatialLayers(parts["temporal"].config.spatial).trained_parts)
         frozen = [name for name in ("autoencoder", "backbone", "conditioner") if name not in trained]
-        super().__init__(*(nn.ModuleDict({n: parts[n] for n in names}) for names in (trained, frozen)), optim, seed)
+        groups = [nn.ModuleDict({name: parts[name] for name in names}) for names in (trained, frozen)]
+        super().__init__(groups[0], groups[1], optim, seed)
         self.autoencoder, self.conditioner = parts["autoencoder"], parts["conditioner"]
         self.schedule = parts["scheduler"]
         self.video_unet = VideoUNet(parts["backbone"], parts["temporal"])
@@ -154,11 +155,26 @@ class PredictionStage(Stage):
         noisy, target = add_noise(x, noise, steps, self.schedule)
         tokens, mask = self.conditioner(conditions)
         hold = self.video_unet.temporal.config.hold_context
-        context = context_of(x, first_frames_given(num_given, t), hold=hold)
+        shown, level = self._shown(x, generator)
+        context = context_of(shown, first_frames_given(num_given, t), hold=hold)
         prediction = self.video_unet(
-            self.conditioner.placed(noisy), steps, tokens, token_mask_BL=mask, context_BTCHW=context
+            self.conditioner.placed(noisy),
+            steps,
+            tokens,
+            token_mask_BL=mask,
+            context_BTCHW=context,
+            noise_level_B=level,
         )
         return losses(prediction, target, batch, self.prediction.box_weight)
+
+    def _shown(self, x_BTCHW: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """The frames as they are given, and the noise level that is told: None for a model that sees clean ones."""
+        most = self.video_unet.temporal.config.context_noise
+        if not most:
+            return x_BTCHW, None
+        level = torch.randint(0, most + 1, (len(x_BTCHW),), generator=generator).to(x_BTCHW.device)
+        noise = torch.randn(x_BTCHW.shape, generator=generator).to(x_BTCHW)
+        return noised(x_BTCHW, level, noise, self.schedule), level
 
     @torch.no_grad()
     def sample_pictures(self, batch: Batch) -> NDArray[np.uint8]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from drivesim.conditioning.driving import make_conditioner
 from drivesim.conditioning.rate_label import RateLabel
 from drivesim.diffusion.schedule import training_schedule
+from drivesim.diffusion.settings import Sampler, SamplingConfig
 from drivesim.models.autoencoder import downsampling
 from drivesim.models.build import (
     SpatialLayers,
@@ -36,6 +37,7 @@ class Recipe:
     stage: Callable[[TrainConfig, Parts], Stage]
     num_frames: Callable[[TrainConfig], int]  # of a training clip
     rates: Callable[[TrainConfig], list[float]]  # frame rates of training clips
+    index: Callable[[TrainConfig], dict[str, Any]]  # facts that the exported model's index gets
 
 
 def _make_image(config: TrainConfig, parts: Parts) -> Parts:
@@ -73,6 +75,24 @@ def _make_interpolation(config: TrainConfig, parts: Parts) -> Parts:
     }
 
 
+def _prediction_index(config: TrainConfig) -> dict[str, Any]:
+    return {
+        "fps": config.fps,
+        "size_hw": list(config.size_hw),
+        "num_given": max(config.prediction_loss.given),
+        "design_sampling": _plain(config.design_sampling),
+        "predict_sampling": _plain(config.predict_sampling),
+    }
+
+
+def _interpolation_index(config: TrainConfig) -> dict[str, Any]:
+    return {"rates": config.interpolation.rates, "interpolate_sampling": _plain(config.interpolate_sampling)}
+
+
+def _plain(sampling: SamplingConfig) -> dict[str, Any]:
+    return asdict(sampling) | {"sampler": Sampler(sampling.sampler).value}
+
+
 _IMAGE = ("autoencoder", "backbone", "conditioner", "scheduler")
 
 RECIPES: dict[StageName, Recipe] = {
@@ -85,6 +105,7 @@ RECIPES: dict[StageName, Recipe] = {
         ),
         num_frames=lambda _: 1,
         rates=lambda config: [config.fps],
+        index=lambda _: {},
     ),
     StageName.IMAGE: Recipe(
         needs=("autoencoder",),
@@ -95,6 +116,7 @@ RECIPES: dict[StageName, Recipe] = {
         ),
         num_frames=lambda _: 1,
         rates=lambda config: [config.fps],
+        index=lambda _: {},
     ),
     StageName.PREDICTION: Recipe(
         needs=_IMAGE,
@@ -105,6 +127,7 @@ RECIPES: dict[StageName, Recipe] = {
         ),
         num_frames=lambda config: config.temporal.num_frames,
         rates=lambda config: [config.fps],
+        index=_prediction_index,
     ),
     StageName.INTERPOLATION: Recipe(
         needs=(*_IMAGE, "temporal"),
@@ -115,6 +138,7 @@ RECIPES: dict[StageName, Recipe] = {
         ),
         num_frames=lambda config: config.interpolation.num_frames,
         rates=lambda config: config.interpolation.rates,
+        index=_interpolation_index,
     ),
 }
 

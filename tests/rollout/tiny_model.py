@@ -21,6 +21,7 @@ class TinyModel:
     num_frames = 10
     num_passes = 0
     frames_per_gap = 1
+    num_given = 2
     fingerprint = "tiny"
 
     def __init__(self) -> None:
