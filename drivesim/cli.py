@@ -291,7 +291,7 @@ def _save_beginning(out: Path, pictures: dict[str, NDArray[np.uint8]], record: R
 
 def _start(config: RolloutCommand, simulator: Simulator) -> tuple[Start, dict[str, NDArray[np.uint8]]]:
     """The start frame, designed from a scene or taken from a picture or video; and pictures of it by file name."""
-    from drivesim.rollout.start import Start, start_from_file
+    from drivesim.rollout.start import start_from_file
     from drivesim.viz.overlays import draw_boxes
 
     path = Path(config.start)
@@ -300,10 +300,9 @@ def _start(config: RolloutCommand, simulator: Simulator) -> tuple[Start, dict[st
         start = start_from_file(path, simulator.size_hw, start_s=config.start_s, is_night=config.is_night)
         return start, {"start.png": start.frame_HWC}
     scene = Scene.load(_scene_path(config.start))
-    frame = simulator.design(scene, seed=config.seed)
-    boxes = draw_boxes(frame, scene.picture_boxes(simulator.size_hw), BOXES_SCALE)
-    start = Start(name=scene.name, frame_HWC=frame, is_night=scene.is_night)
-    return start, {"start.png": frame, "start_boxes.png": boxes}
+    start = simulator.start(scene, seed=config.seed)
+    boxes = draw_boxes(start.frame_HWC, scene.picture_boxes(simulator.size_hw), BOXES_SCALE)
+    return start, {"start.png": start.frame_HWC, "start_boxes.png": boxes}
 
 
 def _scene_path(name: str) -> Path:

@@ -14,6 +14,7 @@ from drivesim.core.picture import check_size, crop_to_aspect, resize_area
 from drivesim.core.scene import Scene
 from drivesim.core.seeds import torch_generator
 from drivesim.families.driving import DrivingModel
+from drivesim.rollout.start import Start
 from drivesim.rollout.world import World
 
 
@@ -50,33 +51,40 @@ class Simulator:
 
     def design(self, scene: Scene, *, seed: int = 0, index: int = 0) -> NDArray[np.uint8]:
         """A start frame, uint8 (H, W, 3), for a scene. Same seed and index, same frame."""
+        return self.start(scene, seed=seed, index=index).frame_HWC
+
+    def start(self, scene: Scene, *, seed: int = 0, index: int = 0) -> Start:
+        """The same with its latents, from which a rollout starts without encoding the frame again."""
         conditions = DrivingConditions.of_pictures(
             [scene.picture_boxes(self.size_hw)], self.size_hw, [scene.is_night], [scene.count_cars()]
         )
         latents = self.model.design(conditions, [torch_generator(seed, scene.name, index, "design")])
-        return self.model.decode(latents)[0]
+        frame_HWC = self.model.decode(latents)[0]
+        return Start(name=scene.name, frame_HWC=frame_HWC, is_night=scene.is_night, latents_CHW=latents[0].cpu())
 
     def rollout(
         self,
-        frame_HWC: NDArray[np.uint8],
+        start: NDArray[np.uint8] | Start,
         *,
         seconds: float | None = None,
         minutes: float | None = None,
         seed: int = 0,
         future: int = 0,
         is_night: bool | None = None,
-        name: str = "start",
+        name: str | None = None,
     ) -> Iterator[NDArray[np.uint8]]:
         """Streams a future of a start frame; memory does not grow with its length.
 
         Args:
-            frame_HWC: uint8 RGB, at least the model's size; cropped to 2:1 and resized.
+            start: what `Simulator.start` gives; or uint8 RGB (H, W, 3), at least the model's size, that is cropped to
+                the model's shape and resized.
             seconds: length, or
             minutes: length. One of the two is needed.
             seed: run seed.
             future: futures of one start frame differ by this number alone.
-            is_night: None = unknown.
-            name: of the start frame; part of the key of every random number.
+            is_night: None = that of the start, unknown for a picture.
+            name: of the start frame, part of the key of every random number; None = that of the start, "start" for a
+                picture.
 
         Yields:
             Chunks of frames, uint8 (T, H, W, 3).
@@ -86,13 +94,26 @@ class Simulator:
         """
         if (seconds is None) == (minutes is None):
             raise ValueError("rollout: give either seconds or minutes")
-        remaining = max(1, round((seconds if seconds is not None else 60.0 * (minutes or 0.0)) * self.fps))
+        num_frames = max(1, round((seconds if seconds is not None else 60.0 * (minutes or 0.0)) * self.fps))
+        if not isinstance(start, Start):
+            start = self._start_of_picture(start, name or "start")
+        world = World(
+            self.model,
+            run_seed=seed,
+            start_name=name or start.name,
+            is_night=start.is_night if is_night is None else is_night,
+            num_frames=num_frames,
+        )
+        latents_CHW = start.latents_CHW
+        if latents_CHW is None:
+            latents_CHW = self.model.encode(start.frame_HWC[None])[0]
+        state = world.reset(latents_CHW, future)
+        while state.num_frames < num_frames:
+            state, frames = world.step(state)
+            yield frames
+
+    def _start_of_picture(self, frame_HWC: NDArray[np.uint8], name: str) -> Start:
         height, width = self.size_hw
         part, _ = crop_to_aspect(frame_HWC, width / height)
         check_size(part, self.size_hw, name)
-        world = World(self.model, run_seed=seed, start_name=name, is_night=is_night)
-        state = world.reset(self.model.encode(resize_area(part, self.size_hw)[None])[0], future)
-        while remaining > 0:
-            state, frames = world.step(state)
-            yield frames[:remaining]
-            remaining -= len(frames)
+        return Start(name=name, frame_HWC=resize_area(part, self.size_hw))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from drivesim.conditioning.driving import DrivingConditions
+from drivesim.core.seeds import Key
 from drivesim.diffusion.settings import (
     AnySampling,
     PredictionOverrides,
@@ -174,6 +175,12 @@ class DrivingModel:
     def decode(self, latents_TCHW: Tensor) -> NDArray[np.uint8]:
         """Scaled latents (T, C, h, w) to uint8 frames (T, H, W, 3)."""
         return coder.decode(self.autoencoder, latents_TCHW)
+
+    def finish(
+        self, pending: dict[str, Tensor], latents_TCHW: Tensor, *, key: tuple[Key, ...], is_last: bool
+    ) -> tuple[dict[str, Tensor], NDArray[np.uint8]]:
+        """Frames of the video that these latents complete; see `rollout.model.PredictionModel`."""
+        return {}, self.decode(latents_TCHW)
 
     def design(self, conditions: DrivingConditions, generators: Sequence[torch.Generator]) -> Tensor:
         """Latents (B, C, h, w) of start frames that obey boxes and labels, one generator a frame.

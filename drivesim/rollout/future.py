@@ -12,7 +12,6 @@ import torch
 
 from drivesim.core.files import sha256_file
 from drivesim.rollout.model import PredictionModel
-from drivesim.rollout.plan import Plan
 from drivesim.rollout.rows import Events, Progress, Row
 from drivesim.rollout.world import World
 from drivesim.rollout.writer import FutureWriter
@@ -71,27 +70,22 @@ def run_future(task: Task, model: PredictionModel) -> Events:
 
 
 def _make_video(task: Task, model: PredictionModel, writer: FutureWriter) -> Iterator[Progress]:
-    plan = Plan(
+    world = World(
+        model,
+        run_seed=task.run_seed,
+        start_name=task.start_name,
+        is_night=task.is_night,
         num_frames=task.num_frames,
-        frames_per_call=model.num_frames,
-        num_given=model.num_given,
-        frames_per_gap=model.frames_per_gap,
     )
-    world = World(model, run_seed=task.run_seed, start_name=task.start_name, is_night=task.is_night)
     state, first_segment = writer.load_state() or (world.reset(task.start_latents_CHW, task.future), 0)
-    num_segments = plan.num_segments(task.segment_chunks)
+    num_segments = world.plan.num_segments(task.segment_chunks)
     for index in range(first_segment, num_segments):
-        with writer.segment(index) as video:
-            for chunk_index in plan.segment(index, task.segment_chunks):
-                chunk = plan.chunk(chunk_index)
+        with writer.segment(index) as write:
+            for _ in world.plan.segment(index, task.segment_chunks):
                 state, frames_THWC = world.step(state)
-                for frame_HWC in frames_THWC[: chunk.num_new]:
-                    video.write(frame_HWC)
-                yield Progress(
-                    future=task.future,
-                    num_frames=chunk.first_frame + chunk.num_new,
-                    total_frames=task.num_frames,
-                )
+                for frame_HWC in frames_THWC:
+                    write(frame_HWC)
+                yield Progress(future=task.future, num_frames=state.num_frames, total_frames=task.num_frames)
         writer.save_state(state, index + 1)
     num_joined = writer.join(num_segments)
     assert num_joined == task.num_frames, f"{num_joined} frames in the video, {task.num_frames} planned"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from drivesim.core.seeds import Key
+
+Pending: TypeAlias = dict[str, torch.Tensor]  # what a video's next frames need of those before; on the CPU
 
 
 class PredictionModel(Protocol):
@@ -47,8 +51,25 @@ class PredictionModel(Protocol):
     def encode(self, frames_THWC: NDArray[np.uint8]) -> torch.Tensor:
         """uint8 RGB pictures to latents (T, C, h, w)."""
 
-    def decode(self, latents_TCHW: torch.Tensor) -> NDArray[np.uint8]:
-        """Latents on any device to uint8 RGB pictures (T, H, W, 3)."""
+    def finish(
+        self, pending: Pending, latents_TCHW: torch.Tensor, *, key: tuple[Key, ...], is_last: bool
+    ) -> tuple[Pending, NDArray[np.uint8]]:
+        """Turns latents into frames of the video, as far as that can be done before those that follow are known.
+
+        The frames of all calls in a row are the video, whatever pieces its latents come in, up to rounding.
+
+        Args:
+            pending: What the call before returned; {} at the video's beginning.
+            latents_TCHW: The next latents, on any device.
+            key: Of the future's noise: (run seed, start, future).
+            is_last: Nothing follows; all frames are wanted.
+
+        Returns:
+            What the next call needs, of bounded size; and uint8 RGB pictures (T, H, W, 3), T >= 0.
+
+        Raises:
+            NotFiniteError: names the stage and the frame.
+        """
 
     def predict(
         self,

@@ -30,7 +30,7 @@ class RolloutConfig:
     futures: int = 4  # they differ by their number in the key of the noise
     seconds: float = 60.0  # length of each; rounded to whole frames
     seed: int = 0  # same seed, start and model = same bytes
-    segment_chunks: int = 4  # chunks (8 key frames each) after which a segment is closed; a kill costs at most one
+    segment_chunks: int = 1  # chunks (8 key frames each) after which a segment is closed; a kill costs at most one
     crf: int = 18  # x264's quality of the videos: 0 lossless .. 51 worst
     pool: PoolConfig = field(default_factory=PoolConfig)
 
@@ -155,8 +155,10 @@ def _tasks(config: RolloutConfig, start: Start, model: PredictionModel, run_dir:
     size_hw = start.frame_HWC.shape[:2]
     if size_hw != tuple(model.size_hw):
         raise ValueError(f"start {start.name}: frame of {size_hw} (height, width), the model's is {model.size_hw}")
-    with torch_threads(config.pool.threads):
-        latents_CHW = model.encode(start.frame_HWC[None])[0].cpu()
+    latents_CHW = start.latents_CHW
+    if latents_CHW is None:
+        with torch_threads(config.pool.threads):
+            latents_CHW = model.encode(start.frame_HWC[None])[0].cpu()
     return [
         Task(
             future=future,

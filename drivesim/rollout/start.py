@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from drivesim.core.picture import check_size, crop_to_aspect, load_picture, resize_area
@@ -25,6 +26,7 @@ class Start:
     name: str  # part of the key of every random number
     frame_HWC: NDArray[np.uint8]  # RGB, of the model's size
     is_night: bool | None = None  # None = unknown
+    latents_CHW: torch.Tensor | None = None  # that the frame was decoded from; None = the model encodes the frame
 
 
 def start_from_file(

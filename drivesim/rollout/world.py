@@ -5,19 +5,19 @@ Axes: B futures (always 1 here), S given frames, T frames, C channels, H W pixel
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from drivesim.core.finite import check_finite
 from drivesim.core.seeds import torch_generator
 from drivesim.rollout.cascade import fill_in
-from drivesim.rollout.model import PredictionModel
+from drivesim.rollout.model import Pending, PredictionModel
+from drivesim.rollout.plan import Plan
 
-
-class NotFiniteError(ArithmeticError):
-    """The model made latents that are NaN or infinite."""
+ENDLESS = 2**62  # frames; nobody gets there
 
 
 @dataclass(kw_only=True, slots=True)
@@ -26,8 +26,9 @@ class State:
 
     future: int  # which of the start frame's futures
     chunk_index: int  # the next chunk
-    num_frames: int  # frames of the video made so far
+    num_frames: int  # frames of the video shown so far
     latents_SCHW: torch.Tensor  # the last key frames: one before the first step, then `num_given`; on the CPU
+    pending: Pending = field(default_factory=dict)  # of the decoder and what follows it
 
 
 class World:
@@ -37,54 +38,78 @@ class World:
     again. The noise of a step depends on (run seed, start, future, chunk) alone, and a step predicts
     one future: batched convolutions round differently, and the same future must not depend on its
     neighbours.
+
+    Args:
+        model: predicts, fills in and finishes.
+        run_seed: part of the key of all noise, as is
+        start_name: of the start frame.
+        is_night: None = unknown.
+        num_frames: wanted; the last step ends the video there.
     """
 
-    def __init__(self, model: PredictionModel, *, run_seed: int, start_name: str, is_night: bool | None = None) -> None:
+    def __init__(
+        self,
+        model: PredictionModel,
+        *,
+        run_seed: int,
+        start_name: str,
+        is_night: bool | None = None,
+        num_frames: int = ENDLESS,
+    ) -> None:
         self.model = model
         self.run_seed = run_seed
         self.start_name = start_name
         self.is_night = is_night
+        self.plan = Plan(
+            num_frames=num_frames,
+            frames_per_call=model.num_frames,
+            num_given=model.num_given,
+            frames_per_gap=model.frames_per_gap,
+        )
 
     def reset(self, start_latents_CHW: torch.Tensor, future: int = 0) -> State:
         """The state before the first step of a future."""
         return State(future=future, chunk_index=0, num_frames=0, latents_SCHW=start_latents_CHW[None].cpu())
 
     def step(self, state: State) -> tuple[State, NDArray[np.uint8]]:
-        """One call of the prediction model, and what fills the gaps between its key frames.
+        """One call of the prediction model, what fills the gaps between its key frames, and the frames of it all.
 
         The first step's frames begin with the start frame as the model decodes it, so that colours
-        do not jump behind it.
+        do not jump behind it. Frames that need later ones come with a later step.
 
         Returns:
             The next state, and the new frames, uint8 RGB (T, H, W, 3).
 
         Raises:
-            NotFiniteError: names the chunk and the first frame that is not finite.
+            NotFiniteError: names the stage and the first frame that is not finite.
         """
-        num_given = len(state.latents_SCHW)
+        chunk = self.plan.chunk(state.chunk_index)
         item = (self.run_seed, self.start_name, state.future)
-        generator = torch_generator(*item, "predict", state.chunk_index)
         with torch.no_grad():
-            latents_BTCHW = self.model.predict(
-                state.latents_SCHW[None], generators=[generator], is_night=[self.is_night]
+            keys_KCHW = self._predict(state, chunk.first_frame)
+            filled_TCHW = fill_in(self.model, keys_KCHW, self.is_night, (*item, chunk.index))
+            new_TCHW = filled_TCHW if chunk.index == 0 else filled_TCHW[1:]  # the chunk before ended with that frame
+            check_finite(new_TCHW, "interpolation", chunk.first_frame, self.model.fps)
+            is_last = chunk.index == self.plan.num_chunks - 1
+            pending, frames_THWC = self.model.finish(
+                state.pending, new_TCHW[: chunk.num_new], key=item, is_last=is_last
             )
-            is_first = state.chunk_index == 0
-            keys_KCHW = latents_BTCHW[0, 0 if is_first else num_given - 1 :].cpu()
-            filled_TCHW = fill_in(self.model, keys_KCHW, self.is_night, (*item, state.chunk_index))
-            new_TCHW = filled_TCHW if is_first else filled_TCHW[1:]  # the chunk before ended with that frame
-            _check_finite(new_TCHW, state)
-            frames_THWC = self.model.decode(new_TCHW)
         after = State(
             future=state.future,
-            chunk_index=state.chunk_index + 1,
-            num_frames=state.num_frames + len(new_TCHW),
+            chunk_index=chunk.index + 1,
+            num_frames=state.num_frames + len(frames_THWC),
             latents_SCHW=keys_KCHW[-self.model.num_given :].clone(),  # a view would keep the whole chunk in memory
+            pending=pending,
         )
         return after, frames_THWC
 
-
-def _check_finite(new_TCHW: torch.Tensor, state: State) -> None:
-    finite_T = torch.isfinite(new_TCHW).flatten(start_dim=1).all(dim=1)
-    if not bool(finite_T.all()):
-        frame = state.num_frames + int((~finite_T).nonzero()[0, 0])
-        raise NotFiniteError(f"chunk {state.chunk_index}: the latents of frame {frame} are not finite")
+    def _predict(self, state: State, first_frame: int) -> torch.Tensor:
+        """The chunk's key frames (K, C, h, w), but for the first chunk with the last one before it in front."""
+        num_given = len(state.latents_SCHW)
+        generator = torch_generator(self.run_seed, self.start_name, state.future, "predict", state.chunk_index)
+        latents_BTCHW = self.model.predict(state.latents_SCHW[None], generators=[generator], is_night=[self.is_night])
+        keys_KCHW = latents_BTCHW[0, 0 if state.chunk_index == 0 else num_given - 1 :].cpu()
+        gap = self.model.frames_per_gap
+        first = 0 if state.chunk_index == 0 else first_frame - 1
+        check_finite(keys_KCHW, "prediction", first, self.model.fps, every=gap)
+        return keys_KCHW

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -17,6 +19,7 @@ from drivesim.core.files import atomic_path, sha256_file
 from drivesim.core.video import VideoWriter, join_videos
 from drivesim.rollout.world import State
 
+_PENDING = "pending."  # in the names of the state's tensors
 _log = logging.getLogger(__name__)
 
 
@@ -42,21 +45,35 @@ class FutureWriter:
         self.future = future
         self.fps = fps
         self.crf = crf
-        self._digests: list[str] = []  # of the closed segments
+        self._digests: list[str | None] = []  # of the closed segments; None = it has no frame
 
     @contextmanager
-    def segment(self, index: int) -> Iterator[VideoWriter]:
-        """Opens segment `index`; it has its name once it is whole."""
-        with VideoWriter(self._segment_path(index), self.fps, crf=self.crf) as writer:
-            yield writer
+    def segment(self, index: int) -> Iterator[Callable[[NDArray[np.uint8]], None]]:
+        """Opens segment `index`, to be written frame by frame; it has its name once it is whole.
+
+        A segment without a frame has no file: frames may wait for those of the next one.
+        """
+        with ExitStack() as stack:
+            opened: list[VideoWriter] = []
+
+            def write(frame_HWC: NDArray[np.uint8]) -> None:
+                if not opened:
+                    video = VideoWriter(self._segment_path(index), self.fps, crf=self.crf)
+                    opened.append(stack.enter_context(video))
+                opened[0].write(frame_HWC)
+
+            self._segment_path(index).unlink(missing_ok=True)  # of a start that was stopped before its state
+            yield write
 
     def save_state(self, state: State, num_segments: int) -> None:
         """Notes that `num_segments` segments are closed and that the future goes on from `state`."""
-        self._digests += [sha256_file(self._segment_path(n)) for n in range(len(self._digests), num_segments)]
+        self._digests += [self._digest(n) for n in range(len(self._digests), num_segments)]
         counts = {"chunk_index": state.chunk_index, "num_frames": state.num_frames}
+        tensors = {"latents_SCHW": state.latents_SCHW} | {_PENDING + key: t for key, t in state.pending.items()}
         with atomic_path(self._state_path) as temporary:
             metadata = {name: str(count) for name, count in counts.items()} | {"segments": json.dumps(self._digests)}
-            save_file({"latents_SCHW": state.latents_SCHW.contiguous()}, temporary, metadata)
+            # Clones: parts of one tensor would be refused as shared memory.
+            save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, temporary, metadata)
 
     def load_state(self) -> tuple[State, int] | None:
         """The state after the last closed segment and the number of segments; None = start anew.
@@ -68,23 +85,26 @@ class FutureWriter:
         try:
             with safe_open(self._state_path, framework="pt") as file:
                 metadata = file.metadata()
-                latents_SCHW: torch.Tensor = file.get_tensor("latents_SCHW").clone()
-            digests: list[str] = json.loads(metadata["segments"])
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            latents_SCHW: torch.Tensor = tensors.pop("latents_SCHW")
+            digests: list[str | None] = json.loads(metadata["segments"])
             counts = {name: int(metadata[name]) for name in ("chunk_index", "num_frames")}
         except (SafetensorError, KeyError, ValueError) as error:
             _log.warning("%s: cannot be read (%s); the future starts anew", self._state_path, error)
             return None
         for index, digest in enumerate(digests):
             path = self._segment_path(index)
-            if not path.is_file() or sha256_file(path) != digest:
+            if self._digest(index) != digest:
                 _log.warning("%s: missing or harmed; the future starts anew", path)
                 return None
         self._digests = digests
-        return State(future=self.future, latents_SCHW=latents_SCHW, **counts), len(digests)
+        pending = {name.removeprefix(_PENDING): tensor for name, tensor in tensors.items()}
+        return State(future=self.future, latents_SCHW=latents_SCHW, pending=pending, **counts), len(digests)
 
     def join(self, num_segments: int) -> int:
         """Makes the video from its segments; returns its number of frames."""
-        return join_videos([self._segment_path(index) for index in range(num_segments)], self.video)
+        paths = [self._segment_path(index) for index in range(num_segments)]
+        return join_videos([path for path in paths if path.is_file()], self.video)
 
     def remove_parts(self) -> None:
         """Deletes segments and state; nothing of them is needed once the video's row is written."""
@@ -96,6 +116,10 @@ class FutureWriter:
     @property
     def _state_path(self) -> Path:
         return self.parts / "state.safetensors"
+
+    def _digest(self, index: int) -> str | None:
+        path = self._segment_path(index)
+        return sha256_file(path) if path.is_file() else None
 
     def _segment_path(self, index: int) -> Path:
         return self.parts / f"seg_{index:04d}.mp4"

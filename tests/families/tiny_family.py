@@ -20,7 +20,9 @@ from drivesim.models.build import (
 )
 
 
-def write_tiny_family(folder: Path, *, size_hw: tuple[int, int] = (32, 64), seed: int = 0) -> Path:
+def write_tiny_family(
+    folder: Path, *, size_hw: tuple[int, int] = (32, 64), seed: int = 0, context_noise: int = 0
+) -> Path:
     """Writes a whole model folder; the same seed gives the same bytes."""
     torch.manual_seed(seed)
     autoencoder = make_autoencoder(
@@ -33,7 +35,10 @@ def write_tiny_family(folder: Path, *, size_hw: tuple[int, int] = (32, 64), seed
     conditioner = make_conditioner(ConditionerConfig(num_layers=1, position_frequencies=1), 16)
     backbone = make_backbone(config, 4, (size_hw[0] // 8, size_hw[1] // 8), conditioner.num_channels)
     temporal = make_temporal_stack(
-        TemporalConfig(num_frames=10, context_channels=8, feed_forward_mult=1, hold_context=True), backbone
+        TemporalConfig(
+            num_frames=10, context_channels=8, feed_forward_mult=1, hold_context=True, context_noise=context_noise
+        ),
+        backbone,
     )
     parts = {
         "autoencoder": autoencoder,

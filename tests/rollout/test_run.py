@@ -18,7 +18,7 @@ from drivesim.evaluate.videos import find_videos
 from drivesim.rollout.rows import Progress
 from drivesim.rollout.run import RolloutConfig, run_rollout
 from drivesim.rollout.start import Start
-from tests.rollout.tiny_model import FailingModel, TinyModel, start_frame
+from tests.rollout.tiny_model import FailingModel, TinyModel, WaitingModel, start_frame
 
 CONFIG = RolloutConfig(futures=3, seconds=20.0, seed=7, segment_chunks=2)
 START = Start(name="street", frame_HWC=start_frame())
@@ -129,6 +129,26 @@ def test_an_interrupt_leaves_the_run_resumable(tmp_path: Path, finished: Path) -
     assert _bytes(tmp_path) == _bytes(finished)
 
 
+def test_a_future_with_waiting_frames_goes_on_from_every_chunk_with_the_same_bytes(tmp_path: Path) -> None:
+    config = RolloutConfig(futures=1, seconds=15.0, seed=7, segment_chunks=1)
+    assert run_rollout(config, START, WaitingModel, tmp_path / "whole")[0].ok
+    for chunk in range(1, 7):
+        heard: list[Progress] = []
+
+        def interrupt(progress: Progress, heard: list[Progress] = heard, chunk: int = chunk) -> None:
+            heard.append(progress)
+            if len(heard) > chunk:
+                raise KeyboardInterrupt
+
+        run_dir = tmp_path / str(chunk)
+        with pytest.raises(KeyboardInterrupt):
+            run_rollout(config, START, WaitingModel, run_dir, interrupt)
+        calls: list[Progress] = []
+        assert run_rollout(config, START, WaitingModel, run_dir, calls.append)[0].ok
+        assert len(calls) == 8 - chunk
+        assert _bytes(run_dir) == _bytes(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("harmed", ["state.safetensors", "seg_0000.mp4"])
 def test_a_harmed_part_of_an_unfinished_future_costs_a_start_anew_and_no_more(
     tmp_path: Path, finished: Path, harmed: str
@@ -159,7 +179,7 @@ def test_parts_that_a_kill_left_behind_a_finished_future_are_removed(tmp_path: P
 def test_a_future_that_turns_nan_stops_with_its_cause_and_the_others_go_on(tmp_path: Path, finished: Path) -> None:
     rows = run_rollout(CONFIG, START, partial(FailingModel, "nan", at_call=13), tmp_path)
     assert [row.ok for row in rows] == [True, False, True]
-    assert rows[1].error == "NotFiniteError: chunk 2: the latents of frame 21 are not finite"
+    assert rows[1].error == "NotFiniteError: prediction: frame 21 (at 5.25 s) is not finite"
     assert (rows[1].frames, rows[1].video) == (18, None)
     assert read_rows(tmp_path / "rows.jsonl")[1]["error"] == rows[1].error
     whole = _bytes(finished)

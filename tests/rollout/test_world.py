@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from drivesim.rollout.world import NotFiniteError, State, World
-from tests.rollout.tiny_model import FailingModel, TinyModel, start_frame
+from drivesim.core.finite import NotFiniteError
+from drivesim.rollout.world import State, World
+from tests.rollout.tiny_model import FailingModel, TinyModel, WaitingModel, start_frame
 
 START_CHW = TinyModel().encode(start_frame()[None])[0]
 
@@ -88,8 +89,38 @@ def test_latents_that_are_not_finite_name_chunk_and_frame() -> None:
     world = _world(FailingModel("nan", at_call=2))
     state, _ = world.step(world.reset(START_CHW))
     # The model spoils frame 5 of its call, two of which were given: the video's frame 10 + 3.
-    with pytest.raises(NotFiniteError, match="chunk 1: the latents of frame 13 are not finite"):
+    with pytest.raises(NotFiniteError, match=r"prediction: frame 13 \(at 3.25 s\) is not finite"):
         world.step(state)
+
+
+def test_frames_that_wait_for_later_ones_come_with_them_and_the_last_step_leaves_none() -> None:
+    world = _world(WaitingModel(), num_frames=40)
+    state, counts, frames = world.reset(START_CHW), [], []
+    while state.num_frames < 40:
+        state, new = world.step(state)
+        counts.append(len(new))
+        frames += list(new)
+    assert counts == [0, 6, 8, 8, 18]
+    assert np.array_equal(frames[0], TinyModel().decode(START_CHW[None])[0])
+    assert len({frame.tobytes() for frame in frames}) == 40
+    with pytest.raises(IndexError, match="chunk 5 of 5"):
+        world.step(state)
+
+
+@pytest.mark.parametrize("num_given", [1, 3])
+def test_a_model_may_be_given_more_or_fewer_frames(num_given: int) -> None:
+    class Watched(TinyModel):
+        seen: list[int] = []
+
+        def predict(self, given_BSCHW: torch.Tensor, **arguments: object) -> torch.Tensor:
+            self.seen.append(given_BSCHW.shape[1])
+            return super().predict(given_BSCHW, **arguments)  # type: ignore[arg-type]
+
+    Watched.num_given = num_given
+    frames = _frames(_world(Watched()), future=0)
+    assert Watched.seen == [1, num_given, num_given]
+    assert len(frames) == 10 + 2 * (10 - num_given)
+    assert all((a != b).any() for a, b in zip(frames[1:], frames[:-1], strict=True))
 
 
 def test_a_state_from_elsewhere_goes_on_the_same() -> None:

@@ -42,6 +42,11 @@ class TinyModel:
         pictures = torch.tanh(self.up(latents_TCHW)) * 127.5 + 127.5
         return pictures.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
+    def finish(
+        self, pending: dict[str, torch.Tensor], latents_TCHW: torch.Tensor, *, key: tuple[object, ...], is_last: bool
+    ) -> tuple[dict[str, torch.Tensor], np.ndarray]:
+        return {}, self.decode(latents_TCHW)
+
     @torch.no_grad()
     def predict(
         self, given_BSCHW: torch.Tensor, *, generators: list[torch.Generator], is_night: list[bool | None]
@@ -74,6 +79,22 @@ class InterpolatingModel(TinyModel):
         noise = torch.stack([torch.randn(ends_B2CHW.shape[2:], generator=g) for g in generators])
         middle = ends_B2CHW.mean(dim=1) + 0.1 * (number + 1) * noise
         return torch.stack([ends_B2CHW[:, 0], middle, ends_B2CHW[:, 1]], dim=1)
+
+
+class WaitingModel(TinyModel):
+    """Finishes a frame only when the twelve behind it are known; each is blended with the one before it."""
+
+    wait = 12
+
+    def finish(
+        self, pending: dict[str, torch.Tensor], latents_TCHW: torch.Tensor, *, key: tuple[object, ...], is_last: bool
+    ) -> tuple[dict[str, torch.Tensor], np.ndarray]:
+        waiting = torch.cat([*([pending["waiting"]] if pending else []), latents_TCHW])
+        before = pending["before"] if pending else waiting[:1]
+        num = len(waiting) if is_last else max(0, len(waiting) - self.wait)
+        blended = (waiting[:num] + torch.cat([before, waiting])[:num]) / 2
+        after = waiting[num - 1 : num] if num else before
+        return {"waiting": waiting[num:], "before": after}, self.decode(blended) if num else np.zeros(0)
 
 
 class FailingModel(TinyModel):

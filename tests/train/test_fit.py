@@ -16,7 +16,7 @@ from drivesim.data import NuScenesConfig, make_source
 from drivesim.data.batches import CropConfig
 from drivesim.data.module import DataModuleConfig
 from drivesim.data.source import ClipSource
-from drivesim.diffusion.settings import SamplingConfig
+from drivesim.diffusion.settings import PredictionSamplingConfig, SamplingConfig
 from drivesim.families.driving import DrivingModel
 from drivesim.models.build import AutoencoderConfig, BackboneConfig, InterpolationConfig, TemporalConfig
 from drivesim.toytown import TownConfig, write_nuscenes
@@ -53,11 +53,13 @@ def config(stage: StageName, cache: Path, init: Path | None = None, max_steps: i
         interpolation=InterpolationConfig(
             num_frames=3, rates=[4.0], label_dim=8, context_channels=8, feed_forward_mult=1
         ),
-        temporal=TemporalConfig(num_frames=6, context_channels=8, feed_forward_mult=1, hold_context=True),
+        temporal=TemporalConfig(
+            num_frames=6, context_channels=8, feed_forward_mult=1, hold_context=True, context_noise=50
+        ),
         crop=CropConfig(size_hw=[16, 32]),
         image_loss=ImageLossConfig(box_weight=2.0),
         design_sampling=SamplingConfig(steps=2),
-        predict_sampling=SamplingConfig(steps=2),
+        predict_sampling=PredictionSamplingConfig(steps=2),
         interpolate_sampling=SamplingConfig(steps=2),
         optim=OptimConfig(
             optimizer=OptimizerName.MUON, learning_rate=1e-3, warmup_steps=1, schedule=LearningRate.COSINE

@@ -1,0 +1,81 @@
+"""What the field learned since the paper, each as a switch: noisy given frames, guidance that varies over frames."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from drivesim.diffusion.settings import PredictionOverrides
+from drivesim.families.driving import DrivingModel
+from drivesim.models.temporal_stack import TemporalStack
+from tests.families.tiny_family import write_tiny_family
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that is told how noisy its given frames are, with weights that are not zero anywhere."""
+    folder = write_tiny_family(tmp_path_factory.mktemp("told") / "model", context_noise=100)
+    temporal = TemporalStack.from_pretrained(folder / "temporal", low_cpu_mem_usage=False)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in temporal.parameters():
+        parameter.data = parameter.data + 0.1 * torch.randn(parameter.shape, generator=generator)
+    temporal.save_pretrained(folder / "temporal")
+    return folder
+
+
+def _predicted(folder: Path, **overrides: float) -> torch.Tensor:
+    model = DrivingModel.from_pretrained(folder, predict_sampling=PredictionOverrides(**overrides))  # type: ignore[arg-type]
+    given = torch.randn(1, 2, 4, 4, 8, generator=torch.Generator().manual_seed(2))
+    made = model.predict(given, generators=[torch.Generator().manual_seed(0)], is_night=[None])
+    assert torch.equal(made[:, :2], given), "given frames come back as they are, whatever the network was shown"
+    return made
+
+
+def test_the_noise_of_given_frames_changes_what_follows(folder: Path) -> None:
+    clean, noisy = _predicted(folder, context_noise=0), _predicted(folder, context_noise=100)
+    assert not torch.allclose(clean[:, 2:], noisy[:, 2:], atol=1e-3)
+    assert torch.equal(noisy, _predicted(folder, context_noise=100))
+
+
+def test_the_network_reads_the_level_that_it_is_told(folder: Path) -> None:
+    model = DrivingModel.from_pretrained(folder)
+    embed = model.video_unet.temporal.noise_embed
+    assert embed is not None
+    levels = embed(torch.tensor([0, 10, 100]))
+    assert (levels[0] - levels[1]).abs().max() > 1e-3
+    x, step = torch.randn(1, 10, 4, 4, 8), torch.tensor([500])
+    tokens, context = torch.zeros(1, 1, 16), torch.zeros(1, 10, 5, 4, 8)
+    placed = model.conditioner.placed(x)
+    told = [
+        model.video_unet(placed, step, tokens, context_BTCHW=context, noise_level_B=torch.tensor([level]))
+        for level in (0, 100)
+    ]
+    assert not torch.allclose(told[0], told[1], atol=1e-4)
+
+
+def test_more_noise_than_in_training_is_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match="context_noise=101, but its prediction was trained .* of step 100 at most"):
+        _predicted(folder, context_noise=101)
+
+
+def test_guidance_that_varies_leaves_the_first_frame_and_moves_the_last_to_its_own_scale(folder: Path) -> None:
+    """At one step the guided prediction is linear in the scale, frame by frame."""
+    low, high = _predicted(folder, steps=1, guidance=1.5), _predicted(folder, steps=1, guidance=4.0)
+    varied = _predicted(folder, steps=1, guidance=1.5, last_guidance=4.0)
+    torch.testing.assert_close(varied[:, -1], high[:, -1])
+    share = 4 / 9  # of frame 4 on the way from frame 0 to frame 9
+    torch.testing.assert_close(varied[:, 4], (1 - share) * low[:, 4] + share * high[:, 4], atol=1e-4, rtol=1e-4)
+
+
+def test_three_given_frames_are_the_models_own_fact(tmp_path: Path) -> None:
+    folder = write_tiny_family(tmp_path / "model")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"num_given": 3}))
+    model = DrivingModel.from_pretrained(folder)
+    assert model.num_given == 3
+    given = torch.randn(1, 3, 4, 4, 8)
+    made = model.predict(given, generators=[torch.Generator().manual_seed(0)], is_night=[None])
+    assert torch.equal(made[:, :3], given)
