@@ -40,12 +40,10 @@ from drivesim.core.yaml_fields import nearest
 from drivesim.data import ClipSource, make_source
 
 if TYPE_CHECKING:
-    from drivesim.evaluate.drift import Drift
     from drivesim.rollout.rows import Progress, Row
     from drivesim.rollout.start import Start
     from drivesim.simulator import Simulator
 
-SCENE_SUFFIXES = (".yaml", ".yml")
 BOXES_SCALE = 4  # boxes are drawn over a copy so many times as large: names stay readable
 GO_ON = ("prepare", "train", "rollout", "evaluate")  # commands that keep what was done when they are stopped
 CLAIMING = ("train", "rollout")  # commands that check by themselves whose run a folder holds
@@ -292,14 +290,13 @@ def _save_beginning(out: Path, pictures: dict[str, NDArray[np.uint8]], record: R
 def _start(config: RolloutCommand, simulator: Simulator) -> tuple[Start, dict[str, NDArray[np.uint8]]]:
     """The start frame, designed from a scene or taken from a picture or video; and pictures of it by file name."""
     from drivesim.rollout.start import start_from_file
+    from drivesim.sweep.starts import scene_of
     from drivesim.viz.overlays import draw_boxes
 
-    path = Path(config.start)
-    is_scene = path.suffix.lower() in SCENE_SUFFIXES or (not path.suffix and not path.is_file())
-    if not is_scene:
-        start = start_from_file(path, simulator.size_hw, start_s=config.start_s, is_night=config.is_night)
+    scene = scene_of(config.start, _scene_path)
+    if scene is None:
+        start = start_from_file(config.start, simulator.size_hw, start_s=config.start_s, is_night=config.is_night)
         return start, {"start.png": start.frame_HWC}
-    scene = Scene.load(_scene_path(config.start))
     start = simulator.start(scene, seed=config.seed)
     boxes = draw_boxes(start.frame_HWC, scene.picture_boxes(simulator.size_hw), BOXES_SCALE)
     return start, {"start.png": start.frame_HWC, "start_boxes.png": boxes}
@@ -331,6 +328,7 @@ def _show_progress(progress: Progress) -> None:
 def _evaluate(config: EvaluateCommand, out: Path, record: Record) -> None:
     from drivesim.evaluate.lines import score_lines
     from drivesim.evaluate.run import evaluate
+    from drivesim.sweep.drift_picture import draw_drift
 
     if config.compare is not None:
         _compare(config, out, record)
@@ -345,7 +343,7 @@ def _evaluate(config: EvaluateCommand, out: Path, record: Record) -> None:
         raise ValueError(f"no value for {', '.join(missing)}; give one as {missing[0]}=FOLDER, or compare='[A, B]'")
     for extractor in config.protocol.extractors:
         _check_device(extractor.device)
-    scores = evaluate(config, config.generated, config.real, out, draw_drift=_draw_drift)
+    scores = evaluate(config, config.generated, config.real, out, draw_drift=draw_drift)
     record()
     print(*score_lines(scores), f"report: {scores.report}", sep="\n")
 
@@ -364,36 +362,22 @@ def _compare(config: EvaluateCommand, out: Path, record: Record) -> None:
 
 
 def _sweep(config: EvaluateCommand, out: Path, record: Record) -> None:
-    from drivesim.sweep.command import sweep_command
+    from drivesim.sweep.drift_picture import draw_drift
+    from drivesim.sweep.report import write_sweep
+    from drivesim.sweep.run import SweepInputs, run_sweep
 
-    _check_device(config.sweep.device)
-    inputs = {"find_scene": _scene_path, "draw_drift": _draw_drift, "on_progress": _show_progress}
-    sweep_command(config, out, record, inputs)
-
-
-def _draw_drift(drift: Drift, out_png: Path) -> None:
-    """The curves of an evaluation with real video's bands, as one picture."""
-    from drivesim.viz.curves import CurvePanel, draw_curves
-
-    panels = []
-    for curve in drift.curves:
-        band = curve.band
-        panel = CurvePanel(
-            title=curve.measure.value, times_s=np.arange(len(curve.generated)) / drift.fps, values=curve.generated
-        )
-        if band is not None:
-            panel.band_times_s, panel.band_low, panel.band_high = (
-                np.arange(len(band.low)) / drift.fps,
-                band.low,
-                band.high,
-            )
-        panels.append(panel)
-    if drift.frechet is not None:
-        panel = CurvePanel(title="Fréchet distance", times_s=drift.frechet.times_s, values=drift.frechet.distance)
-        if (floor := drift.frechet_floor) is not None:
-            panel.band_times_s, panel.band_low, panel.band_high = floor.times_s, 0 * floor.distance, floor.distance
-        panels.append(panel)
-    draw_curves(panels, out_png)
+    real = config.real_of_sweep()
+    for device in (config.sweep.device, *(extractor.device for extractor in config.protocol.extractors)):
+        _check_device(device)
+    record()
+    inputs = SweepInputs(settings=config, real=real, pool=config.pool, find_scene=_scene_path, draw_drift=draw_drift)
+    inputs.on_progress, inputs.on_cell = _show_progress, Counter("cell")
+    sweep = run_sweep(config.sweep, inputs, out)
+    print(write_sweep(sweep, config.report, real, out).as_markdown() + f"report: {out / 'report.html'}")
+    for text in [*sweep.notes, *sweep.failures]:
+        print(text, file=sys.stderr)
+    if sweep.failures:
+        raise SystemExit(f"drivesim: {len(sweep.failures)} failures; again with out={out} tries them again")
 
 
 if __name__ == "__main__":

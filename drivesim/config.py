@@ -87,9 +87,23 @@ class EvaluateCommand(EvaluateConfig):
     real: str | None = None  # folder of videos, or one video
     compare: list[str] | None = None  # instead of both: two folders of earlier evaluations
     force: bool = False  # compare evaluations whose cards differ
-    sweep: SweepConfig = dataclasses.field(default_factory=SweepConfig)  # rollouts to make and score, instead of generated
+    sweep: SweepConfig = dataclasses.field(
+        default_factory=SweepConfig
+    )  # rollouts to make and score, instead of generated
     pool: PoolConfig = dataclasses.field(default_factory=PoolConfig)  # group pool, of a sweep's rollouts
     out: str | None = None  # folder of scores and report; None = runs/evaluate/TIME
+
+    def real_of_sweep(self) -> str:
+        """The real videos of a sweep.
+
+        Raises:
+            ValueError: none, or what a sweep does not read is given, too.
+        """
+        if self.generated is not None or self.force:
+            raise ValueError("a sweep makes its own videos; leave generated and force out")
+        if self.real is None:
+            raise ValueError("no value for real; a sweep is scored against real videos: real=FOLDER")
+        return self.real
 
 
 @functools.cache

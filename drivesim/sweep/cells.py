@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from drivesim.diffusion.settings import SamplerOverrides
+from drivesim.diffusion.settings import PredictionOverrides
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -21,9 +21,9 @@ class Cell:
     seed: int
 
     @property
-    def sampling(self) -> SamplerOverrides:
+    def sampling(self) -> PredictionOverrides:
         """What the prediction samples otherwise than the model does by itself."""
-        return SamplerOverrides(steps=self.steps, guidance=self.guidance)
+        return PredictionOverrides(steps=self.steps, guidance=self.guidance)
 
     @property
     def name(self) -> str:
@@ -47,9 +47,10 @@ def grid(models: Sequence[str], steps: Sequence[int], guidance: Sequence[float],
         if len(set(values)) < len(values):
             raise ValueError(f"sweep.{name} names a value twice: {list(values)}")
     labels = model_labels(models)
+    own: tuple[None] = (None,)
     return [
         Cell(model=model, label=labels[model], steps=step, guidance=scale, seed=seed)
-        for model, step, scale, seed in product(models, steps or [None], guidance or [None], seeds)
+        for model, step, scale, seed in product(models, steps or own, guidance or own, seeds)
     ]
 
 

@@ -46,7 +46,7 @@ def write_sweep(sweep: Sweep, config: ReportConfig, real: str, out: Path) -> Tab
     fields = {
         "title": html.escape(config.title),
         "about": html.escape(f"{len(sweep.videos)} settings of the first seed are shown; real videos: {real}"),
-        "failures": "".join(f'<p class="warning">{html.escape(text)}</p>' for text in sweep.failures),
+        "failures": "".join(f'<p class="warning">{html.escape(text)}</p>' for text in [*sweep.failures, *sweep.notes]),
         "note": html.escape(NOTE),
         "table": html_table(table),
         "plots": embedded_png(out / "plots.png"),
@@ -129,7 +129,9 @@ def _point(x: float, line: Line) -> Point:
 def _levels(metric: str, lines: Sequence[Line], own: Sequence[Line]) -> dict[str, float]:
     highest = max(max(line.value.mean, line.value.high or 0.0) for line in own)
     left_out = (ScoreRow.GENERATED.value, ScoreRow.GENERATED_SHUFFLED.value)
-    controls = {line.row: line.value.mean for line in reversed(lines) if line.metric == metric and line.row not in left_out}
+    controls = {
+        line.row: line.value.mean for line in reversed(lines) if line.metric == metric and line.row not in left_out
+    }
     return {row: value for row, value in controls.items() if value <= _FAR * highest}
 
 

@@ -48,24 +48,32 @@ def rows_of_scores(settings: dict[str, Any], scores: Iterable[Score]) -> list[Sw
     ]
 
 
+@dataclass(kw_only=True, slots=True)
+class FinishedCell:
+    """What a cell has scored, and what there is to know of it."""
+
+    rows: list[SweepRow]
+    notes: list[str]
+
+
 class CellLog:
     """The finished cells, one JSON line each; a cell whose inputs have changed since counts as not finished."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._held = {row["cell"]: row for row in read_rows(path) if {"cell", "identity", "rows"} <= set(row)}
+        self._held = {row["cell"]: row for row in read_rows(path) if {"cell", "identity", "rows", "notes"} <= set(row)}
 
-    def rows(self, cell: str, identity: str) -> list[SweepRow] | None:
-        """What a finished cell has scored; None = it has to be scored."""
+    def find(self, cell: str, identity: str) -> FinishedCell | None:
+        """A finished cell; None = it has to be scored."""
         held = self._held.get(cell)
         names = {field.name for field in fields(SweepRow)}
         if held is None or held["identity"] != identity or any(set(row) != names for row in held["rows"]):
             return None
-        return [SweepRow(**row) for row in held["rows"]]
+        return FinishedCell(rows=[SweepRow(**row) for row in held["rows"]], notes=list(held["notes"]))
 
-    def add(self, cell: str, identity: str, rows: list[SweepRow]) -> None:
+    def add(self, cell: str, identity: str, finished: FinishedCell) -> None:
         """Notes that a cell is finished."""
-        held = {"cell": cell, "identity": identity, "rows": [asdict(row) for row in rows]}
+        held = {"cell": cell, "identity": identity, **asdict(finished)}
         append_row(self.path, held)
         self._held[cell] = held
 

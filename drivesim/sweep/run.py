@@ -26,7 +26,7 @@ from drivesim.rollout.rows import Row
 from drivesim.rollout.run import OnProgress, RolloutConfig, run_rollouts
 from drivesim.rollout.start import Start
 from drivesim.sweep.cells import Cell, grid
-from drivesim.sweep.rows import CellLog, SweepRow, rows_of_scores
+from drivesim.sweep.rows import CellLog, FinishedCell, SweepRow, rows_of_scores
 from drivesim.sweep.starts import FindScene, make_start, scene_of
 
 CELLS_FILE = "cells.jsonl"
@@ -63,10 +63,11 @@ class SweepConfig:
 
     def spans(self) -> list[Span]:
         """The horizons, then the sliding windows."""
-        found = [Span(0.0, seconds) for seconds in sorted(set(self.seconds))]
+        found = [Span(begin_s=0.0, end_s=seconds) for seconds in sorted(set(self.seconds))]
         if self.window_s is not None:
-            num = math.floor((max(self.seconds) - self.window_s) / (self.window_s / 2) + 1e-9) + 1
-            found += [Span(k * self.window_s / 2, k * self.window_s / 2 + self.window_s) for k in range(num)]
+            step = self.window_s / 2
+            num = math.floor((max(self.seconds) - self.window_s) / step + 1e-9) + 1
+            found += [Span(begin_s=k * step, end_s=k * step + self.window_s) for k in range(num)]
         return list(dict.fromkeys(found))
 
 
@@ -75,7 +76,8 @@ class Sweep:
     """What a sweep has found."""
 
     rows: list[SweepRow] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)  # futures, cells and parts of the time without a score, and why
+    failures: list[str] = field(default_factory=list)  # futures and cells without a result, and why
+    notes: list[str] = field(default_factory=list)  # parts of the time that no clip fills, of which no number comes
     card: dict[str, Any] = field(default_factory=dict)  # the protocol card of all cells, but for the generated side
     videos: dict[str, list[Video]] = field(default_factory=dict)  # of the first seed, by cell
 
@@ -138,17 +140,16 @@ class _Runner:
             self.sweep.videos[cell.name] = videos
         folder = self.out / "scores" / cell.name
         identity = self._identity(videos)
-        rows = self.log.rows(cell.name, identity) if (folder / SCORES_FILE).exists() else None
-        if rows is None:
+        finished = self.log.find(cell.name, identity) if (folder / SCORES_FILE).exists() else None
+        if finished is None:
             try:
-                rows, failures = self._score(cell, videos, folder)
+                finished = self._score(cell, videos, folder)
             except ValueError as error:
                 self.sweep.failures.append(f"{cell.name}: {error}")
                 return
-            self.sweep.failures += failures
-            if not failures:  # a cell that is not whole is looked at again
-                self.log.add(cell.name, identity, rows)
-        self.sweep.rows += rows
+            self.log.add(cell.name, identity, finished)
+        self.sweep.rows += finished.rows
+        self.sweep.notes += finished.notes
         self._keep_card(StoredScores.load(folder))
 
     def _videos(self, cell: Cell) -> list[Video]:
@@ -212,8 +213,8 @@ class _Runner:
         }
         return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
 
-    def _score(self, cell: Cell, videos: list[Video], folder: Path) -> tuple[list[SweepRow], list[str]]:
-        """The rows of a cell, and the parts of the time that have none."""
+    def _score(self, cell: Cell, videos: list[Video], folder: Path) -> FinishedCell:
+        """The rows of a cell, and why parts of the time have none."""
         if not videos:
             raise ValueError("no future was made, so there is nothing to score")
         networks = self._extractors()
@@ -223,17 +224,18 @@ class _Runner:
         stored = StoredScores.load(folder)
         settings = {"model": cell.label, "steps": cell.steps, "guidance": cell.guidance, "seed": cell.seed}
         rows: list[SweepRow] = []
-        failures = []
+        notes = []
         for span in self.config.spans():
             place = settings | {"begin_s": span.begin_s, "end_s": span.end_s}
             try:
                 rows += rows_of_scores(place, span_scores(stored, networks, span, self.settings.uncertainty))
             except ValueError as error:
-                failures.append(f"{cell.name}, {span}: {error}")
+                notes.append(f"{cell.name}, {span}: {error}")
         whole = settings | {"begin_s": 0.0, "end_s": max(self.config.seconds)}
         by_span = {(row.metric, row.row) for row in rows}
         others = [score for score in scores.scores if (score.metric, score.row.value) not in by_span]
-        return rows + rows_of_scores(whole, others) + _other_measures(whole, scores), failures
+        rows += rows_of_scores(whole, others) + _other_measures(whole, scores)
+        return FinishedCell(rows=rows, notes=notes)
 
     def _extractors(self) -> list[Extractor]:
         if not self._networks:

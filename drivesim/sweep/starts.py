@@ -20,11 +20,6 @@ def scene_of(start: str, find_scene: FindScene) -> Scene | None:
     return Scene.load(find_scene(start)) if is_scene else None
 
 
-def designed_start(scene: Scene, simulator: Simulator, seed: int) -> Start:
-    """The start frame that a model designs for a scene."""
-    return Start(name=scene.name, frame_HWC=simulator.design(scene, seed=seed), is_night=scene.is_night)
-
-
 def make_start(text: str, simulator: Simulator, *, seed: int, is_night: bool | None, find_scene: FindScene) -> Start:
     """The start frame for a model.
 
@@ -46,7 +41,7 @@ def make_start(text: str, simulator: Simulator, *, seed: int, is_night: bool | N
     scene = scene_of(text, find_scene)
     if scene is None:
         return start_from_file(text, simulator.size_hw, is_night=is_night)
-    return designed_start(scene, simulator, seed)
+    return simulator.start(scene, seed=seed)
 
 
 def _number(text: str) -> float | None:

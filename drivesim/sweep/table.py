@@ -51,7 +51,9 @@ def lines_of(rows: Iterable[SweepRow]) -> list[Line]:
     """The mean over seeds of everything that differs by its seed alone, in the order in which it was measured."""
     groups: dict[tuple[Setting, str, str], list[SweepRow]] = {}
     for row in rows:
-        setting = Setting(model=row.model, steps=row.steps, guidance=row.guidance, span=Span(row.begin_s, row.end_s))
+        setting = Setting(
+            model=row.model, steps=row.steps, guidance=row.guidance, span=Span(begin_s=row.begin_s, end_s=row.end_s)
+        )
         groups.setdefault((setting, row.metric, row.row), []).append(row)
     return [
         Line(setting=setting, metric=metric, row=row, value=_value(of_seeds), num_vectors=of_seeds[0].num_left)
