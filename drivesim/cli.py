@@ -28,9 +28,11 @@ from drivesim.config import (
     PrepareCommand,
     RolloutCommand,
     ToytownData,
+    compose,
     conf_dir,
     explain,
     register,
+    scene_path,
     to_typed,
 )
 from drivesim.core.run_folder import CONFIG_FILE, IDENTITY_FILE, record_run, versions
@@ -238,7 +240,7 @@ def _design(config: DesignCommand, out: Path, record: Record) -> None:
     if config.num_frames < 1:
         raise ValueError(f"num_frames is {config.num_frames}; must be 1 or more")
     _check_device(config.device)
-    scene = Scene.load(_scene_path(config.scene))
+    scene = Scene.load(scene_path(config.scene))
     simulator = _load_simulator(config.model, config.device, design_sampling=config.sampler)
     record(fingerprint=simulator.model.fingerprint)
     scene.save(out / "scene.yaml")
@@ -293,23 +295,13 @@ def _start(config: RolloutCommand, simulator: Simulator) -> tuple[Start, dict[st
     from drivesim.sweep.starts import scene_of
     from drivesim.viz.overlays import draw_boxes
 
-    scene = scene_of(config.start, _scene_path)
+    scene = scene_of(config.start, scene_path)
     if scene is None:
         start = start_from_file(config.start, simulator.size_hw, start_s=config.start_s, is_night=config.is_night)
         return start, {"start.png": start.frame_HWC}
     start = simulator.start(scene, seed=config.seed)
     boxes = draw_boxes(start.frame_HWC, scene.picture_boxes(simulator.size_hw), BOXES_SCALE)
     return start, {"start.png": start.frame_HWC, "start_boxes.png": boxes}
-
-
-def _scene_path(name: str) -> Path:
-    """A scene file, or one that ships with drivesim by its name."""
-    shipped = {path.stem: path for path in sorted((conf_dir() / "scenes").glob("*.yaml"))}
-    if Path(name).is_file() or name not in shipped:
-        if not Path(name).is_file():
-            raise ValueError(f"no scene file {name}; shipped scenes: {', '.join(shipped)}")
-        return Path(name)
-    return shipped[name]
 
 
 def _report_failures(rows: list[Row], out: Path) -> None:
@@ -332,6 +324,9 @@ def _evaluate(config: EvaluateCommand, out: Path, record: Record) -> None:
 
     if config.compare is not None:
         _compare(config, out, record)
+        return
+    if config.claims is not None:
+        _claims(config, out, record)
         return
     if config.sweep.start:
         _sweep(config, out, record)
@@ -361,6 +356,20 @@ def _compare(config: EvaluateCommand, out: Path, record: Record) -> None:
     print(*comparison_lines(comparison), f"comparison: {out / 'comparison.json'}", sep="\n")
 
 
+def _claims(config: EvaluateCommand, out: Path, record: Record) -> None:
+    from drivesim.sweep.claim_table import write_claims
+    from drivesim.sweep.claims import ClaimInputs, run_claims
+
+    claims = config.claims
+    assert claims is not None
+    record()
+    training = partial(compose, "train")
+    inputs = ClaimInputs(settings=config, pool=config.pool, compose_training=training, make_source=_source)
+    found = run_claims(claims, inputs, out)
+    table = write_claims(claims.claims, found, Path(claims.results))
+    print(table.as_markdown() + f"results: {claims.results}")
+
+
 def _sweep(config: EvaluateCommand, out: Path, record: Record) -> None:
     from drivesim.sweep.drift_picture import draw_drift
     from drivesim.sweep.report import write_sweep
@@ -370,7 +379,7 @@ def _sweep(config: EvaluateCommand, out: Path, record: Record) -> None:
     for device in (config.sweep.device, *(extractor.device for extractor in config.protocol.extractors)):
         _check_device(device)
     record()
-    inputs = SweepInputs(settings=config, real=real, pool=config.pool, find_scene=_scene_path, draw_drift=draw_drift)
+    inputs = SweepInputs(settings=config, real=real, pool=config.pool, find_scene=scene_path, draw_drift=draw_drift)
     inputs.on_progress, inputs.on_cell = _show_progress, Counter("cell")
     sweep = run_sweep(config.sweep, inputs, out)
     print(write_sweep(sweep, config.report, real, out).as_markdown() + f"report: {out / 'report.html'}")

@@ -27,6 +27,7 @@ from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.run import EvaluateConfig
 from drivesim.rollout.pools import PoolConfig
 from drivesim.rollout.run import RolloutConfig
+from drivesim.sweep.claims import ClaimsConfig
 from drivesim.sweep.run import SweepConfig
 from drivesim.toytown.config import TownConfig
 
@@ -90,7 +91,8 @@ class EvaluateCommand(EvaluateConfig):
     sweep: SweepConfig = dataclasses.field(
         default_factory=SweepConfig
     )  # rollouts to make and score, instead of generated
-    pool: PoolConfig = dataclasses.field(default_factory=PoolConfig)  # group pool, of a sweep's rollouts
+    claims: ClaimsConfig | None = None  # group claims: the paper's claims, trained and scored, instead of generated
+    pool: PoolConfig = dataclasses.field(default_factory=PoolConfig)  # group pool, of the rollouts of sweep and claims
     out: str | None = None  # folder of scores and report; None = runs/evaluate/TIME
 
     def real_of_sweep(self) -> str:
@@ -144,6 +146,7 @@ _SCHEMAS: dict[str, type] = {
     "sampler": SamplerOverrides,
     "pool": PoolConfig,
     "protocol": ProtocolConfig,
+    "claims": ClaimsConfig,
 }
 
 
@@ -169,6 +172,20 @@ def conf_dir() -> Path:
     if not (found / "quiet.yaml").is_file():
         raise FileNotFoundError(f"{found}: drivesim's configs are not there; the installation is broken")
     return found
+
+
+def scene_path(name: str) -> Path:
+    """A scene file, or one that ships with drivesim by its name.
+
+    Raises:
+        ValueError: neither; names the shipped ones.
+    """
+    shipped = {path.stem: path for path in sorted((conf_dir() / "scenes").glob("*.yaml"))}
+    if Path(name).is_file():
+        return Path(name)
+    if name not in shipped:
+        raise ValueError(f"no scene file {name}; shipped scenes: {', '.join(shipped)}")
+    return shipped[name]
 
 
 def compose(command: str, overrides: Sequence[str] = ()) -> Any:

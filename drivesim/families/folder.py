@@ -19,6 +19,7 @@ from drivesim.diffusion.schedule import DDIMScheduler
 from drivesim.models.autoencoder import AutoencoderKL, VQModel
 from drivesim.models.build import UNet2DConditionModel
 from drivesim.models.temporal_stack import TemporalStack
+from drivesim.models.video_decoder import VideoDecoder
 
 INDEX = "model_index.json"
 
@@ -31,9 +32,18 @@ PARTS: dict[str, tuple[tuple[Any, ...], str, str | None]] = {
     "scheduler": ((DDIMScheduler,), "scheduler_config.json", None),
     "interpolation": ((TemporalStack,), "config.json", "diffusion_pytorch_model.safetensors"),
     "rate_label": ((RateLabel,), "config.json", "diffusion_pytorch_model.safetensors"),
+    "video_decoder": ((VideoDecoder,), "config.json", "diffusion_pytorch_model.safetensors"),
+    "upsampler": ((UNet2DConditionModel,), "config.json", "diffusion_pytorch_model.safetensors"),
+    "upsampler_temporal": ((TemporalStack,), "config.json", "diffusion_pytorch_model.safetensors"),
+    "upsampler_scheduler": ((DDIMScheduler,), "scheduler_config.json", None),
 }
 REQUIRED = ("autoencoder", "backbone", "conditioner", "temporal", "scheduler")
-OPTIONAL = {"rates": ("interpolation", "rate_label")}  # key of the index -> parts that come with it
+OPTIONAL = {  # key of the index -> parts that come with it
+    "rates": ("interpolation", "rate_label"),
+    "video_decoder": ("video_decoder",),
+    "upsampler": ("upsampler", "upsampler_scheduler"),
+    "upsampler_temporal": ("upsampler_temporal",),
+}
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 

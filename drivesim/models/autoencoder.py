@@ -43,16 +43,21 @@ def encode(autoencoder: Autoencoder, frames_THWC: NDArray[np.uint8]) -> Tensor:
     Raises:
         ValueError: a size that the autoencoder does not divide.
     """
+    return encode_pictures(autoencoder, to_model_range(frames_THWC))
+
+
+@torch.no_grad()
+def encode_pictures(autoencoder: Autoencoder, frames_TCHW: Tensor) -> Tensor:
+    """As `encode`, of float frames (T, 3, H, W) in [-1, 1]."""
     f = downsampling(autoencoder)
-    height, width = frames_THWC.shape[1:3]
+    height, width = frames_TCHW.shape[2:]
     if height % f or width % f:
         raise ValueError(f"frames of {height} x {width} do not divide by {f}")
-    config = autoencoder.config
     parts = [
         _latents(autoencoder, part.to(autoencoder.device, autoencoder.dtype))
-        for part in to_model_range(frames_THWC).split(FRAMES_AT_ONCE)
+        for part in frames_TCHW.split(FRAMES_AT_ONCE)
     ]
-    return (torch.cat(parts) - _shift(autoencoder)) * config.scaling_factor
+    return (torch.cat(parts) - _shift(autoencoder)) * autoencoder.config.scaling_factor
 
 
 def _latents(autoencoder: Autoencoder, frames_BCHW: Tensor) -> Tensor:

@@ -231,7 +231,6 @@ class TemporalStack(ModelMixin, ConfigMixin):
 
     def set_alpha(self, value: float) -> None:
         """Sets every alpha; 1.0 makes the video model the image model exactly."""
-        logit = math.inf if value >= 1 else math.log(max(value, 1e-12) / (1 - value))
         for module in self.modules():
             if isinstance(module, Mix):
-                module.logit.data.fill_(logit)
+                module.set_alpha(value)

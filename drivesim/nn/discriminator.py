@@ -1,4 +1,4 @@
-"""A patch discriminator and the hinge losses of adversarial training (as in latent diffusion's autoencoders)."""
+"""Patch discriminators of pictures and of clips, and the hinge losses of adversarial training (as in VQGAN)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+
+from drivesim.nn.video_convolution import VideoConv
 
 
 class PatchDiscriminator(nn.Module):
@@ -33,6 +35,33 @@ class PatchDiscriminator(nn.Module):
     def forward(self, pictures_BCHW: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] to (B, 1, h, w): above 0 = real."""
         return self.judge(self.layers(pictures_BCHW))  # type: ignore[no-any-return]
+
+
+class VideoPatchDiscriminator(nn.Module):
+    """As `PatchDiscriminator`, of clips: its patches are a few frames deep, so it sees what flickers (§3.2).
+
+    Args:
+        channels: of the first layer; each further one has twice as many.
+        num_layers: strided layers; each doubles what a patch sees of a frame, and adds a frame on both sides.
+        groups: of the group norms, which look at one frame each.
+    """
+
+    def __init__(self, channels: int = 32, num_layers: int = 2, groups: int = 8):
+        super().__init__()
+        widths = [channels * 2**index for index in range(num_layers)]
+        self.convs = nn.ModuleList([VideoConv(3, channels, 4, stride=2)])
+        self.convs.extend(VideoConv(wide // 2, wide, 4, stride=2, bias=False) for wide in widths[1:])
+        self.norms = nn.ModuleList([nn.Identity()])
+        self.norms.extend(nn.GroupNorm(groups, wide) for wide in widths[1:])
+        self.judge = VideoConv(widths[-1], 1, 4)
+
+    def forward(self, clips_BTCHW: Tensor) -> Tensor:
+        """(B, T, 3, H, W) in [-1, 1] to (B, T, 1, h, w): above 0 = real."""
+        x = clips_BTCHW
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = conv(x)
+            x = F.leaky_relu(norm(x.flatten(0, 1)), 0.2).unflatten(0, x.shape[:2])
+        return self.judge(x)  # type: ignore[no-any-return]
 
 
 def judged_by_fixed(discriminator: nn.Module, pictures: Tensor) -> Tensor:

@@ -71,6 +71,10 @@ class Mix(nn.Module):
         super().__init__()
         self.logit = nn.Parameter(torch.full((num_alphas,), math.log(initial / (1 - initial))))
 
+    def set_alpha(self, value: float) -> None:
+        """Sets alpha; at 1 the spatial layers are all there is."""
+        self.logit.data.fill_(math.inf if value >= 1 else math.log(max(value, 1e-12) / (1 - value)))
+
     def alpha(self, num_frames: int) -> Tensor:
         """(T,) in [0, 1], or (1,) when all frames share one."""
         if len(self.logit) not in (1, num_frames):

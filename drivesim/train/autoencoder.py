@@ -3,40 +3,29 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from drivesim.models.autoencoder import Autoencoder, VQModel, decode, encode, to_picture_range
-from drivesim.nn.discriminator import (
-    PatchDiscriminator,
-    adaptive_weight,
-    discriminator_loss,
-    generator_loss,
-    judged_by_fixed,
-)
+from drivesim.nn.discriminator import PatchDiscriminator
 from drivesim.train.optim import OptimConfig
-from drivesim.train.perceptual import PerceptualConfig, make_perceptual
+from drivesim.train.perceptual import make_perceptual
+from drivesim.train.reconstruction import ReconstructionLossConfig, adversarial_loss, reconstruction_loss
 from drivesim.train.stage import Batch, Stage
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True, slots=True)
-class AutoencoderLossConfig:
+class AutoencoderLossConfig(ReconstructionLossConfig):
     """Weights of the loss terms."""
 
     kl_weight: float = 1e-6  # keeps latents near a standard normal (latent diffusion's value)
     commit_weight: float = 1.0  # of a VQ autoencoder's codebook and commitment losses
-    mse_weight: float = 0.0  # squared error, which weighs the colour of small bright objects more than L1 does
-    perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)  # LPIPS, or picture gradients
-    adversarial_weight: float = 0.0  # share of the discriminator's pull beside that of all errors; 0 = none is trained
-    discriminator_channels: int = 32  # of the discriminator's first layer
-    discriminator_layers: int = 2  # its strided layers
 
 
 class AutoencoderStage(Stage):
@@ -57,16 +46,13 @@ class AutoencoderStage(Stage):
         w = self.weights
         frames = batch["frames_BTCHW"].flatten(0, 1)
         decoded, regulariser, weight = self._reconstructed(frames, generator)
-        terms = {
-            "l1": F.l1_loss(decoded, frames),
-            "mse": F.mse_loss(decoded, frames),
-            "perceptual": self.frozen["perceptual"](decoded, frames).mean(),
-            "regulariser": regulariser,
-        }
-        loss = terms["l1"] + w.mse_weight * terms["mse"] + w.perceptual.weight * terms["perceptual"]
-        loss = loss + weight * regulariser
+        loss, terms = reconstruction_loss(decoded, frames, self.frozen["perceptual"], w)
+        loss, terms = loss + weight * regulariser, terms | {"regulariser": regulariser}
         if w.adversarial_weight and self.training:
-            adversarial, more = self._adversarial(frames, decoded, loss)
+            adversarial, more = adversarial_loss(
+                self.trained["discriminator"], frames, decoded, errors=loss,
+                last_layer=self.autoencoder.decoder.conv_out.weight, share=w.adversarial_weight,
+            )  # fmt: skip
             loss, terms = loss + adversarial, terms | more
         return {"loss": loss, **terms}
 
@@ -79,21 +65,6 @@ class AutoencoderStage(Stage):
         noise = torch.randn(posterior.mean.shape, generator=generator).to(frames_BCHW)
         decoded = self.autoencoder.decode(posterior.mean + posterior.std * noise).sample
         return decoded, posterior.kl().mean(), self.weights.kl_weight
-
-    def _adversarial(
-        self, frames_BCHW: Tensor, decoded_BCHW: Tensor, reconstruction: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The discriminator's loss and its pull on the decoder in one sum.
-
-        One backward pass serves both: the discriminator sees pictures without gradients, and the decoder is judged
-        by the discriminator's weights without gradients.
-        """
-        discriminator = self.trained["discriminator"]
-        pull = generator_loss(judged_by_fixed(discriminator, decoded_BCHW))
-        weight = adaptive_weight(reconstruction, pull, self.autoencoder.decoder.conv_out.weight)
-        judged = discriminator_loss(discriminator(frames_BCHW), discriminator(decoded_BCHW.detach()))
-        total = self.weights.adversarial_weight * weight * pull + judged
-        return total, {"discriminator": judged, "generator": pull, "adaptive_weight": weight}
 
     @torch.no_grad()
     def sample_pictures(self, batch: Batch) -> NDArray[np.uint8]:

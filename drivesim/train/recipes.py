@@ -18,11 +18,15 @@ from drivesim.models.build import (
     make_interpolation_stack,
     make_temporal_stack,
 )
+from drivesim.models.upsampler import make_upsampler, make_upsampler_temporal
+from drivesim.models.video_decoder import VideoDecoder
 from drivesim.train.autoencoder import AutoencoderStage
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.interpolation import InterpolationStage
 from drivesim.train.latent_ldm import ImageStage, PredictionStage
 from drivesim.train.stage import Stage
+from drivesim.train.upsampler import UpsamplerStage, check_crop
+from drivesim.train.video_decoder import VideoDecoderStage
 
 Parts = dict[str, Any]  # of a model folder, by name
 
@@ -38,6 +42,9 @@ class Recipe:
     num_frames: Callable[[TrainConfig], int]  # of a training clip
     rates: Callable[[TrainConfig], list[float]]  # frame rates of training clips
     index: Callable[[TrainConfig], dict[str, Any]]  # facts that the exported model's index gets
+    scale: Callable[[TrainConfig], int] = lambda _: 1  # pixels of its pictures to one of `size_hw`, a side
+    align_px: Callable[[TrainConfig, Parts], int] = lambda *_: 1  # grid on which pieces of its pictures lie
+    learns_from_pictures: bool = False  # or from pieces of them; False = from the latents of whole ones
 
 
 def _make_image(config: TrainConfig, parts: Parts) -> Parts:
@@ -75,6 +82,52 @@ def _make_interpolation(config: TrainConfig, parts: Parts) -> Parts:
     }
 
 
+def _make_image_upsampler(config: TrainConfig, parts: Parts) -> Parts:
+    _check_upsampler(config, parts)
+    return {
+        "upsampler": make_upsampler(config.upsampler, (config.size_hw[0], config.size_hw[1])),
+        "upsampler_scheduler": training_schedule(config.schedule, ends_clean=True),
+    }
+
+
+def _make_upsampler(config: TrainConfig, parts: Parts) -> Parts:
+    _check_upsampler(config, parts)
+    return {"upsampler_temporal": make_upsampler_temporal(config.upsampler_temporal, parts["upsampler"])}
+
+
+def _check_upsampler(config: TrainConfig, parts: Parts) -> None:
+    check_crop(config.crop.size_hw, config.upsampler, config.size_hw, _upsampler_grid_px(config, parts))
+
+
+def _upsampler_grid_px(config: TrainConfig, parts: Parts) -> int:
+    """Of small pixels, or of latents where small pictures come from the autoencoder."""
+    through = config.upsampler_loss.through_autoencoder
+    return config.upsampler.scale * (downsampling(parts["autoencoder"]) if through else 1)
+
+
+def _upsampler_stage(config: TrainConfig, parts: Parts) -> UpsamplerStage:
+    return UpsamplerStage(
+        parts,
+        config.upsampler,
+        loss=config.upsampler_loss,
+        sampling=config.upsample_sampling,
+        optim=config.optim,
+        seed=config.seed,
+    )
+
+
+def _image_upsampler_index(config: TrainConfig) -> dict[str, Any]:
+    own = config.upsampler
+    facts = {name: getattr(own, name) for name in ("scale", "patch_px", "detail_gain", "noise_level")}
+    return {"upsampler": facts, "upsample_sampling": _plain(config.upsample_sampling)}
+
+
+def _upsampler_index(config: TrainConfig) -> dict[str, Any]:
+    own = config.upsampler_temporal
+    portions = {"portion": own.num_frames, "overlap": own.overlap}
+    return _image_upsampler_index(config) | {"upsampler_temporal": portions}
+
+
 def _prediction_index(config: TrainConfig) -> dict[str, Any]:
     return {
         "fps": config.fps,
@@ -106,6 +159,7 @@ RECIPES: dict[StageName, Recipe] = {
         num_frames=lambda _: 1,
         rates=lambda config: [config.fps],
         index=lambda _: {},
+        learns_from_pictures=True,
     ),
     StageName.IMAGE: Recipe(
         needs=("autoencoder",),
@@ -139,6 +193,42 @@ RECIPES: dict[StageName, Recipe] = {
         num_frames=lambda config: config.interpolation.num_frames,
         rates=lambda config: config.interpolation.rates,
         index=_interpolation_index,
+    ),
+    StageName.VIDEO_DECODER: Recipe(
+        needs=("autoencoder",),
+        trains=("video_decoder",),
+        make=lambda config, parts: {
+            "video_decoder": VideoDecoder.for_autoencoder(parts["autoencoder"], config.video_decoder)
+        },
+        stage=lambda config, parts: VideoDecoderStage(parts, config.video_decoder_loss, config.optim, config.seed),
+        num_frames=lambda config: config.video_decoder.num_frames,
+        rates=lambda config: [config.video_decoder.fps],
+        index=lambda config: {"video_decoder": {"fps": config.video_decoder.fps}},
+        learns_from_pictures=True,
+    ),
+    StageName.IMAGE_UPSAMPLER: Recipe(
+        needs=("autoencoder",),
+        trains=("upsampler",),
+        make=_make_image_upsampler,
+        stage=_upsampler_stage,
+        num_frames=lambda _: 1,
+        rates=lambda config: [config.fps],
+        index=_image_upsampler_index,
+        learns_from_pictures=True,
+        scale=lambda config: config.upsampler.scale,
+        align_px=_upsampler_grid_px,
+    ),
+    StageName.UPSAMPLER: Recipe(
+        needs=("autoencoder", "upsampler", "upsampler_scheduler"),
+        trains=("upsampler_temporal",),
+        make=_make_upsampler,
+        stage=_upsampler_stage,
+        num_frames=lambda config: config.upsampler_temporal.num_frames,
+        rates=lambda config: [config.fps],
+        index=_upsampler_index,
+        learns_from_pictures=True,
+        scale=lambda config: config.upsampler.scale,
+        align_px=_upsampler_grid_px,
     ),
 }
 

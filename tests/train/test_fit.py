@@ -19,12 +19,14 @@ from drivesim.data.source import ClipSource
 from drivesim.diffusion.settings import PredictionSamplingConfig, SamplingConfig
 from drivesim.families.driving import DrivingModel
 from drivesim.models.build import AutoencoderConfig, BackboneConfig, InterpolationConfig, TemporalConfig
+from drivesim.models.video_decoder import VideoDecoderConfig
 from drivesim.toytown import TownConfig, write_nuscenes
 from drivesim.train.config import StageName, TrainConfig, TrainerConfig
 from drivesim.train.fit import fit
 from drivesim.train.latent_ldm import ImageLossConfig, ImageStage
 from drivesim.train.optim import LearningRate, OptimConfig, OptimizerName
 from drivesim.train.stage import Batch, Stage
+from drivesim.train.video_decoder import VideoDecoderLossConfig
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,8 @@ def config(stage: StageName, cache: Path, init: Path | None = None, max_steps: i
         interpolation=InterpolationConfig(
             num_frames=3, rates=[4.0], label_dim=8, context_channels=8, feed_forward_mult=1
         ),
+        video_decoder=VideoDecoderConfig(levels=[False, False, False, True, True], num_frames=3, fps=4.0),
+        video_decoder_loss=VideoDecoderLossConfig(adversarial_weight=0.5, discriminator_channels=8),
         temporal=TemporalConfig(
             num_frames=6, context_channels=8, feed_forward_mult=1, hold_context=True, context_noise=50
         ),
