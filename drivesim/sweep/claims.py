@@ -106,8 +106,8 @@ class ClaimRow:
     metric: str  # lower is nearer to real video
     value: float
     steps: int  # of the training
-    train_s: float  # wall time of the training, summed over its starts
-    measure_s: float  # wall time of the measurement
+    train_s: float  # of this process on the CPU, in the training's last start: other work on the machine does not count
+    measure_s: float  # of this process on the CPU, in the measurement
 
 
 @dataclass(kw_only=True, slots=True)
@@ -171,19 +171,16 @@ class _Runner:
         """The rows of one arm with one seed, from a finished unit or a new one."""
         trained, steps, train_s = self._trained(arm.training, seed)
         settings = {"guidance": arm.guidance, "parts_off": sorted(arm.parts_off)}
-        name = "_".join(
-            [Measure(claim.measure).value, arm.training]
-            + [f"guidance{arm.guidance:g}"] * (arm.guidance is not None)
-            + [f"without_{part}" for part in sorted(arm.parts_off)]
-            + [f"seed{seed}"]
-        )
+        guidance = [] if arm.guidance is None else [f"guidance{arm.guidance:g}"]
+        without = [f"without_{part}" for part in sorted(arm.parts_off)]
+        name = "_".join([Measure(claim.measure).value, arm.training, *guidance, *without, f"seed{seed}"])
         identity = self._identity(claim, settings, trained, seed)
         unit = self.held.get(name)
         if unit is None or unit["identity"] != identity:
             _log.warning("measuring %s", name)
-            began = time.monotonic()
+            began = time.process_time()
             values = self._measured(claim, arm, trained, seed, self.out / "units" / name)
-            unit = {"unit": name, "identity": identity, "values": values, "measure_s": time.monotonic() - began}
+            unit = {"unit": name, "identity": identity, "values": values, "measure_s": time.process_time() - began}
             append_row(self.log, unit)
             self.held[name] = unit
         return [
@@ -227,9 +224,9 @@ class _Runner:
         done = read_json(done_file) if done_file.is_file() else {}
         if done.get("identity") != identity:
             _log.warning("training %s, seed %d", training, seed)
-            began = time.monotonic()
+            began = time.process_time()
             fit(config, self.inputs.make_source(config.data), run)
-            done = {"identity": identity, "train_s": _spent(run, time.monotonic() - began)}
+            done = {"identity": identity, "train_s": time.process_time() - began}
             write_json(done_file, done)
         return run / "model", int(config.trainer.max_steps), float(done["train_s"])
 
@@ -266,11 +263,3 @@ def _copy_parts(model: Path, names: Sequence[str], folder: Path) -> None:
         if not (folder / name).is_dir() or fingerprint(folder, [name]) != fingerprint(model, [name]):
             shutil.rmtree(folder / name, ignore_errors=True)
             shutil.copytree(model / name, folder / name)
-
-
-def _spent(run: Path, seconds: float) -> float:
-    """Wall time of a training; a run that was stopped in between has spent more than its last start, which is noted."""
-    starts = sorted((run / "logs").glob("version_*"))
-    if len(starts) > 1:
-        _log.warning("%s was started %d times; train_s is that of the last start", run, len(starts))
-    return seconds

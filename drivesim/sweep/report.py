@@ -88,10 +88,11 @@ def panels_of(lines: Sequence[Line]) -> list[SeriesPanel]:
 def _panel(metric: str, axis: str, lines: Sequence[Line], levels: dict[str, float]) -> SeriesPanel:
     """One axis; a series a combination of the other settings."""
     series: dict[str, list[Point]] = {}
-    for line in lines:
+    whole = [line for line in lines if line.setting.span.begin_s == 0]  # windows have a panel of their own
+    for line in whole:
         x = _AXES[axis](line.setting)
         if x is not None:
-            series.setdefault(_series_name(line.setting, axis, lines), []).append(_point(x, line))
+            series.setdefault(_series_name(line.setting, axis, whole), []).append(_point(x, line))
     return SeriesPanel(title=metric, x_label=axis, series=series, levels=levels)
 
 

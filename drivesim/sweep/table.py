@@ -106,15 +106,11 @@ def score_table(lines: Sequence[Line]) -> Table:
     cells = []
     for setting in dict.fromkeys(line.setting for line in generated):
         of_metric = [by_place.get((setting, metric)) for metric in metrics]
-        there = [line for line in of_metric if line is not None]
-        seeds, vectors = (
-            str(max(values)) for values in zip(*((x.value.num_seeds, x.num_vectors) for x in there), strict=True)
-        )
-        cells.append(
-            [*setting.cells(), seeds, vectors, *("" if line is None else shown(line.value) for line in of_metric)]
-        )
+        first = next(line for line in of_metric if line is not None)
+        counts = [str(first.value.num_seeds), str(first.num_vectors)]
+        cells.append([*setting.cells(), *counts, *("" if line is None else shown(line.value) for line in of_metric)])
     cells += control_cells(lines, metrics)
-    return Table(columns=[*SETTING_COLUMNS, "seeds", "vectors", *metrics], cells=cells)
+    return Table(columns=[*SETTING_COLUMNS, "seeds", "vectors of the first", *metrics], cells=cells)
 
 
 def control_cells(lines: Sequence[Line], metrics: Sequence[str]) -> list[list[str]]:

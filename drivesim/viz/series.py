@@ -14,10 +14,11 @@ from drivesim.core.picture import save_png
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_PANEL_INCHES = (5.2, 3.4)
+_PANEL_INCHES = (6.4, 3.0)
 _SOFT = "#5b6670"
 _INKS = ("#1f6f8b", "#c2572b", "#4d7c2f", "#7a4a9e", "#b0892a", "#2f4b7c", "#a23b72", "#5b6670")
 _MARKS = "osD^vP*X"
+_DASHES = ("--", ":", "-.", (0, (8, 3)))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -88,10 +89,8 @@ def _draw(axis: Axes, panel: SeriesPanel) -> None:
             x, [point.mean for point in points], yerr=np.maximum(ends, 0.0), label=name, capsize=3,
             color=_INKS[index % len(_INKS)], marker=_MARKS[index % len(_MARKS)], markersize=4, linewidth=1.2,
         )  # fmt: skip
-    for name, level in panel.levels.items():
-        axis.axhline(level, color=_SOFT, linewidth=0.8, linestyle="--")
-        axis.annotate(name, (1.0, level), xycoords=("axes fraction", "data"), fontsize=7, color=_SOFT,
-                      ha="right", va="bottom")  # fmt: skip
+    for index, (name, level) in enumerate(panel.levels.items()):
+        axis.axhline(level, color=_SOFT, linewidth=0.9, linestyle=_DASHES[index % len(_DASHES)], label=name)
     if panel.x_ticks:
         axis.set_xticks([x for x, _ in panel.x_ticks], [name for _, name in panel.x_ticks])
         axis.margins(x=0.2)
@@ -101,5 +100,5 @@ def _draw(axis: Axes, panel: SeriesPanel) -> None:
     axis.set_xlabel(panel.x_label, fontsize=9)
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
-    if len(names) > 1:
-        axis.legend(fontsize=7, frameon=False)
+    if len(names) > 1 or panel.levels:
+        axis.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))

@@ -78,7 +78,7 @@ def test_controls_stand_once_beneath_the_settings() -> None:
     floor = [row(0.5, seed=seed, row=ScoreRow.FLOOR.value, end_s=20.0) for seed in (0, 1)]
     shuffled = row(5.0, row=ScoreRow.GENERATED_SHUFFLED.value)
     table = score_table(lines_of([row(1.0), row(2.0, end_s=20.0), shuffled, *floor]))
-    assert table.columns == ["model", "steps", "guidance", "seconds", "seeds", "vectors", METRIC]
+    assert table.columns == ["model", "steps", "guidance", "seconds", "seeds", "vectors of the first", METRIC]
     assert [cells[0] for cells in table.cells] == ["a", "a", "real against real"]
     assert table.cells[-1][-1] == "0.5"
 
