@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,11 +27,10 @@ from drivesim.config import (
     PrepareCommand,
     RolloutCommand,
     ToytownData,
-    compose,
     conf_dir,
     explain,
     register,
-    scene_path,
+    scene_paths,
     to_typed,
 )
 from drivesim.core.run_folder import CONFIG_FILE, IDENTITY_FILE, record_run, versions
@@ -46,7 +44,6 @@ if TYPE_CHECKING:
     from drivesim.rollout.start import Start
     from drivesim.simulator import Simulator
 
-BOXES_SCALE = 4  # boxes are drawn over a copy so many times as large: names stay readable
 GO_ON = ("prepare", "train", "rollout", "evaluate")  # commands that keep what was done when they are stopped
 CLAIMING = ("train", "rollout")  # commands that check by themselves whose run a folder holds
 Record = Callable[..., None]  # writes config and origin into the run folder
@@ -182,6 +179,7 @@ def _source(data: Any) -> ClipSource:
 
 def _prepare(config: PrepareCommand, out: Path, record: Record) -> None:
     from drivesim.data.export import export_videos
+    from drivesim.data.export_scenes import export_scenes
     from drivesim.data.prepare import prepare
 
     record()
@@ -192,6 +190,11 @@ def _prepare(config: PrepareCommand, out: Path, record: Record) -> None:
             if problem is not None:
                 print(f"no video of {drive}: {problem}")
         print(f"videos: {out / 'videos'}")
+        if config.export.scenes_every_s is not None:
+            for scene, problem in export_scenes(source, config.export, out / "scenes"):
+                if problem is not None:
+                    print(f"no scene {scene}: {problem}")
+            print(f"scenes: {out / 'scenes'}")
     print(f"index and report: {out}")
 
 
@@ -233,24 +236,16 @@ def _load_simulator(model: str, device: str, **sampling: Any) -> Simulator:
 
 
 def _design(config: DesignCommand, out: Path, record: Record) -> None:
-    from drivesim.core.picture import save_png
-    from drivesim.rollout.pools import torch_threads
-    from drivesim.viz.overlays import draw_boxes
-
     if config.num_frames < 1:
         raise ValueError(f"num_frames is {config.num_frames}; must be 1 or more")
     _check_device(config.device)
-    scene = Scene.load(scene_path(config.scene))
+    scenes = scene_paths(config.scene)
     simulator = _load_simulator(config.model, config.device, design_sampling=config.sampler)
     record(fingerprint=simulator.model.fingerprint)
-    scene.save(out / "scene.yaml")
-    boxes = scene.picture_boxes(simulator.size_hw)
-    for index in range(config.num_frames):
-        with torch_threads(1):  # another number rounds sums differently: bytes would depend on the machine's cores
-            frame = simulator.design(scene, seed=config.seed, index=index)
-        save_png(out / f"frame_{index:03d}.png", frame)
-        save_png(out / f"frame_{index:03d}_boxes.png", draw_boxes(frame, boxes, BOXES_SCALE))
-    print(f"{config.num_frames} start frames: {out}")
+    for path in scenes:
+        folder = out / path.parent.relative_to(config.scene) if Path(config.scene).is_dir() else out
+        simulator.design_into(folder, Scene.load(path), seed=config.seed, num_frames=config.num_frames)
+    print(f"{config.num_frames * len(scenes)} start frames: {out}")
 
 
 def _rollout(config: RolloutCommand, out: Path, record: Record) -> None:
@@ -263,8 +258,9 @@ def _rollout(config: RolloutCommand, out: Path, record: Record) -> None:
     _check_device(config.device)
     if config.pool.kind is PoolKind.RAY and config.device.startswith("cuda") and config.pool.gpus_per_worker == 0:
         raise ValueError(f"device={config.device} with pool=ray needs pool.gpus_per_worker, such as 1 or 0.5")
-    load = partial(DrivingModel.from_pretrained, config.model, device=config.device, predict_sampling=config.sampler)
-    simulator = _load_simulator(config.model, config.device, predict_sampling=config.sampler)
+    how: dict[str, Any] = {"device": config.device, "predict_sampling": config.sampler, "stages": config.stages}
+    load = partial(DrivingModel.from_pretrained, config.model, **how)
+    simulator = _load_simulator(config.model, **how)
     with torch_threads(config.pool.threads):  # of the start frame, too, whose bytes every future follows from
         start, pictures = _start(config, simulator)
     is_new = not (out / CONFIG_FILE).exists()
@@ -292,10 +288,11 @@ def _save_beginning(out: Path, pictures: dict[str, NDArray[np.uint8]], record: R
 def _start(config: RolloutCommand, simulator: Simulator) -> tuple[Start, dict[str, NDArray[np.uint8]]]:
     """The start frame, designed from a scene or taken from a picture or video; and pictures of it by file name."""
     from drivesim.rollout.start import start_from_file
+    from drivesim.simulator import BOXES_SCALE
     from drivesim.sweep.starts import scene_of
     from drivesim.viz.overlays import draw_boxes
 
-    scene = scene_of(config.start, scene_path)
+    scene = scene_of(config.start, lambda name: scene_paths(name)[0])
     if scene is None:
         start = start_from_file(config.start, simulator.size_hw, start_s=config.start_s, is_night=config.is_night)
         return start, {"start.png": start.frame_HWC}
@@ -318,75 +315,15 @@ def _show_progress(progress: Progress) -> None:
 
 
 def _evaluate(config: EvaluateCommand, out: Path, record: Record) -> None:
-    from drivesim.evaluate.lines import score_lines
-    from drivesim.evaluate.run import evaluate
-    from drivesim.sweep.drift_picture import draw_drift
+    from drivesim.evaluate_command import CommandLine, evaluate_command
 
-    if config.compare is not None:
-        _compare(config, out, record)
-        return
-    if config.claims is not None:
-        _claims(config, out, record)
-        return
-    if config.sweep.start:
-        _sweep(config, out, record)
-        return
-    if config.force:
-        raise ValueError("force=true is for compare='[A, B]' alone")
-    if config.generated is None or config.real is None:
-        missing = [name for name in ("generated", "real") if getattr(config, name) is None]
-        raise ValueError(f"no value for {', '.join(missing)}; give one as {missing[0]}=FOLDER, or compare='[A, B]'")
-    for extractor in config.protocol.extractors:
-        _check_device(extractor.device)
-    scores = evaluate(config, config.generated, config.real, out, draw_drift=draw_drift)
-    record()
-    print(*score_lines(scores), f"report: {scores.report}", sep="\n")
-
-
-def _compare(config: EvaluateCommand, out: Path, record: Record) -> None:
-    from drivesim.core.files import write_json
-    from drivesim.evaluate.compare import compare
-    from drivesim.evaluate.lines import comparison_lines
-
-    if config.generated is not None or config.real is not None:
-        raise ValueError("compare reads two evaluations that are done; leave generated and real out")
-    comparison = compare(config.compare or [], config.uncertainty, config.force)
-    record()
-    write_json(out / "comparison.json", asdict(comparison))
-    print(*comparison_lines(comparison), f"comparison: {out / 'comparison.json'}", sep="\n")
-
-
-def _claims(config: EvaluateCommand, out: Path, record: Record) -> None:
-    from drivesim.sweep.claim_table import write_claims
-    from drivesim.sweep.claims import ClaimInputs, run_claims
-
-    claims = config.claims
-    assert claims is not None
-    record()
-    training = partial(compose, "train")
-    inputs = ClaimInputs(settings=config, pool=config.pool, compose_training=training, make_source=_source)
-    found = run_claims(claims, inputs, out)
-    table = write_claims(claims.claims, found, Path(claims.results))
-    print(table.as_markdown() + f"results: {claims.results}")
-
-
-def _sweep(config: EvaluateCommand, out: Path, record: Record) -> None:
-    from drivesim.sweep.drift_picture import draw_drift
-    from drivesim.sweep.report import write_sweep
-    from drivesim.sweep.run import SweepInputs, run_sweep
-
-    real = config.real_of_sweep()
-    for device in (config.sweep.device, *(extractor.device for extractor in config.protocol.extractors)):
-        _check_device(device)
-    record()
-    inputs = SweepInputs(settings=config, real=real, pool=config.pool, find_scene=scene_path, draw_drift=draw_drift)
-    inputs.on_progress, inputs.on_cell = _show_progress, Counter("cell")
-    sweep = run_sweep(config.sweep, inputs, out)
-    print(write_sweep(sweep, config.report, real, out).as_markdown() + f"report: {out / 'report.html'}")
-    for text in [*sweep.notes, *sweep.failures]:
-        print(text, file=sys.stderr)
-    if sweep.failures:
-        raise SystemExit(f"drivesim: {len(sweep.failures)} failures; again with out={out} tries them again")
+    line = CommandLine(
+        overrides=list(HydraConfig.get().overrides.task),
+        check_device=_check_device,
+        make_source=_source,
+        on_progress=_show_progress,
+    )
+    evaluate_command(config, out, record, line)
 
 
 if __name__ == "__main__":

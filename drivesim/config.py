@@ -23,8 +23,10 @@ from drivesim.data.nuscenes import NuScenesConfig
 from drivesim.data.prepare import PrepareConfig
 from drivesim.data.videos import VideoFolderConfig
 from drivesim.diffusion.settings import PredictionOverrides, SamplerOverrides
+from drivesim.evaluate.obedience import ObedienceConfig
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.run import EvaluateConfig
+from drivesim.families.stages import StagesConfig
 from drivesim.rollout.pools import PoolConfig
 from drivesim.rollout.run import RolloutConfig
 from drivesim.sweep.claims import ClaimsConfig
@@ -58,7 +60,7 @@ class PrepareCommand:
 class DesignCommand:
     """Start frames of a scene."""
 
-    scene: str  # scene file, or the name of a shipped scene
+    scene: str  # scene file, the name of a shipped scene, or a folder of folders with a scene.yaml each
     model: str = "toytown"  # name of a shipped model, or a model folder
     num_frames: int = 4  # start frames; they differ by their number in the key of the noise
     seed: int = 0  # everything random follows from it
@@ -76,24 +78,38 @@ class RolloutCommand(RolloutConfig):
     is_night: bool | None = None  # of a picture or video; None = unknown
     model: str = "toytown"  # name of a shipped model, or a model folder
     sampler: PredictionOverrides = dataclasses.field(default_factory=PredictionOverrides)  # group sampler
+    stages: StagesConfig = dataclasses.field(default_factory=StagesConfig)  # which stages follow the prediction
     device: str = "cpu"  # torch device
     out: str | None = None  # run folder; None = runs/rollout/TIME
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class EvaluateCommand(EvaluateConfig):
-    """Videos to score against real ones, a sweep to roll out and score, or two evaluations to set beside each other."""
+    """Videos or a sweep to score, claims to test, designed scenes to check, or two evaluations to compare."""
 
-    generated: str | None = None  # folder of videos, or one video
-    real: str | None = None  # folder of videos, or one video
+    generated: str | None = None  # folder of videos, one video, or folder of designed scenes
+    real: str | None = None  # the same of real driving
+    protocols: list[str] | None = None  # choices of the group protocol, scored from one decode; None = protocol alone
+    obedience: ObedienceConfig = dataclasses.field(default_factory=ObedienceConfig)  # of designed scenes
     compare: list[str] | None = None  # instead of both: two folders of earlier evaluations
     force: bool = False  # compare evaluations whose cards differ
-    sweep: SweepConfig = dataclasses.field(
-        default_factory=SweepConfig
-    )  # rollouts to make and score, instead of generated
-    claims: ClaimsConfig | None = None  # group claims: the paper's claims, trained and scored, instead of generated
+    sweep: SweepConfig = dataclasses.field(default_factory=SweepConfig)  # rollouts to make and score
+    claims: ClaimsConfig | None = None  # group claims: the paper's claims, trained and scored
     pool: PoolConfig = dataclasses.field(default_factory=PoolConfig)  # group pool, of the rollouts of sweep and claims
     out: str | None = None  # folder of scores and report; None = runs/evaluate/TIME
+
+    def sets(self) -> tuple[str, str]:
+        """The generated and the real videos.
+
+        Raises:
+            ValueError: one is missing, or what is for comparisons alone is asked for.
+        """
+        if self.force:
+            raise ValueError("force=true is for compare='[A, B]' alone")
+        if self.generated is None or self.real is None:
+            missing = [name for name in ("generated", "real") if getattr(self, name) is None]
+            raise ValueError(f"no value for {', '.join(missing)}; give one as {missing[0]}=FOLDER, or compare='[A, B]'")
+        return self.generated, self.real
 
     def real_of_sweep(self) -> str:
         """The real videos of a sweep.
@@ -101,8 +117,8 @@ class EvaluateCommand(EvaluateConfig):
         Raises:
             ValueError: none, or what a sweep does not read is given, too.
         """
-        if self.generated is not None or self.force:
-            raise ValueError("a sweep makes its own videos; leave generated and force out")
+        if self.generated is not None or self.force or self.protocols is not None:
+            raise ValueError("a sweep makes its own videos under one protocol; leave generated, protocols, force out")
         if self.real is None:
             raise ValueError("no value for real; a sweep is scored against real videos: real=FOLDER")
         return self.real
@@ -174,18 +190,20 @@ def conf_dir() -> Path:
     return found
 
 
-def scene_path(name: str) -> Path:
-    """A scene file, or one that ships with drivesim by its name.
+def scene_paths(name: str) -> list[Path]:
+    """A scene file, one that ships with drivesim by its name, or all `scene.yaml` below a folder.
 
     Raises:
-        ValueError: neither; names the shipped ones.
+        ValueError: there is none; names those that ship.
     """
     shipped = {path.stem: path for path in sorted((conf_dir() / "scenes").glob("*.yaml"))}
     if Path(name).is_file():
-        return Path(name)
+        return [Path(name)]
+    if Path(name).is_dir() and (found := sorted(Path(name).rglob("scene.yaml"))):
+        return found
     if name not in shipped:
         raise ValueError(f"no scene file {name}; shipped scenes: {', '.join(shipped)}")
-    return shipped[name]
+    return [shipped[name]]
 
 
 def compose(command: str, overrides: Sequence[str] = ()) -> Any:
@@ -201,6 +219,20 @@ def compose(command: str, overrides: Sequence[str] = ()) -> Any:
             return to_typed(hydra.compose(config_name=command, overrides=list(overrides)))
         except HYDRA_ERRORS as error:
             raise ValueError(explain(error, overrides)) from error
+
+
+def compose_protocols(names: Sequence[str], overrides: Sequence[str]) -> list[ProtocolConfig]:
+    """Several choices of the group protocol, each changed by the overrides that begin with `protocol.`.
+
+    Raises:
+        ValueError: an unknown choice, one given twice, or a choice of the group beside them.
+    """
+    if chosen := [override for override in overrides if override.startswith("protocol=")]:
+        raise ValueError(f"{chosen[0]} beside protocols={list(names)}; give one of them")
+    if len(set(names)) < len(names):
+        raise ValueError(f"protocols={list(names)}: each once")
+    shared = [override for override in overrides if override.lstrip("+~").startswith("protocol.")]
+    return [compose("evaluate", [f"protocol={name}", *shared]).protocol for name in names]
 
 
 def to_typed(config: DictConfig) -> Any:

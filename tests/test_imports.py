@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # it stands above both.
 LAYERS: list[set[str]] = [
     {"cli"},
+    {"evaluate_command"},
     {"config"},
     {"sweep"},
     {"simulator"},

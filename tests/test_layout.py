@@ -49,7 +49,7 @@ def test_the_parts_are_those_of_the_design() -> None:
     folders = {path.name for path in (ROOT / "drivesim").iterdir() if path.is_dir() and path.name != "__pycache__"}
     modules = {path.name for path in (ROOT / "drivesim").glob("*.py")}
     assert folders == PACKAGES
-    assert modules == {"__init__.py", "cli.py", "config.py", "simulator.py"}
+    assert modules == {"__init__.py", "cli.py", "config.py", "evaluate_command.py", "simulator.py"}
 
 
 @pytest.mark.parametrize("folder", ["datasets", "evaluation"])
@@ -91,7 +91,7 @@ def test_the_wheel_holds_every_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     listed = set(project["tool"]["setuptools"]["packages"])
     found = {shown(path.parent).replace("/", ".") for path in (ROOT / "drivesim").rglob("__init__.py")}
-    assert listed == found | {"drivesim.conf"}
+    assert listed == found | {"drivesim.conf", "drivesim.evaluation"}
 
 
 def declared_requirements(*extras: str) -> dict[str, Requirement]:

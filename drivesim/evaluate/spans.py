@@ -11,7 +11,7 @@ from drivesim.evaluate.controls import Variant
 from drivesim.evaluate.extractors import Extractor
 from drivesim.evaluate.feature_store import FeatureSet, StoredVideo
 from drivesim.evaluate.frechet import Covariance
-from drivesim.evaluate.score_rows import rows_of
+from drivesim.evaluate.metric_rows import Table
 from drivesim.evaluate.scorer import Key, Side
 from drivesim.evaluate.scores import Score, ScoreRow
 from drivesim.evaluate.stored_scores import StoredScores
@@ -79,6 +79,15 @@ def span_scores(
                 f"{num_clips} generated clips of {clip_s:g} s lie in {span}: a distance asks for 2; "
                 "score a longer part, more futures or shorter clips (protocol.num_frames)"
             )
-        rows = rows_of(index, extractor, sets, False, config, Covariance(protocol["covariance"]))
-        scores += [score for score in rows.scores if score.row in (ScoreRow.GENERATED, ScoreRow.GENERATED_SHUFFLED)]
+        table = Table(
+            index=index,
+            extractor=extractor,
+            sets=sets,
+            floor=False,
+            config=config,
+            covariance=Covariance(protocol["covariance"]),
+            root_eps=protocol["root_eps"],
+        )
+        own = (ScoreRow.GENERATED, ScoreRow.GENERATED_SHUFFLED)
+        scores += [score for score in table.rows().scores if score.row in own]
     return scores

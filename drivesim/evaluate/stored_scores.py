@@ -16,25 +16,31 @@ from drivesim.evaluate.scorer import Side
 
 @dataclass(kw_only=True, slots=True)
 class StoredScores:
-    """What an evaluation has left in its folder."""
+    """What an evaluation has left in its folder under one protocol."""
 
     folder: Path
     scores: dict[str, Any]  # of scores.json
     rows: list[dict[str, Any]]  # of rows.jsonl, one a video
 
     @classmethod
-    def load(cls, path: Path) -> StoredScores:
-        """Reads a folder of `drivesim evaluate`, or its `scores.json`.
+    def load(cls, path: Path) -> list[StoredScores]:
+        """Reads a folder of `drivesim evaluate`, or its `scores.json`: what is there of each protocol.
 
         Raises:
             FileNotFoundError: no `scores.json` there.
             ValueError: it holds no scores.
         """
         folder = path.parent if path.name == SCORES_FILE else path
-        scores = read_json(folder / SCORES_FILE)
-        if not isinstance(scores, dict) or not {"card", "scores"} <= set(scores):
+        content = read_json(folder / SCORES_FILE)
+        parts = content.get("protocols", [content]) if isinstance(content, dict) else []
+        if not parts or not all(isinstance(part, dict) and {"card", "scores"} <= set(part) for part in parts):
             raise ValueError(f"{folder / SCORES_FILE}: not the scores of an evaluation")
-        return cls(folder=folder, scores=scores, rows=read_rows(folder / ROWS_FILE))
+        rows = read_rows(folder / ROWS_FILE)
+        names = [part["card"]["protocol"]["name"] for part in parts]
+        return [
+            cls(folder=folder, scores=part, rows=[row for row in rows if row.get("protocol", name) == name])
+            for part, name in zip(parts, names, strict=True)
+        ]
 
     def network(self, extractor: str) -> dict[str, Any]:
         """What the card says of an extractor."""

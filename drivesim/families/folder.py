@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from drivesim.conditioning.driving import DrivingConditioner
 from drivesim.conditioning.rate_label import RateLabel
 from drivesim.diffusion.schedule import DDIMScheduler
+from drivesim.diffusion.settings import AnySampling, Sampler
 from drivesim.models.autoencoder import AutoencoderKL, VQModel
 from drivesim.models.build import UNet2DConditionModel
 from drivesim.models.temporal_stack import TemporalStack
@@ -89,6 +91,33 @@ def read_index(folder: Path) -> dict[str, Any]:
     return index
 
 
+def sampling_of(index: dict[str, Any], key: str, kind: type[AnySampling]) -> AnySampling:
+    """The sampling that stands in a model's index under `key`.
+
+    Args:
+        index: what `read_index` gives.
+        key: such as predict_sampling.
+        kind: its fields are the valid keys.
+
+    Raises:
+        ValueError: unknown keys, an unknown sampler, or numbers that sample nothing.
+    """
+    place, stored = f"model {index['name']!r}: {key} in {INDEX}", index[key]
+    if not isinstance(stored, dict):
+        raise ValueError(f"{place}: {stored!r}, expected keys and values")
+    valid = [field.name for field in fields(kind)]
+    unknown = sorted(set(stored) - set(valid))
+    if unknown:
+        raise ValueError(f"{place}: unknown keys {', '.join(unknown)}; valid: {', '.join(valid)}")
+    samplers = [sampler.value for sampler in Sampler]
+    if stored.get("sampler") not in samplers:
+        raise ValueError(f"{place}: unknown sampler {stored.get('sampler')!r}; valid: {', '.join(samplers)}")
+    try:
+        return kind(**{**stored, "sampler": Sampler(stored["sampler"])})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{place}: {error}") from error
+
+
 def part_names(index: dict[str, Any]) -> tuple[str, ...]:
     """The parts that a model with this index consists of."""
     return (*REQUIRED, *(name for key, names in OPTIONAL.items() if key in index for name in names))
@@ -103,8 +132,30 @@ def load_parts(folder: Path, names: Iterable[str] = REQUIRED, dtype: torch.dtype
     return {name: _load_part(folder, name, dtype) for name in names}
 
 
-def _load_part(folder: Path, name: str, dtype: torch.dtype) -> Any:
-    classes, config_file, weight_file = PARTS[name]
+def blank_parts(folder: Path, names: Iterable[str] = REQUIRED) -> dict[str, Any]:
+    """The parts of a model folder by name, without weights: on the meta device, where they take no memory.
+
+    Raises:
+        ValueError: a part that is missing or not of its class; says which.
+    """
+    parts = {}
+    for name in names:
+        part_class = _part_class(folder, name)
+        if PARTS[name][2] is None:
+            parts[name] = part_class.from_pretrained(folder / name, local_files_only=True)
+            continue
+        with torch.device("meta"):
+            parts[name] = part_class.from_config(part_class.load_config(folder / name, local_files_only=True)).eval()
+    return parts
+
+
+def _part_class(folder: Path, name: str) -> Any:
+    """The class of a stored part.
+
+    Raises:
+        ValueError: the part is missing, or of another class than a model's part of that name may be.
+    """
+    classes, config_file, _ = PARTS[name]
     part = folder / name
     if not (part / config_file).is_file():
         raise ValueError(f"{folder}: part {name!r} is missing ({name}/{config_file} not found)")
@@ -118,7 +169,12 @@ def _load_part(folder: Path, name: str, dtype: torch.dtype) -> Any:
     by_name = {part_class.__name__: part_class for part_class in classes}
     if stored_class not in by_name:
         raise ValueError(f"{folder}: part {name!r} is a {stored_class}, expected {' or '.join(by_name)}")
-    part_class = by_name[stored_class]
+    return by_name[stored_class]
+
+
+def _load_part(folder: Path, name: str, dtype: torch.dtype) -> Any:
+    part_class = _part_class(folder, name)
+    part, weight_file = folder / name, PARTS[name][2]
     if weight_file is None:
         return part_class.from_pretrained(part, local_files_only=True)
     _check_weights(folder, name, part / weight_file)

@@ -65,11 +65,7 @@ class VideoUNet(nn.Module):
         unet = self.backbone
         run = _Run(
             # Repeated before the embedding: a matrix product of another batch size rounds differently.
-            time_embed=self._time_embedding(
-                timestep_B.repeat_interleave(t),
-                None if noise_level_B is None else noise_level_B.repeat_interleave(t),
-                sample_BTCHW,
-            ),
+            time_embed=self._time_embedding(timestep_B.repeat_interleave(t), _each(noise_level_B, t), sample_BTCHW),
             num_frames=t,
             tokens=tokens_BLC.repeat_interleave(t, dim=0),
             token_bias=_attention_bias(token_mask_BL, t, sample_BTCHW.dtype),
@@ -108,6 +104,10 @@ class VideoUNet(nn.Module):
         is_told = embed is not None or self.backbone.class_embedding is not None
         assert is_told == (noise_level_B is not None), "the noise level is told to parts that were built to be told"
         return None if embed is None else embed(noise_level_B)
+
+
+def _each(values_B: Tensor | None, num_frames: int) -> Tensor | None:
+    return None if values_B is None else values_B.repeat_interleave(num_frames)
 
 
 def _at(block: nn.Module, name: str, index: int) -> Transformer2DModel | None:

@@ -19,7 +19,7 @@ from drivesim.core.files import read_json
 from drivesim.core.picture import resize_area
 from drivesim.data import ClipSource
 from drivesim.data.export import ExportConfig, export_videos
-from drivesim.diffusion.settings import PredictionOverrides, Sampler, SamplingConfig
+from drivesim.diffusion.settings import PredictionOverrides
 from drivesim.evaluate.run import EvaluateConfig, evaluate
 from drivesim.evaluate.scores import ScoreRow
 from drivesim.evaluate.videos import Video, find_videos
@@ -27,7 +27,6 @@ from drivesim.families.driving import DrivingModel
 from drivesim.families.folder import INDEX, load_parts
 from drivesim.families.upsample import UpsamplingModel, upsample_portion
 from drivesim.models.autoencoder import decode, encode, to_model_range, to_picture_range
-from drivesim.models.upsampler import Upsampler
 from drivesim.rollout.pools import PoolConfig, PoolKind, torch_threads
 from drivesim.rollout.run import RolloutConfig, run_rollouts
 from drivesim.rollout.start import start_from_clip
@@ -183,8 +182,8 @@ def measure_upsampling(
     folder: Path,
 ) -> dict[str, float]:
     """Distances and errors of held-out clips that were made small and upsampled, piece by piece at full resolution."""
-    model, autoencoder = _upsampling_model(trained, arm)
     config = held_out.training
+    model, autoencoder = _upsampling_model(trained, arm, config.fps)
     scale = model.networks.scale
     size_hw = (scale * config.size_hw[0], scale * config.size_hw[1])
     pairs: list[tuple[Frames, Frames]] = []
@@ -198,26 +197,13 @@ def measure_upsampling(
     return _paired(settings, pairs, config.fps, folder)
 
 
-def _upsampling_model(trained: Path, arm: ArmConfig) -> tuple[UpsamplingModel, Any]:
+def _upsampling_model(trained: Path, arm: ArmConfig, fps: float) -> tuple[UpsamplingModel, Any]:
     """The upsampler of a model folder, frame by frame where its temporal layers are off or not there."""
-    index = read_json(trained / INDEX)
-    names = ["autoencoder", "upsampler", "upsampler_scheduler"]
-    if (trained / "upsampler_temporal").is_dir() and "upsampler_temporal" not in arm.parts_off:
-        names.append("upsampler_temporal")
+    is_video = (trained / "upsampler_temporal").is_dir() and "upsampler_temporal" not in arm.parts_off
+    names = ["autoencoder", "upsampler", "upsampler_scheduler", *(["upsampler_temporal"] if is_video else [])]
     parts = load_parts(trained, names)
-    facts = index["upsampler"]
-    networks = Upsampler(
-        parts["upsampler"], parts.get("upsampler_temporal"), scale=facts["scale"], detail_gain=facts["detail_gain"]
-    )
-    stored = index["upsample_sampling"]
-    sampling = SamplingConfig(**{**stored, "sampler": Sampler(stored["sampler"])})
-    model = UpsamplingModel(
-        networks=networks.eval().requires_grad_(False),
-        schedule=parts["upsampler_scheduler"],
-        sampling=sampling,
-        noise_level=facts["noise_level"],
-    )
-    return model, parts["autoencoder"]
+    index = {"fps": fps} | read_json(trained / INDEX)  # an upsampler trained by itself has no rate of its own
+    return UpsamplingModel.from_parts(parts, index), parts["autoencoder"]
 
 
 def _pieces(frames_THWC: Frames) -> list[Frames]:

@@ -13,7 +13,8 @@ from typing import Any
 
 from drivesim.core.files import sha256_file
 from drivesim.evaluate.drift import Drift
-from drivesim.evaluate.extractors import Extractor, make_extractor
+from drivesim.evaluate.extractors import Extractor
+from drivesim.evaluate.networks import load_networks, network_configs
 from drivesim.evaluate.protocol import library_versions
 from drivesim.evaluate.run import SCORES_FILE, EvaluateConfig, evaluate
 from drivesim.evaluate.scores import ScoreRow, Scores
@@ -21,6 +22,7 @@ from drivesim.evaluate.spans import Span, span_scores
 from drivesim.evaluate.stored_scores import StoredScores
 from drivesim.evaluate.videos import Video, find_videos
 from drivesim.families.folder import find_model
+from drivesim.families.stages import StagesConfig
 from drivesim.rollout.pools import PoolConfig, PoolKind, kept_running, torch_threads
 from drivesim.rollout.rows import Row
 from drivesim.rollout.run import OnProgress, RolloutConfig, run_rollouts
@@ -47,6 +49,7 @@ class SweepConfig:
     window_s: float | None = None  # also scores of sliding windows of this length, half of it apart; None = none
     futures: int = 4  # of each start, seed and setting
     is_night: bool | None = None  # of starts that are pictures or videos; None = unknown
+    stages: StagesConfig = field(default_factory=StagesConfig)  # which stages follow the prediction
     device: str = "cpu"  # torch device
 
     def validate(self) -> None:
@@ -150,7 +153,7 @@ class _Runner:
             self.log.add(cell.name, identity, finished)
         self.sweep.rows += finished.rows
         self.sweep.notes += finished.notes
-        self._keep_card(StoredScores.load(folder))
+        self._keep_card(*StoredScores.load(folder))
 
     def _videos(self, cell: Cell) -> list[Video]:
         """The futures of all starts; those that failed are left out and named."""
@@ -158,7 +161,11 @@ class _Runner:
         from drivesim.simulator import Simulator
 
         load = partial(
-            DrivingModel.from_pretrained, cell.model, device=self.config.device, predict_sampling=cell.sampling
+            DrivingModel.from_pretrained,
+            cell.model,
+            device=self.config.device,
+            predict_sampling=cell.sampling,
+            stages=self.config.stages,
         )
         model = load()
         with torch_threads(self.inputs.pool.threads):
@@ -221,7 +228,7 @@ class _Runner:
         scores = evaluate(
             self.settings, videos, self.inputs.real, folder, extractors=networks, draw_drift=self.inputs.draw_drift
         )
-        stored = StoredScores.load(folder)
+        (stored,) = StoredScores.load(folder)
         settings = {"model": cell.label, "steps": cell.steps, "guidance": cell.guidance, "seed": cell.seed}
         rows: list[SweepRow] = []
         notes = []
@@ -239,7 +246,7 @@ class _Runner:
 
     def _extractors(self) -> list[Extractor]:
         if not self._networks:
-            self._networks = [make_extractor(network) for network in self.settings.protocol.extractors]
+            (self._networks,) = load_networks(network_configs([self.settings.protocol], self.settings.networks))
         return self._networks
 
     def _keep_card(self, stored: StoredScores) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from drivesim.conditioning.driving import make_conditioner
 from drivesim.conditioning.rate_label import RateLabel
 from drivesim.diffusion.schedule import training_schedule
-from drivesim.diffusion.settings import Sampler, SamplingConfig
+from drivesim.diffusion.settings import as_facts
 from drivesim.models.autoencoder import downsampling
 from drivesim.models.build import (
     SpatialLayers,
@@ -113,13 +113,14 @@ def _upsampler_stage(config: TrainConfig, parts: Parts) -> UpsamplerStage:
         sampling=config.upsample_sampling,
         optim=config.optim,
         seed=config.seed,
+        fps=config.fps,
     )
 
 
 def _image_upsampler_index(config: TrainConfig) -> dict[str, Any]:
     own = config.upsampler
     facts = {name: getattr(own, name) for name in ("scale", "patch_px", "detail_gain", "noise_level")}
-    return {"upsampler": facts, "upsample_sampling": _plain(config.upsample_sampling)}
+    return {"upsampler": facts, "upsample_sampling": as_facts(config.upsample_sampling)}
 
 
 def _upsampler_index(config: TrainConfig) -> dict[str, Any]:
@@ -133,17 +134,13 @@ def _prediction_index(config: TrainConfig) -> dict[str, Any]:
         "fps": config.fps,
         "size_hw": list(config.size_hw),
         "num_given": max(config.prediction_loss.given),
-        "design_sampling": _plain(config.design_sampling),
-        "predict_sampling": _plain(config.predict_sampling),
+        "design_sampling": as_facts(config.design_sampling),
+        "predict_sampling": as_facts(config.predict_sampling),
     }
 
 
 def _interpolation_index(config: TrainConfig) -> dict[str, Any]:
-    return {"rates": config.interpolation.rates, "interpolate_sampling": _plain(config.interpolate_sampling)}
-
-
-def _plain(sampling: SamplingConfig) -> dict[str, Any]:
-    return asdict(sampling) | {"sampler": Sampler(sampling.sampler).value}
+    return {"rates": config.interpolation.rates, "interpolate_sampling": as_facts(config.interpolate_sampling)}
 
 
 _IMAGE = ("autoencoder", "backbone", "conditioner", "scheduler")
@@ -184,7 +181,7 @@ RECIPES: dict[StageName, Recipe] = {
         index=_prediction_index,
     ),
     StageName.INTERPOLATION: Recipe(
-        needs=(*_IMAGE, "temporal"),
+        needs=_IMAGE,
         trains=("interpolation", "rate_label"),
         make=_make_interpolation,
         stage=lambda config, parts: InterpolationStage(

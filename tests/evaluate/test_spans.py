@@ -43,7 +43,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> StoredScores:
     root = tmp_path_factory.mktemp("spans")
     made, real = write(root / "made", range(4), SECONDS), write(root / "real", range(10, 14), SECONDS)
     evaluate(CONFIG, made, real, root / "whole", extractors=[LastMinusFirst()])  # type: ignore[list-item]
-    return StoredScores.load(root / "whole")
+    return StoredScores.load(root / "whole")[0]
 
 
 def value(stored: StoredScores, span: Span, row: ScoreRow = ScoreRow.GENERATED) -> float:

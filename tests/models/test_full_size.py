@@ -16,6 +16,7 @@ from drivesim.models.build import (
     make_interpolation_stack,
     make_temporal_stack,
 )
+from drivesim.models.upsampler import Upsampler, make_upsampler, make_upsampler_temporal
 from drivesim.models.video_unet import VideoUNet
 
 LATENT = (4, 16, 32)  # of 128 x 256 pictures
@@ -83,3 +84,20 @@ def test_the_interpolation_model_denoises_windows_of_five_and_is_told_the_rate()
         temporal_tokens_BLC=rates,
     )
     assert made.shape == clips.shape
+
+
+def test_the_upsampler_denoises_portions_of_eight_pictures() -> None:
+    settings = compose("train", ["experiment=driving/upsampler"])
+    assert settings.upsampler == compose("train", ["experiment=driving/image_upsampler"]).upsampler
+    unet = make_upsampler(settings.upsampler, (128, 256))
+    stack = make_upsampler_temporal(settings.upsampler_temporal, unet)
+    for name, part in (("upsampler", unet), ("upsampler's temporal stack", stack)):
+        print(f"\n{name}: {millions(part):.1f} M", end="")
+    assert (stack.config.context_in_channels, stack.config.context_channels) == (3, 128)
+    assert all(len(p) == 8 for name, p in stack.named_parameters() if name.endswith("mix.logit"))
+    assert unet.config.block_out_channels == (160, 320, 640, 640)
+    large, small = torch.empty(1, 8, 3, 512, 1024), torch.empty(1, 8, 3, 128, 256)
+    step, level = torch.empty(1, dtype=torch.int64), torch.empty(1, dtype=torch.int64)
+    for temporal in (None, stack):
+        networks = Upsampler(unet, temporal, scale=settings.upsampler.scale, detail_gain=settings.upsampler.detail_gain)
+        assert networks(large, step, small, level).shape == large.shape

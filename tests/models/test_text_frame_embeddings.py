@@ -14,6 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
+from drivesim.core.files import sha256_file
+from drivesim.models import text_frame_embeddings
 from drivesim.models.text_frame_embeddings import TextFrameEmbedder
 
 WORDS = ["ca", "car</w>", "<|startoftext|>", "<|endoftext|>"]
@@ -117,3 +119,15 @@ def test_missing_weights_are_never_replaced_by_random_ones(folder: Path, tmp_pat
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"1 missing keys, the first is text_projection\.weight"):
         TextFrameEmbedder.from_pretrained(str(path))
+
+
+def test_the_published_network_is_known_by_its_bytes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = TextFrameEmbedder.from_pretrained(str(folder))
+    assert not other.is_standard
+    monkeypatch.setattr(text_frame_embeddings, "VIT_B_32_SHA256", sha256_file(folder / "model.safetensors"))
+    assert TextFrameEmbedder.from_pretrained(str(folder)).is_standard
+    with torch.no_grad():
+        other.network.text_projection.weight[0, 0] += 1
+    changed = TextFrameEmbedder(other.network, other.tokenizer, other.processor)
+    assert changed.feature_dim == 12 and len(changed.fingerprint) == 64
+    assert changed.fingerprint != other.fingerprint
