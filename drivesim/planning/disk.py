@@ -15,8 +15,8 @@ from drivesim.rollout.run import RolloutConfig
 if TYPE_CHECKING:
     from drivesim.train.config import TrainConfig
 
-# Bits a pixel of x264 at crf 18; every 6 more halve it. Futures of 64 x 128 pixels at 4 frames a second take 1.4 (hills)
-# to 2.1 (toytown, 6 s); larger pictures and higher rates take less.
+# Bits a pixel of x264 at crf 18; every 6 more halve it. Futures of 64 x 128 pixels at 4 frames a second take 1.4
+# (hills) to 2.1 (toytown, 6 s); larger pictures and higher rates take less.
 _BITS_A_PIXEL = 1.8
 _CHECKPOINTS = 3  # the last one, the newest numbered one, and the one that is being written
 
