@@ -6,10 +6,10 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,34 +25,37 @@ from drivesim.config import (
     HYDRA_ERRORS,
     DesignCommand,
     EvaluateCommand,
-    PlanRolloutCommand,
     PrepareCommand,
     RolloutCommand,
     ToytownData,
+    compose_protocols,
     conf_dir,
     config_name,
+    errors_as_they_are,
     explain,
     recipe_that_writes,
     register,
-    scene_path,
+    scene_paths,
     to_typed,
 )
+from drivesim.core.devices import check_accelerator, check_device
 from drivesim.core.files import write_json
-from drivesim.core.machine import check_accelerator, check_device, is_out_of_memory
+from drivesim.core.machine import is_out_of_memory
 from drivesim.core.run_folder import CONFIG_FILE, IDENTITY_FILE, record_run, versions
 from drivesim.core.scene import Scene
 from drivesim.core.terminal import Counter, show
 from drivesim.core.yaml_fields import nearest
 from drivesim.data import ClipSource, make_source
+from drivesim.planning.advice import what_fits
+from drivesim.rollout.rows import OUT_OF_MEMORY
 
 if TYPE_CHECKING:
     from drivesim.evaluate.drift import Drift
+    from drivesim.evaluate.extractors import Extractor, ExtractorConfig
     from drivesim.rollout.rows import Progress, Row
     from drivesim.rollout.start import Start
     from drivesim.simulator import Simulator
 
-SCENE_SUFFIXES = (".yaml", ".yml")
-BOXES_SCALE = 4  # boxes are drawn over a copy so many times as large: names stay readable
 GO_ON = ("prepare", "train", "rollout", "evaluate")  # commands that keep what was done when they are stopped
 CLAIMING = ("train", "rollout")  # commands that check by themselves whose run a folder holds
 ADDING = (*CLAIMING, "plan")  # commands that may write into a folder that holds a run
@@ -130,7 +133,7 @@ def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
             raise SystemExit(1) from error
 
     try:
-        with _errors_as_they_are():
+        with errors_as_they_are():
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
     except SystemExit:
         if errors:
@@ -140,19 +143,6 @@ def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
         raise ValueError(explain(error, overrides)) from error
     if failed_jobs:
         _fail(f"{len(failed_jobs)} jobs failed: {', '.join(map(str, failed_jobs))}", 1)
-
-
-@contextmanager
-def _errors_as_they_are() -> Iterator[None]:
-    """Hydra raises its errors instead of printing them in its own form."""
-    before = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        yield
-    finally:
-        del os.environ["HYDRA_FULL_ERROR"]
-        if before is not None:
-            os.environ["HYDRA_FULL_ERROR"] = before
 
 
 def _run(command: str, composed: DictConfig, overrides: Sequence[str]) -> None:
@@ -175,8 +165,6 @@ def _run(command: str, composed: DictConfig, overrides: Sequence[str]) -> None:
     except (MemoryError, RuntimeError) as error:
         if command not in CLAIMING or not is_out_of_memory(error):
             raise
-        from drivesim.planning.advice import what_fits
-
         raise OSError(f"out of memory: {error}\n{what_fits(command, overrides, str(error))}") from error
 
 
@@ -189,18 +177,9 @@ def _out_folder(command: str, wanted: str | None) -> Path:
 
 
 def _plan(config: Any, out: Path, record: Record) -> None:
-    if isinstance(config, PlanRolloutCommand):
-        from drivesim.planning.plan_rollout import plan_rollout
+    from drivesim.planning.command import plan_command
 
-        plan = plan_rollout(
-            config, config.plan, model=config.model, sampler=config.sampler, device=config.device,
-            is_designed=_is_scene(config.start),
-        )  # fmt: skip
-    else:
-        from drivesim.planning.plan_training import plan_training
-
-        there = Path(config.data.root, getattr(config.data, "version", "")).expanduser().is_dir()
-        plan = plan_training(config, config.plan, recipe_that_writes, make_source(config.data) if there else None)
+    plan = plan_command(config, recipe_that_writes)
     write_json(out / "plan.json", plan.to_json())
     print(plan.text(), f"plan: {out / 'plan.json'}", sep="\n")
 
@@ -216,6 +195,7 @@ def _source(data: Any) -> ClipSource:
 
 def _prepare(config: PrepareCommand, out: Path, record: Record) -> None:
     from drivesim.data.export import export_videos
+    from drivesim.data.export_scenes import export_scenes
     from drivesim.data.prepare import prepare
 
     record()
@@ -226,6 +206,11 @@ def _prepare(config: PrepareCommand, out: Path, record: Record) -> None:
             if problem is not None:
                 print(f"no video of {drive}: {problem}")
         print(f"videos: {out / 'videos'}")
+        if config.export.scenes_every_s is not None:
+            for scene, problem in export_scenes(source, config.export, out / "scenes"):
+                if problem is not None:
+                    print(f"no scene {scene}: {problem}")
+            print(f"scenes: {out / 'scenes'}")
     print(f"index and report: {out}")
 
 
@@ -244,24 +229,16 @@ def _load_simulator(model: str, device: str, **sampling: Any) -> Simulator:
 
 
 def _design(config: DesignCommand, out: Path, record: Record) -> None:
-    from drivesim.core.picture import save_png
-    from drivesim.rollout.pools import torch_threads
-    from drivesim.viz.overlays import draw_boxes
-
     if config.num_frames < 1:
         raise ValueError(f"num_frames is {config.num_frames}; must be 1 or more")
     check_device(config.device)
-    scene = Scene.load(scene_path(config.scene))
+    scenes = scene_paths(config.scene)
     simulator = _load_simulator(config.model, config.device, design_sampling=config.sampler)
     record(fingerprint=simulator.model.fingerprint)
-    scene.save(out / "scene.yaml")
-    boxes = scene.picture_boxes(simulator.size_hw)
-    for index in range(config.num_frames):
-        with torch_threads(1):  # another number rounds sums differently: bytes would depend on the machine's cores
-            frame = simulator.design(scene, seed=config.seed, index=index)
-        save_png(out / f"frame_{index:03d}.png", frame)
-        save_png(out / f"frame_{index:03d}_boxes.png", draw_boxes(frame, boxes, BOXES_SCALE))
-    print(f"{config.num_frames} start frames: {out}")
+    for path in scenes:
+        folder = out / path.parent.relative_to(config.scene) if Path(config.scene).is_dir() else out
+        simulator.design_into(folder, Scene.load(path), seed=config.seed, num_frames=config.num_frames)
+    print(f"{config.num_frames * len(scenes)} start frames: {out}")
 
 
 def _rollout(config: RolloutCommand, out: Path, record: Record) -> None:
@@ -274,8 +251,9 @@ def _rollout(config: RolloutCommand, out: Path, record: Record) -> None:
     check_device(config.device)
     if config.pool.kind is PoolKind.RAY and config.device.startswith("cuda") and config.pool.gpus_per_worker == 0:
         raise ValueError(f"device={config.device} with pool=ray needs pool.gpus_per_worker, such as 1 or 0.5")
-    load = partial(DrivingModel.from_pretrained, config.model, device=config.device, predict_sampling=config.sampler)
-    simulator = _load_simulator(config.model, config.device, predict_sampling=config.sampler)
+    how: dict[str, Any] = {"device": config.device, "predict_sampling": config.sampler, "stages": config.stages}
+    load = partial(DrivingModel.from_pretrained, config.model, **how)
+    simulator = _load_simulator(config.model, **how)
     with torch_threads(config.pool.threads):  # of the start frame, too, whose bytes every future follows from
         start, pictures = _start(config, simulator)
     is_new = not (out / CONFIG_FILE).exists()
@@ -302,27 +280,20 @@ def _save_beginning(out: Path, pictures: dict[str, NDArray[np.uint8]], record: R
 
 def _start(config: RolloutCommand, simulator: Simulator) -> tuple[Start, dict[str, NDArray[np.uint8]]]:
     """The start frame, designed from a scene or taken from a picture or video; and pictures of it by file name."""
-    from drivesim.rollout.start import start_from_file
+    from drivesim.rollout.start import is_scene, start_from_file
+    from drivesim.simulator import BOXES_SCALE
     from drivesim.viz.overlays import draw_boxes
 
-    if not _is_scene(config.start):
+    if not is_scene(config.start):
         start = start_from_file(config.start, simulator.size_hw, start_s=config.start_s, is_night=config.is_night)
         return start, {"start.png": start.frame_HWC}
-    scene = Scene.load(scene_path(config.start))
+    scene = Scene.load(scene_paths(config.start)[0])
     start = simulator.start(scene, seed=config.seed)
     boxes = draw_boxes(start.frame_HWC, scene.picture_boxes(simulator.size_hw), BOXES_SCALE)
     return start, {"start.png": start.frame_HWC, "start_boxes.png": boxes}
 
 
-def _is_scene(start: str) -> bool:
-    path = Path(start)
-    return path.suffix.lower() in SCENE_SUFFIXES or (not path.suffix and not path.is_file())
-
-
 def _report_failures(rows: list[Row], out: Path) -> None:
-    from drivesim.planning.advice import what_fits
-    from drivesim.rollout.rows import OUT_OF_MEMORY
-
     failed = [row for row in rows if not row.ok]
     for row in failed:
         print(f"future {row.future} failed: {row.error}", file=sys.stderr)
@@ -339,22 +310,52 @@ def _show_progress(progress: Progress) -> None:
 
 
 def _evaluate(config: EvaluateCommand, out: Path, record: Record) -> None:
-    from drivesim.evaluate.lines import score_lines
-    from drivesim.evaluate.run import evaluate
+    from drivesim.evaluate.lines import protocol_lines
+    from drivesim.evaluate.networks import network_configs
+    from drivesim.evaluate.obedience_run import is_of_scenes
+    from drivesim.evaluate.run import evaluate_protocols
 
     if config.compare is not None:
         _compare(config, out, record)
         return
-    if config.force:
-        raise ValueError("force=true is for compare='[A, B]' alone")
-    if config.generated is None or config.real is None:
-        missing = [name for name in ("generated", "real") if getattr(config, name) is None]
-        raise ValueError(f"no value for {', '.join(missing)}; give one as {missing[0]}=FOLDER, or compare='[A, B]'")
-    for extractor in config.protocol.extractors:
+    if config.generated is not None and is_of_scenes(config.generated):
+        _obedience(config, out, record)
+        return
+    generated, real = config.sets()
+    overrides = list(HydraConfig.get().overrides.task)
+    protocols = compose_protocols(config.protocols, overrides) if config.protocols else [config.protocol]
+    for extractor in chain(*network_configs(protocols, config.networks)):
         check_device(extractor.device)
-    scores = evaluate(config, config.generated, config.real, out, draw_drift=_draw_drift)
+    scores = evaluate_protocols(
+        config,
+        protocols,
+        generated,
+        real,
+        out,
+        makers={"clip-vit-b-32": _text_frame_extractor},
+        draw_drift=_draw_drift,
+    )
     record()
-    print(*score_lines(scores), f"report: {scores.report}", sep="\n")
+    print(*protocol_lines(scores), f"report: {scores[0].report}", sep="\n")
+
+
+def _text_frame_extractor(config: ExtractorConfig) -> Extractor:
+    """CLIP, from a folder in transformers' format or the hub; for CLIPSIM."""
+    from drivesim.evaluate.text_similarity import TextFrameExtractor
+    from drivesim.models.text_frame_embeddings import VIT_B_32, TextFrameEmbedder
+
+    return TextFrameExtractor(TextFrameEmbedder.from_pretrained(config.weights or VIT_B_32, config.device), config)
+
+
+def _obedience(config: EvaluateCommand, out: Path, record: Record) -> None:
+    from drivesim.evaluate.obedience_report import obedience_lines
+    from drivesim.evaluate.obedience_run import evaluate_obedience
+
+    assert config.generated is not None, "the caller has looked into it"
+    found = evaluate_obedience(config.obedience, config.generated, config.real, out)
+    record()
+    notes = [f"note: {warning}" for warning in found.warnings]
+    print(*notes, *obedience_lines(found.rows), f"report: {found.report}", sep="\n")
 
 
 def _compare(config: EvaluateCommand, out: Path, record: Record) -> None:

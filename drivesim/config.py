@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import typing
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,10 @@ from drivesim.data.nuscenes import NuScenesConfig
 from drivesim.data.prepare import PrepareConfig
 from drivesim.data.videos import VideoFolderConfig
 from drivesim.diffusion.settings import PredictionOverrides, SamplerOverrides
+from drivesim.evaluate.obedience import ObedienceConfig
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.run import EvaluateConfig
+from drivesim.families.stages import StagesConfig
 from drivesim.planning.hardware import PlanConfig
 from drivesim.rollout.pools import PoolConfig
 from drivesim.rollout.run import RolloutConfig
@@ -58,7 +62,7 @@ class PrepareCommand:
 class DesignCommand:
     """Start frames of a scene."""
 
-    scene: str  # scene file, or the name of a shipped scene
+    scene: str  # scene file, the name of a shipped scene, or a folder of folders with a scene.yaml each
     model: str = "toytown"  # name of a shipped model, or a model folder
     num_frames: int = 4  # start frames; they differ by their number in the key of the noise
     seed: int = 0  # everything random follows from it
@@ -76,19 +80,35 @@ class RolloutCommand(RolloutConfig):
     is_night: bool | None = None  # of a picture or video; None = unknown
     model: str = "toytown"  # name of a shipped model, or a model folder
     sampler: PredictionOverrides = dataclasses.field(default_factory=PredictionOverrides)  # group sampler
+    stages: StagesConfig = dataclasses.field(default_factory=StagesConfig)  # which stages follow the prediction
     device: str = "cpu"  # torch device
     out: str | None = None  # run folder; None = runs/rollout/TIME
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class EvaluateCommand(EvaluateConfig):
-    """Two sets of videos to score against each other, or two evaluations to set beside each other."""
+    """Two sets of videos to score against each other, designed scenes to check, or two evaluations side by side."""
 
-    generated: str | None = None  # folder of videos, or one video
-    real: str | None = None  # folder of videos, or one video
+    generated: str | None = None  # folder of videos, one video, or folder of designed scenes
+    real: str | None = None  # the same of real driving
+    protocols: list[str] | None = None  # choices of the group protocol, scored from one decode; None = protocol alone
+    obedience: ObedienceConfig = dataclasses.field(default_factory=ObedienceConfig)  # of designed scenes
     compare: list[str] | None = None  # instead of both: two folders of earlier evaluations
     force: bool = False  # compare evaluations whose cards differ
     out: str | None = None  # folder of scores and report; None = runs/evaluate/TIME
+
+    def sets(self) -> tuple[str, str]:
+        """The generated and the real videos.
+
+        Raises:
+            ValueError: one is missing, or what is for comparisons alone is asked for.
+        """
+        if self.force:
+            raise ValueError("force=true is for compare='[A, B]' alone")
+        if self.generated is None or self.real is None:
+            missing = [name for name in ("generated", "real") if getattr(self, name) is None]
+            raise ValueError(f"no value for {', '.join(missing)}; give one as {missing[0]}=FOLDER, or compare='[A, B]'")
+        return self.generated, self.real
 
 
 @functools.cache
@@ -193,18 +213,20 @@ def conf_dir() -> Path:
     return found
 
 
-def scene_path(name: str) -> Path:
-    """A scene file, or one that ships with drivesim by its name.
+def scene_paths(name: str) -> list[Path]:
+    """A scene file, one that ships with drivesim by its name, or all `scene.yaml` below a folder.
 
     Raises:
-        ValueError: neither; names the shipped ones.
+        ValueError: there is none; names those that ship.
     """
     shipped = {path.stem: path for path in sorted((conf_dir() / "scenes").glob("*.yaml"))}
     if Path(name).is_file():
-        return Path(name)
+        return [Path(name)]
+    if Path(name).is_dir() and (found := sorted(Path(name).rglob("scene.yaml"))):
+        return found
     if name not in shipped:
         raise ValueError(f"no scene file {name}; shipped scenes: {', '.join(shipped)}")
-    return shipped[name]
+    return [shipped[name]]
 
 
 def compose(command: str, overrides: Sequence[str] = ()) -> Any:
@@ -232,6 +254,20 @@ def recipe_that_writes(model_folder: str) -> Any | None:
     return None
 
 
+def compose_protocols(names: Sequence[str], overrides: Sequence[str]) -> list[ProtocolConfig]:
+    """Several choices of the group protocol, each changed by the overrides that begin with `protocol.`.
+
+    Raises:
+        ValueError: an unknown choice, one given twice, or a choice of the group beside them.
+    """
+    if chosen := [override for override in overrides if override.startswith("protocol=")]:
+        raise ValueError(f"{chosen[0]} beside protocols={list(names)}; give one of them")
+    if len(set(names)) < len(names):
+        raise ValueError(f"protocols={list(names)}: each once")
+    shared = [override for override in overrides if override.lstrip("+~").startswith("protocol.")]
+    return [compose("evaluate", [f"protocol={name}", *shared]).protocol for name in names]
+
+
 def to_typed(config: DictConfig) -> Any:
     """Dataclasses of a composed config; the one place where OmegaConf ends.
 
@@ -244,6 +280,19 @@ def to_typed(config: DictConfig) -> Any:
     if missing:
         raise ValueError(f"no value for {', '.join(missing)}; give one as {missing[0]}=VALUE")
     return _with_tuples(OmegaConf.to_object(config))
+
+
+@contextmanager
+def errors_as_they_are() -> Iterator[None]:
+    """Hydra raises its errors instead of printing them in its own form."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["HYDRA_FULL_ERROR"]
+        if before is not None:
+            os.environ["HYDRA_FULL_ERROR"] = before
 
 
 def explain(error: BaseException, overrides: Sequence[str]) -> str:

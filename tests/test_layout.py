@@ -91,7 +91,7 @@ def test_the_wheel_holds_every_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     listed = set(project["tool"]["setuptools"]["packages"])
     found = {shown(path.parent).replace("/", ".") for path in (ROOT / "drivesim").rglob("__init__.py")}
-    assert listed == found | {"drivesim.conf"}
+    assert listed == found | {"drivesim.conf", "drivesim.evaluation"}
 
 
 def declared_requirements(*extras: str) -> dict[str, Requirement]:

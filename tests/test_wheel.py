@@ -29,7 +29,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in BUILT_FROM:
         shutil.copy(ROOT / name, source)
-    for folder in ("drivesim", "conf"):
+    for folder in ("drivesim", "conf", "evaluation"):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns(*CACHES))
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     command += ["--disable-pip-version-check", "--wheel-dir", str(built), str(source)]
@@ -51,13 +51,17 @@ def test_it_holds_all_modules_configs_weights_and_templates(held: set[str]) -> N
     assert {"drivesim/conf/sampler/ddim.yaml", "drivesim/conf/scenes/cut_in.yaml"} <= configs
     assert {"drivesim/py.typed", "drivesim/evaluate/report_template.html"} <= package
     assert any(name.startswith("drivesim/evaluate/weights/") for name in package)
-    assert (configs | package) - held == set()
+    published = {f"drivesim/{name}" for name in files_of(ROOT / "evaluation", "published.yaml")}
+    assert "drivesim/evaluation/video-ldm/published.yaml" in published
+    assert (configs | package | published) - held == set()
 
 
 def test_it_holds_nothing_else(held: set[str]) -> None:
     strangers = {name for name in held if not name.startswith("drivesim/") and ".dist-info/" not in name}
     assert strangers == set()
     assert [name for name in held if name.endswith((".pyc", ".ckpt", ".pt"))] == []
+    results = [name for name in held if name.startswith("drivesim/evaluation/")]
+    assert [name for name in results if not name.endswith("/published.yaml")] == []
 
 
 def test_unpacked_it_runs_from_another_folder(wheel: Path, tmp_path: Path) -> None:
@@ -80,3 +84,23 @@ def test_unpacked_it_runs_from_another_folder(wheel: Path, tmp_path: Path) -> No
     assert (config["scene"], config["num_frames"]) == ("cut_in", 77)
     assert config["sampler"] == {"sampler": "DDIM", "steps": 50, "eta": None, "guidance": None}
     assert list(elsewhere.iterdir()) == []
+
+
+def test_unpacked_it_knows_what_others_have_published(wheel: Path, tmp_path: Path) -> None:
+    unpacked = tmp_path / "unpacked"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(unpacked)
+    (unpacked / "evaluation" / "strange").mkdir(parents=True)  # another package's
+    (unpacked / "evaluation" / "strange" / "published.yaml").write_text("no results")
+    code = "from drivesim.evaluate.published import *\nfor p in published_folder().glob('*/published.yaml'):\n"
+    code += "    print(p.parent.name, len(load_published(p).results))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(unpacked)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert {"video-ldm 14", "vista 1", "msrvtt-zero-shot 4"} <= set(done.stdout.splitlines())

@@ -1,4 +1,4 @@
-"""What this machine has: torch devices, memory, and the errors that say that memory was not enough."""
+"""What this machine has: cores, memory, and the errors that say that memory was not enough."""
 
 from __future__ import annotations
 
@@ -12,27 +12,6 @@ import torch
 _CPU_ALLOCATION = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory")
 # Of the group that this process runs in (version 2, version 1): a container may hold less than its machine.
 _GROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-
-
-def torch_devices() -> list[str]:
-    """The torch devices of this machine, as torch names them."""
-    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    return ["cpu", *(["cuda"] if gpus else []), *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
-
-
-def check_device(device: str) -> None:
-    """Raises ValueError for a torch device that this machine lacks."""
-    there = torch_devices()
-    if device not in there:
-        raise ValueError(f"device={device}: not on this machine; valid here: {', '.join(there)}")
-
-
-def check_accelerator(accelerator: str) -> None:
-    """Raises ValueError for a Lightning accelerator that this machine lacks."""
-    gpus = [device for device in torch_devices() if device in ("cuda", "mps")]
-    there = ["auto", "cpu", *(["gpu"] if gpus else []), *gpus]
-    if accelerator not in there:
-        raise ValueError(f"trainer.accelerator={accelerator}: not on this machine; valid here: {', '.join(there)}")
 
 
 def num_cores() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -35,6 +36,8 @@ def load_picture(path: str | Path, min_size_hw: tuple[int, int] | None = None) -
                 raise ValueError(f"{path}: has an alpha channel (mode {image.mode}); save it without transparency")
             if image.mode not in _EIGHT_BIT_MODES:
                 raise ValueError(f"{path}: mode {image.mode}; expected 8 bits a channel, RGB or grey")
+            if _has_16_bits(image):  # Pillow calls these RGB, too, and drops the lower byte
+                raise ValueError(f"{path}: 16 bits a channel; expected 8, RGB or grey")
             picture = np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except (UnidentifiedImageError, IsADirectoryError) as error:
         raise ValueError(f"{path}: not a picture (JPEG, PNG, WebP, BMP, ... expected)") from error
@@ -43,6 +46,12 @@ def load_picture(path: str | Path, min_size_hw: tuple[int, int] | None = None) -
     if min_size_hw is not None:
         check_size(picture, min_size_hw, str(path))
     return picture
+
+
+def _has_16_bits(image: Image.Image) -> bool:
+    """Whether a file that was opened and not yet decoded holds 16 bits a channel, by the form of its raw data."""
+    tiles: list[Any] = getattr(image, "tile", [])
+    return any(";16" in str(tile[3]) for tile in tiles)
 
 
 def check_size(frame_HWC: NDArray[np.uint8], min_size_hw: tuple[int, int], name: str) -> None:

@@ -45,6 +45,7 @@ class VideoInfo:
     size_hw: tuple[int, int]  # as stored, before any rotation
     timestamps_s: NDArray[np.float64]  # (num_frames,) increasing, the first about 0
     codec: str  # FFmpeg's name, "h264"
+    pixel_format: str | None  # FFmpeg's name, "yuv420p"; None = unknown before decoding
 
 
 @contextmanager
@@ -70,6 +71,11 @@ def _time_s(pts: int, stream: VideoStream) -> float:
     return float((pts - (stream.start_time or 0)) * stream.time_base)
 
 
+def _counts_frames(container: InputContainer) -> bool:
+    """Whether frames are to be timed by their number: AVI has one rate, and no times but those of decoding."""
+    return container.format.name == "avi"
+
+
 def probe(path: str | Path) -> VideoInfo:
     """Reads all packets of a file, decodes none.
 
@@ -87,6 +93,8 @@ def probe(path: str | Path) -> VideoInfo:
             raise ValueError(f"{path}: no frame in it")
         timestamps_s = np.array([_time_s(pts, stream) for pts in sorted(ticks)])
         stated_fps = float(stream.average_rate or stream.guessed_rate or 0)
+        if _counts_frames(container) and stated_fps:
+            timestamps_s = np.arange(len(ticks)) / stated_fps
         span_s = float(timestamps_s[-1] - timestamps_s[0])
         fps = (len(timestamps_s) - 1) / span_s if span_s > 0 else stated_fps
         return VideoInfo(
@@ -97,10 +105,25 @@ def probe(path: str | Path) -> VideoInfo:
             size_hw=(stream.codec_context.height, stream.codec_context.width),
             timestamps_s=timestamps_s,
             codec=stream.codec_context.name,
+            pixel_format=stream.codec_context.pix_fmt,
         )
 
 
+def codec_of(path: str | Path) -> str:
+    """FFmpeg's name of a file's codec, "h264", from its head alone.
+
+    Raises:
+        FileNotFoundError, ValueError: as `probe`.
+    """
+    with _opened(path) as (_, stream):
+        return str(stream.codec_context.name)
+
+
 def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[tuple[float, VideoFrame]]:
+    stated_fps = float(stream.average_rate or stream.guessed_rate or 0)
+    if _counts_frames(container) and stated_fps:
+        yield from ((index / stated_fps, frame) for index, frame in enumerate(container.decode(stream)))
+        return
     for frame in container.decode(stream):
         pts = frame.dts if frame.pts is None else frame.pts
         if pts is not None:
@@ -163,6 +186,7 @@ def _read_from(
     with _opened(path) as (container, stream):
         half_s = 0.5 / float(stream.average_rate or stream.guessed_rate or 25)
         early_s = half_s if tolerance_s is None else tolerance_s
+        is_seeking = is_seeking and not _counts_frames(container)
         order = np.argsort(times_s, kind="stable")
         seek_s = float(times_s[order[0]]) - 2 * half_s
         if is_seeking:

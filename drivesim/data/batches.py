@@ -91,6 +91,7 @@ class FrameDataset(Dataset[Item]):
         fps: float | None = None,
         flip: bool = True,
         crop: CropConfig | None = None,
+        align_px: int = 1,
     ) -> None:
         """Finds the windows.
 
@@ -101,14 +102,21 @@ class FrameDataset(Dataset[Item]):
             fps: Their rate, a whole fraction of the cache's; None = the cache's.
             flip: Mirror half of the items left to right.
             crop: Take pieces of the pictures, the same piece of all frames of a clip; None = whole pictures.
+            align_px: Corners of pieces lie on multiples of this, so that a piece of a picture made smaller is the same
+                as a smaller picture of the piece.
 
         Raises:
-            ValueError: a rate that the cache does not hold, no window long enough, or pieces larger than the pictures.
+            ValueError: a rate that the cache does not hold, no window long enough, pieces larger than the pictures, or
+                sizes that `align_px` does not divide.
         """
         self.cache, self.seed, self.flip = cache, seed, flip
         self.crop = crop if crop is not None and crop.size_hw else None
         if self.crop is not None and any(c > s for c, s in zip(self.crop.size_hw, cache.size_hw, strict=True)):
             raise ValueError(f"crop.size_hw={self.crop.size_hw} is larger than the pictures, {list(cache.size_hw)}")
+        for what, size in (("crop.size_hw", self.crop.size_hw if self.crop else []), ("pictures of", cache.size_hw)):
+            if any(side % align_px for side in size):
+                raise ValueError(f"{what} {list(size)} (height, width): both must divide by {align_px} pixels")
+        self.align_px = align_px
         self.windows = _Windows(cache.conditions, cache.fps, num_frames, fps)
 
     def __len__(self) -> int:
@@ -138,7 +146,7 @@ class FrameDataset(Dataset[Item]):
         """Top and left of the piece: anywhere, or around the middle of a box of the first frame."""
         rng = numpy_generator(self.seed, "crop", index)
         room = np.array(self.cache.size_hw) - crop.size_hw
-        anywhere = rng.integers(room + 1)
+        anywhere = rng.integers(room // self.align_px + 1) * self.align_px
         boxes_N4 = item["boxes_TN4"][0][item["classes_TN"][0] != UNKNOWN].numpy()
         if rng.random() >= crop.on_boxes or not len(boxes_N4):
             return int(anywhere[0]), int(anywhere[1])
@@ -146,7 +154,7 @@ class FrameDataset(Dataset[Item]):
         middle = np.array([top + bottom, left + right]) / 2 * self.cache.size_hw
         # A quarter of the piece's size to and fro, so that a box is not always in the middle.
         corner = middle + (rng.uniform(-0.25, 0.25, 2) - 0.5) * crop.size_hw
-        corner = np.clip(np.round(corner), 0, room)
+        corner = np.clip(np.round(corner / self.align_px) * self.align_px, 0, room)
         return int(corner[0]), int(corner[1])
 
 

@@ -10,8 +10,14 @@ from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from drivesim.diffusion.settings import Sampler, SamplingConfig, ScheduleConfig, Target
 
 
-def training_schedule(config: ScheduleConfig) -> DDIMScheduler:
-    """The schedule of a model, in diffusers' form; saved beside the weights."""
+def training_schedule(config: ScheduleConfig, *, ends_clean: bool = False) -> DDIMScheduler:
+    """The schedule of a model, in diffusers' form; saved beside the weights.
+
+    Args:
+        config: its betas and target.
+        ends_clean: DDIM's last step leaves no noise, instead of that of step 0. In latents that hundredth does not
+            show; in pixels it is more than a grey level.
+    """
     return DDIMScheduler(
         num_train_timesteps=config.num_steps,
         beta_start=config.beta_start,
@@ -19,7 +25,7 @@ def training_schedule(config: ScheduleConfig) -> DDIMScheduler:
         beta_schedule=config.beta_schedule,
         prediction_type=Target(config.target).value,
         clip_sample=False,
-        set_alpha_to_one=False,
+        set_alpha_to_one=ends_clean,
         timestep_spacing="trailing",
     )
 

@@ -6,7 +6,7 @@ Legend: T frames, H x W pixels.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
@@ -26,33 +26,54 @@ _PILLOW_FILTERS = {
 }
 
 
-def resample(timed: Iterator[tuple[float, Frame]], fps: float | None, name: str) -> Iterator[Frame]:
-    """Frames at k / fps seconds, each the nearest one shown; None = every frame.
+class Resampler:
+    """Takes the timed frames of one video one by one; gives those at k / fps seconds, each the nearest one shown."""
 
-    Raises:
-        ValueError: the video has fewer frames a second than asked: repeated frames would stand still.
-    """
-    if fps is None:
-        yield from (frame for _, frame in timed)
-        return
-    index = 0
-    before: tuple[float, Frame] | None = None
-    interval_s = 1.0 / fps
+    def __init__(self, fps: float | None, name: str) -> None:
+        """`fps` None = every frame; `name` of the video, for messages."""
+        self.fps, self.name = fps, name
+        self._index = 0
+        self._before: tuple[float, Frame] | None = None
+        self._interval_s = 0.0 if fps is None else 1.0 / fps
+
+    def push(self, time_s: float, frame: Frame) -> Iterator[Frame]:
+        """Adds the next frame; yields those that are settled by it.
+
+        Raises:
+            ValueError: the video has fewer frames a second than asked: repeated frames would stand still.
+        """
+        if self.fps is None:
+            yield frame
+            return
+        before, self._before = self._before, (time_s, frame)
+        if before is None:
+            return
+        self._interval_s = time_s - before[0]
+        if self._interval_s > _RATE_TOLERANCE / self.fps:
+            raise ValueError(
+                f"{self.name}: {1 / self._interval_s:.3g} frames a second at {time_s:.2f} s, "
+                f"the protocol asks for {self.fps:g}; lower protocol.fps"
+            )
+        yield from self._until((before[0] + time_s) / 2, before[1])
+
+    def finish(self) -> Iterator[Frame]:
+        """What the last frame still stands for."""
+        if self._before is not None:
+            yield from self._until(self._before[0] + self._interval_s / 2, self._before[1])
+
+    def _until(self, end_s: float, frame: Frame) -> Iterator[Frame]:
+        assert self.fps is not None
+        while self._index / self.fps < end_s:
+            yield frame
+            self._index += 1
+
+
+def resample(timed: Iterable[tuple[float, Frame]], fps: float | None, name: str) -> Iterator[Frame]:
+    """All of a video's frames through a `Resampler`."""
+    resampler = Resampler(fps, name)
     for time_s, frame in timed:
-        if before is not None:
-            interval_s = time_s - before[0]
-            if interval_s > _RATE_TOLERANCE / fps:
-                raise ValueError(
-                    f"{name}: {1 / interval_s:.3g} frames a second at {time_s:.2f} s, the protocol asks for {fps:g}; "
-                    "lower protocol.fps"
-                )
-            while index / fps < (before[0] + time_s) / 2:
-                yield before[1]
-                index += 1
-        before = (time_s, frame)
-    while before is not None and index / fps < before[0] + interval_s / 2:
-        yield before[1]
-        index += 1
+        yield from resampler.push(time_s, frame)
+    yield from resampler.finish()
 
 
 def fit(frame_HWC: Frame, size_hw: tuple[int, int], config: ProtocolConfig) -> Frame:
@@ -88,74 +109,116 @@ def _resized(frame_HWC: Frame, size_hw: tuple[int, int], resize: ResizeFilter) -
     return np.asarray(resized, dtype=np.uint8)
 
 
+Clip = tuple[int, NDArray[np.uint8]]  # number of the first frame at the protocol's rate, and (T, H, W, 3)
+
+
+def _lvdm_levels() -> NDArray[np.uint8]:
+    """(256,) what becomes of each grey level on its way through [-1, 1] in float32, cut off in place of rounded."""
+    levels = np.arange(256, dtype=np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
+    return ((levels + np.float32(1)) * np.float32(255) / np.float32(2)).astype(np.uint8)
+
+
+_LVDM_LEVELS = _lvdm_levels()
+
+
+class ClipCutter:
+    """Takes the timed frames of one video one by one; gives the clips of a protocol, in time order.
+
+    Memory holds one clip, or two where the protocol takes a random one.
+    """
+
+    def __init__(
+        self,
+        config: ProtocolConfig,
+        size_hw: tuple[int, int],
+        name: str,
+        skip_frames: int = 0,
+        truncates: bool = False,
+    ) -> None:
+        """Begins a video.
+
+        Args:
+            config: The protocol.
+            size_hw: Size of the clips' frames.
+            name: Of the video; a random clip follows from it.
+            skip_frames: Frames at the front, at the protocol's rate, that are left out.
+            truncates: Lower pixels as `ProtocolConfig.truncate_real` says.
+        """
+        self.config, self.size_hw, self.name, self.skip_frames = config, size_hw, name, skip_frames
+        self.truncates = truncates
+        self._resampler = Resampler(config.fps, name)
+        self._window: deque[Frame] = deque(maxlen=config.span_frames)
+        self._num_frames = 0
+        self._shape: tuple[int, ...] | None = None
+        self._rng = numpy_generator("random clip", config.seed, name)
+        self._random: Clip | None = None
+
+    @property
+    def source_hw(self) -> tuple[int, int] | None:
+        """Size of the video's own frames; None = none has come yet."""
+        return None if self._shape is None else (self._shape[0], self._shape[1])
+
+    def push(self, time_s: float, frame: Frame) -> Iterator[Clip]:
+        """Adds the next frame; yields the clips that it completes, with frames that were left out counted.
+
+        Raises:
+            ValueError: a frame of another size, or a video that is too slow.
+        """
+        self._shape = self._shape or frame.shape
+        if frame.shape != self._shape:
+            raise ValueError(f"{self.name}: a frame of {frame.shape} among frames of {self._shape}")
+        for resampled in self._resampler.push(time_s, frame):
+            yield from self._add(resampled)
+
+    def finish(self) -> Iterator[Clip]:
+        """The clips that the video's end settles.
+
+        Raises:
+            ValueError: the video is too short for one clip.
+        """
+        for resampled in self._resampler.finish():
+            yield from self._add(resampled)
+        span = self.config.span_frames
+        if len(self._window) < span:
+            raise ValueError(
+                f"{self.name}: {self._num_frames} frames at the protocol's rate, of which {self.skip_frames} are "
+                f"given; a clip needs {span} more. Lower protocol.num_frames or score longer videos"
+            )
+        if self._random is not None:
+            yield self._random
+
+    def _add(self, frame: Frame) -> Iterator[Clip]:
+        self._num_frames += 1
+        if self._num_frames <= self.skip_frames:
+            return
+        self._window.append(fit(frame, self.size_hw, self.config))
+        if len(self._window) < self.config.span_frames:
+            return
+        start = self._num_frames - self.config.span_frames
+        index = start - self.skip_frames
+        if self.config.clip_choice is ClipChoice.RANDOM:
+            # Reservoir sampling: each start has the same odds, without knowing how many there are.
+            if self._rng.integers(index + 1) == 0:
+                self._random = start, self._clip()
+            return
+        spacing = self.config.spacing_frames or self.config.span_frames
+        if index % spacing == 0 and (index == 0 or self.config.clip_choice is ClipChoice.ALL):
+            yield start, self._clip()
+
+    def _clip(self) -> NDArray[np.uint8]:
+        clip = np.stack(list(self._window)[:: self.config.frame_stride])
+        return _LVDM_LEVELS[clip] if self.truncates else clip
+
+
 def iter_clips(
     video: Video, config: ProtocolConfig, size_hw: tuple[int, int], skip_frames: int = 0
 ) -> Iterator[NDArray[np.uint8]]:
-    """The clips of `indexed_clips` alone."""
-    return (clip for _, clip in indexed_clips(video, config, size_hw, skip_frames))
-
-
-def indexed_clips(
-    video: Video, config: ProtocolConfig, size_hw: tuple[int, int], skip_frames: int = 0
-) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """The clips (T, H, W, 3) of one video, in time order; memory holds one clip, or two for a random one.
-
-    Args:
-        video: What to read.
-        config: The protocol.
-        size_hw: Size of the clips' frames.
-        skip_frames: Frames at the front, at the protocol's rate, that are left out.
-
-    Yields:
-        The number of a clip's first frame, at the protocol's rate and with those left out counted, and the clip.
+    """The clips (T, H, W, 3) of one video alone, in time order.
 
     Raises:
         ValueError: unreadable, of varying size, too slow, or too short for one clip.
     """
-    chosen = _windows(video, config, size_hw, skip_frames)
-    if config.clip_choice is ClipChoice.RANDOM:
-        yield _random_clip(chosen, config, video.name)
-        return
-    spacing = config.spacing_frames or config.span_frames
-    for start, window in chosen:
-        index = start - skip_frames
-        if index % spacing == 0 and (index == 0 or config.clip_choice is ClipChoice.ALL):
-            yield start, np.stack(list(window)[:: config.frame_stride])
-
-
-def _random_clip(
-    windows: Iterator[tuple[int, deque[Frame]]], config: ProtocolConfig, name: str
-) -> tuple[int, NDArray[np.uint8]]:
-    """One of the windows, each with the same odds, without knowing their number (reservoir sampling)."""
-    rng = numpy_generator("random clip", config.seed, name)
-    chosen: tuple[int, list[Frame]] | None = None
-    for seen, (start, window) in enumerate(windows, start=1):
-        if rng.integers(seen) == 0:
-            chosen = start, list(window)[:: config.frame_stride]
-    assert chosen is not None, "a video without a window has raised"
-    return chosen[0], np.stack(chosen[1])
-
-
-def _windows(
-    video: Video, config: ProtocolConfig, size_hw: tuple[int, int], skip_frames: int
-) -> Iterator[tuple[int, deque[Frame]]]:
-    """Every run of as many frames as a clip spans, by the number of its first frame; one deque, which moves on."""
-    window: deque[Frame] = deque(maxlen=config.span_frames)
-    frames = resample(video.timed_frames(config.untimed_fps or config.fps), config.fps, video.name)
-    num_frames = 0
-    shape: tuple[int, ...] | None = None
-    for frame in frames:
-        shape = shape or frame.shape
-        if frame.shape != shape:
-            raise ValueError(f"{video.name}: a frame of {frame.shape} among frames of {shape}")
-        num_frames += 1
-        if num_frames <= skip_frames:
-            continue
-        window.append(fit(frame, size_hw, config))
-        if len(window) == config.span_frames:
-            yield num_frames - config.span_frames, window
-    if len(window) < config.span_frames:
-        raise ValueError(
-            f"{video.name}: {num_frames} frames at the protocol's rate, of which {skip_frames} are given; "
-            f"a clip needs {config.span_frames} more. Lower protocol.num_frames or score longer videos"
-        )
+    cutter = ClipCutter(config, size_hw, video.name, skip_frames)
+    for time_s, frame in video.timed_frames(config.untimed_fps or config.fps):
+        yield from (clip for _, clip in cutter.push(time_s, frame))
+    yield from (clip for _, clip in cutter.finish())

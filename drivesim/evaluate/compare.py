@@ -12,6 +12,7 @@ from drivesim.evaluate.controls import Variant
 from drivesim.evaluate.extractors import FeatureKind
 from drivesim.evaluate.feature_store import FeatureSet, FeatureStore, StoredVideo
 from drivesim.evaluate.frechet import Covariance
+from drivesim.evaluate.metric_kinds import MetricKind
 from drivesim.evaluate.protocol import comparable_fields
 from drivesim.evaluate.run import ROWS_FILE, SCORES_FILE
 from drivesim.evaluate.score_rows import sample_of
@@ -24,6 +25,7 @@ from drivesim.evaluate.uncertainty import Interval, UncertaintyConfig, frechet_d
 class ComparedScore:
     """One row of two evaluations."""
 
+    protocol: str  # its name in the first one
     extractor: str
     metric: str
     row: str  # a value of `ScoreRow`
@@ -43,7 +45,7 @@ class Comparison:
 
 @dataclass(kw_only=True, slots=True)
 class _Result:
-    """What an evaluation has left in its folder."""
+    """What an evaluation has left in its folder under one protocol."""
 
     folder: Path
     scores: dict[str, Any]
@@ -64,30 +66,60 @@ def compare(paths: Sequence[str | Path], config: UncertaintyConfig, force: bool 
     """
     if len(paths) != 2:
         raise ValueError(f"{len(paths)} evaluations to compare; give two, as in compare='[runs/a, runs/b]'")
-    first, second = (_load(Path(path)) for path in paths)
-    notes = card_differences(first.scores["card"], second.scores["card"])
-    if notes and not force:
-        names = f"{first.folder} and {second.folder}"
-        raise ValueError(f"{names} cannot be compared: {'; '.join(notes)}. force=true goes on")
-    notes += _notes(first, second)
-    in_second = {(score["extractor"], score["row"]): score for score in second.scores["scores"]}
+    both = [_load(Path(path)) for path in paths]
+    comparison = Comparison(names=[str(results[0].folder) for results in both], scores=[], notes=[])
+    for first, second in _pairs(*both):
+        name = first.scores["card"]["protocol"]["name"]
+        differences = card_differences(first.scores["card"], second.scores["card"])
+        if differences and not force:
+            what = f"{first.folder} and {second.folder}" + (f", protocol {name}," if len(both[0]) > 1 else "")
+            raise ValueError(f"{what} cannot be compared: {'; '.join(differences)}. force=true goes on")
+        scores, notes = _compared(name, first, second, config)
+        comparison.scores += scores
+        comparison.notes += [note for note in differences + notes if note not in comparison.notes]
+    return comparison
+
+
+def _pairs(first: list[_Result], second: list[_Result]) -> list[tuple[_Result, _Result]]:
+    """Results of the same protocol; two single ones whatever their names, which are for people alone.
+
+    Raises:
+        ValueError: no protocol is in both.
+    """
+    if len(first) == len(second) == 1:
+        return [(first[0], second[0])]
+    by_name = [{result.scores["card"]["protocol"]["name"]: result for result in results} for results in (first, second)]
+    pairs = [(result, by_name[1][name]) for name, result in by_name[0].items() if name in by_name[1]]
+    if not pairs:
+        there = " and ".join(", ".join(names) for names in by_name)
+        raise ValueError(f"{first[0].folder} and {second[0].folder} have no protocol in common: {there}")
+    return pairs
+
+
+def _compared(
+    protocol: str, first: _Result, second: _Result, config: UncertaintyConfig
+) -> tuple[list[ComparedScore], list[str]]:
+    """The rows that both have, and notes on them."""
+    notes = _notes(first, second)
+    in_second = {(score["extractor"], score["metric"], score["row"]): score for score in second.scores["scores"]}
     scores = []
     for score in first.scores["scores"]:
-        other = in_second.get((score["extractor"], score["row"]))
+        other = in_second.get((score["extractor"], score["metric"], score["row"]))
         if other is None:
             continue
         compared = ComparedScore(
+            protocol=protocol,
             extractor=score["extractor"],
             metric=score["metric"],
             row=score["row"],
             first=score["value"],
             second=other["value"],
         )
-        if score["row"] == ScoreRow.GENERATED.value:
+        if score["row"] == ScoreRow.GENERATED.value and score["kind"] == MetricKind.FRECHET.value:
             compared.difference, problem = _difference(first, second, score["extractor"], config)
             notes += [f"{score['metric']}: no interval of the difference: {problem}"] if problem else []
         scores.append(compared)
-    return Comparison(names=[str(first.folder), str(second.folder)], scores=scores, notes=notes)
+    return scores, notes
 
 
 def card_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
@@ -100,12 +132,19 @@ def card_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> lis
     ]
 
 
-def _load(path: Path) -> _Result:
+def _load(path: Path) -> list[_Result]:
+    """What is there of each protocol."""
     folder = path.parent if path.name == SCORES_FILE else path
-    scores = read_json(folder / SCORES_FILE)
-    if not isinstance(scores, dict) or not {"card", "scores"} <= set(scores):
+    content = read_json(folder / SCORES_FILE)
+    parts = content.get("protocols", [content]) if isinstance(content, dict) else []
+    if not parts or not all(isinstance(part, dict) and {"card", "scores"} <= set(part) for part in parts):
         raise ValueError(f"{folder / SCORES_FILE}: not the scores of an evaluation")
-    return _Result(folder=folder, scores=scores, rows=read_rows(folder / ROWS_FILE))
+    rows = read_rows(folder / ROWS_FILE)
+    names = [part["card"]["protocol"]["name"] for part in parts]
+    return [
+        _Result(folder=folder, scores=part, rows=[row for row in rows if row.get("protocol", name) == name])
+        for part, name in zip(parts, names, strict=True)
+    ]
 
 
 def _notes(first: _Result, second: _Result) -> list[str]:

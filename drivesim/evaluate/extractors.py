@@ -5,11 +5,12 @@ Legend: B clips, T frames, H x W pixels, C channels, D features.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlparse
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from drivesim.core.weights_files import Checksum, checked_file
 from drivesim.evaluate.clip_network import INPUT_HW, ClipNetwork
 from drivesim.evaluate.frames import as_uint8
 from drivesim.evaluate.i3d import I3D, MIN_FRAMES, NUM_CLASSES, NetworkResize, network_input
+from drivesim.evaluate.metric_kinds import MetricKind, check_kinds, chosen_kinds
 
 I3D_GIT_BLOB_SHA1 = "93daef59c7ae0e9e8f76225521407e60cbafa6aa"
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
@@ -44,6 +46,7 @@ _WHERE_C3D = (
     "c3d_ucf101.pt is the network of StyleGAN-V's video Inception Score; get it from the StyleGAN-V project "
     "(https://github.com/universome/stylegan-v) and give its path as `weights`"
 )
+_WHERE_TOYTOWN = "evaluation/toytown-clip/README.md says how the network is trained"
 
 
 class FeatureKind(str, Enum):
@@ -61,7 +64,12 @@ class ClassScores(str, Enum):
 
 
 class Extractor(Protocol):
-    """A network for a Fréchet distance; anything of this form can be handed to `evaluate`."""
+    """A network for a score; anything of this form can be handed to `evaluate`.
+
+    Some attributes may be absent: `class_scores` of a classifier; `metrics`, the scores that are made of its features
+    (`metric_kinds`), which otherwise are the Fréchet distance alone; `is_published`, whether its bytes are those of a
+    network that others score with, which otherwise are the standard ones alone.
+    """
 
     name: str
     kind: FeatureKind
@@ -80,30 +88,39 @@ class Extractor(Protocol):
 class ExtractorConfig:
     """Which network, and where its weights are."""
 
-    name: str = "toytown-clip"  # one of `EXTRACTORS`
+    name: str = "toytown-clip"  # one of `EXTRACTORS`, or clip-vit-b-32
+    metrics: list[MetricKind] = field(default_factory=list)  # empty = what the network is mostly used for
     weights: str | None = None  # path or URL; None = shipped with the package, where it is
     sha256: str | None = None  # checksum of other weights than the standard ones
     git_blob_sha1: str | None = None  # the same as git's blob id
     feature_dim: int | None = None  # of other weights; None = that of the standard ones
     device: str = "cpu"  # a torch device
     cache_folder: str = "~/.cache/drivesim"  # for downloaded weights
-    resize: NetworkResize | None = None  # of i3d-kinetics400, for frames that are not 224 x 224; None = squash
+    resize: NetworkResize | None = None  # of I3D, for frames that are not 224 x 224; None = SQUASH
     batch_norm_eps: float | None = None  # of i3d-kinetics400; None = 1e-3, TensorFlow's; VideoGPT and TATS use 1e-5
 
 
-def make_extractor(config: ExtractorConfig) -> Extractor:
+def make_extractor(config: ExtractorConfig, others: Mapping[str, ExtractorMaker] | None = None) -> Extractor:
     """The network of a config, loaded and checked.
 
+    Args:
+        config: Which one.
+        others: Further networks by their names, such as those of libraries that evaluation itself does not use.
+
     Raises:
-        ValueError: an unknown name, or weights with another checksum.
+        ValueError: an unknown name, weights with another checksum, or scores that its features do not give.
         FileNotFoundError: weights that are not there or cannot be downloaded.
     """
-    if config.name not in EXTRACTORS:
-        raise ValueError(f"unknown extractor {config.name!r}; choose from {', '.join(EXTRACTORS)}")
-    has_i3d_settings = config.resize is not None or config.batch_norm_eps is not None
-    if config.name != "i3d-kinetics400" and has_i3d_settings:
-        raise ValueError(f"extractor {config.name}: resize and batch_norm_eps are settings of i3d-kinetics400 alone")
-    return EXTRACTORS[config.name](config)
+    makers = EXTRACTORS | dict(others or {})
+    if config.name not in makers:
+        raise ValueError(f"unknown extractor {config.name!r}; choose from {', '.join(makers)}")
+    if config.resize is not None and not config.name.startswith("i3d-"):
+        raise ValueError(f"extractor {config.name}: resize is a setting of i3d-torchscript and i3d-kinetics400 alone")
+    if config.batch_norm_eps is not None and config.name != "i3d-kinetics400":
+        raise ValueError(f"extractor {config.name}: batch_norm_eps is a setting of i3d-kinetics400 alone")
+    extractor = makers[config.name](config)
+    check_kinds(extractor)
+    return extractor
 
 
 class ToytownExtractor:
@@ -112,11 +129,10 @@ class ToytownExtractor:
     is_standard = False
 
     def __init__(self, config: ExtractorConfig, kind: FeatureKind) -> None:
-        path = Path(config.weights).expanduser() if config.weights else _SHIPPED_WEIGHTS
+        path = _toytown_weights(config)
         self.network = ClipNetwork.load(path).to(config.device)
         self.fingerprint = sha256_file(path)
-        if config.sha256 and self.fingerprint != config.sha256.lower():
-            raise ValueError(f"{path}: its sha256 is {self.fingerprint}, expected {config.sha256.lower()}")
+        self.metrics = chosen_kinds(config.metrics, (MetricKind.FRECHET,))
         self.name = f"toytown-{kind.value}"
         self.kind = kind
         self.metric_name = f"Fréchet {kind.value} distance ({self.name})"
@@ -143,24 +159,34 @@ class TorchScriptExtractor:
         self.network: Any = torch.jit.load(str(path), map_location=config.device).eval()  # type: ignore[no-untyped-call]
         self.fingerprint = sha256_file(path)
         self.is_standard = standard.is_made_of(path)
-        self.name = config.name
+        self.resize = config.resize  # None = the network's own
+        self.name = config.name if self.resize is None else f"{config.name}, {self.resize.value}"
         self.kind = standard.kind
         self.class_scores = standard.class_scores
+        self.metrics = chosen_kinds(config.metrics, standard.metrics)
         self.min_frames = standard.min_frames
         self.feature_dim = config.feature_dim or standard.feature_dim
         published = self.is_standard or standard.checksum is None
         self.metric_name = standard.metric_name if published else _other_metric_name(self)
-        self.call_options = standard.call_options
+        self.call_options = dict(standard.call_options)
+        if self.resize is not None:  # done here, in floats, before the network sees them
+            self.call_options |= {"rescale": False, "resize": False}
         self.device = config.device
 
     @torch.inference_mode()
     def __call__(self, frames_BTHWC: NDArray[np.uint8]) -> Tensor:
-        """float32 (B, D) or (B * T, D); resize and range are the network's own, which takes uint8."""
-        frames = torch.from_numpy(_checked(frames_BTHWC, self)).to(self.device)
+        """float32 (B, D) or (B * T, D); range and resize are the network's own unless one is set."""
+        checked = _checked(frames_BTHWC, self)
+        if self.resize is not None:
+            return self._features(network_input(checked, self.resize, self.device))
+        frames = torch.from_numpy(checked).to(self.device)
         if self.kind is FeatureKind.CLIP:
             pictures = frames.permute(0, 4, 1, 2, 3)
         else:
             pictures = frames.flatten(0, 1).permute(0, 3, 1, 2)
+        return self._features(pictures)
+
+    def _features(self, pictures: Tensor) -> Tensor:
         features = self.network(pictures.contiguous(), **self.call_options)
         if features.ndim == 1:  # a batch of one comes back squeezed
             features = features[None]
@@ -184,6 +210,7 @@ class I3DExtractor:
 
     def __init__(self, config: ExtractorConfig) -> None:
         path = _checked_weights(config, I3D_KINETICS)
+        self.metrics = chosen_kinds(config.metrics, I3D_KINETICS.metrics)
         eps = 1e-3 if config.batch_norm_eps is None else config.batch_norm_eps
         self.resize = config.resize or NetworkResize.SQUASH
         self.network = I3D.load(path, eps).to(config.device)
@@ -195,6 +222,7 @@ class I3DExtractor:
         self.name = ", ".join([config.name, *settings])
         published = I3D_KINETICS.is_made_of(path)
         self.metric_name = f"{I3D_KINETICS.metric_name} ({self.name})" if published else _other_metric_name(self)
+        self.is_published = published
 
     @torch.inference_mode()
     def __call__(self, frames_BTHWC: NDArray[np.uint8]) -> Tensor:
@@ -215,6 +243,7 @@ class StandardNetwork:
     checksum: Checksum | None  # None = unknown here: the user's config must state one
     where_to_get: str
     class_scores: ClassScores | None = None  # None = its features are no classes
+    metrics: tuple[MetricKind, ...] = (MetricKind.FRECHET,)  # unless a config chooses others
     call_options: dict[str, bool] = field(default_factory=dict)  # keywords of a TorchScript network's call
 
     def is_made_of(self, path: Path) -> bool:
@@ -251,6 +280,7 @@ STANDARD_NETWORKS: dict[str, StandardNetwork] = {
         checksum=None,
         where_to_get=_WHERE_C3D,
         class_scores=ClassScores.PROBABILITIES,
+        metrics=(MetricKind.INCEPTION_SCORE,),
     ),
 }
 I3D_KINETICS = StandardNetwork(
@@ -263,7 +293,9 @@ I3D_KINETICS = StandardNetwork(
     class_scores=ClassScores.LOGITS,
 )
 
-EXTRACTORS: dict[str, Callable[[ExtractorConfig], Extractor]] = {
+ExtractorMaker = Callable[[ExtractorConfig], Extractor]
+
+EXTRACTORS: dict[str, ExtractorMaker] = {
     "toytown-clip": lambda config: ToytownExtractor(config, FeatureKind.CLIP),
     "toytown-frame": lambda config: ToytownExtractor(config, FeatureKind.FRAME),
     "i3d-torchscript": lambda config: TorchScriptExtractor(config, STANDARD_NETWORKS["i3d-torchscript"]),
@@ -283,10 +315,28 @@ def _checked(frames_BTHWC: NDArray[np.uint8], extractor: Extractor) -> NDArray[n
     return frames
 
 
+def _toytown_weights(config: ExtractorConfig) -> Path:
+    """The shipped file, or a config's own one, which is checked where the config states a checksum."""
+    stated = Checksum(sha256=config.sha256, git_blob_sha1=config.git_blob_sha1) if _states_checksum(config) else None
+    if config.weights is None:
+        path = _SHIPPED_WEIGHTS
+    elif urlparse(config.weights).scheme in ("http", "https", "file"):
+        if stated is None:
+            raise ValueError(f"extractor {config.name}: weights from a URL need `sha256` or `git_blob_sha1`")
+        return checked_file(config.weights, stated, Path(config.cache_folder), _WHERE_TOYTOWN)
+    else:
+        path = Path(config.weights).expanduser()
+    return path if stated is None else checked_file(path, stated, Path(config.cache_folder), _WHERE_TOYTOWN)
+
+
+def _states_checksum(config: ExtractorConfig) -> bool:
+    return bool(config.sha256 or config.git_blob_sha1)
+
+
 def _checked_weights(config: ExtractorConfig, standard: StandardNetwork) -> Path:
     """The weight file of a config, by its own checksum or else the published one."""
     checksum = standard.checksum
-    if config.sha256 or config.git_blob_sha1:
+    if _states_checksum(config):
         checksum = Checksum(sha256=config.sha256, git_blob_sha1=config.git_blob_sha1)
     if config.weights is None:
         expected = checksum or "no checksum is known here, give the sha256 of your file"

@@ -46,7 +46,13 @@ class Recipe:
 
 
 def make_recipe(
-    extractor: Extractor, protocol: ProtocolConfig, size_hw: tuple[int, int], skip_frames: int, variant: Variant
+    extractor: Extractor,
+    protocol: ProtocolConfig,
+    size_hw: tuple[int, int],
+    skip_frames: int,
+    variant: Variant,
+    *,
+    truncates: bool = False,
 ) -> Recipe:
     """The recipe of one extractor's features of one variant; counts, covariance and names have no part in it."""
     plain = {key: value.value if isinstance(value, Enum) else value for key, value in asdict(protocol).items()}
@@ -61,7 +67,9 @@ def make_recipe(
             "weights_sha256": extractor.fingerprint,
         },
         clips={name: plain[name] for name in _CLIP_FIELDS} | {"skip_frames": skip_frames} | (seed if is_random else {}),
-        pictures={name: plain[name] for name in _PICTURE_FIELDS} | {"size_hw": list(size_hw)},
+        pictures={name: plain[name] for name in _PICTURE_FIELDS}
+        | {"size_hw": list(size_hw)}
+        | ({"truncates": True} if truncates else {}),  # absent otherwise: earlier stores stay valid
         variant={"name": variant.value}
         | (seed if variant.is_random else {})
         | ({"levels": NOISE_LEVELS} if variant is Variant.NOISY else {}),
@@ -75,6 +83,7 @@ class ClipFeatures:
 
     features_CVD: NDArray[np.float32]
     starts_s: NDArray[np.float64]  # (C,) when each clip begins in the video
+    source_hw: tuple[int, int] | None = None  # size of the video's own frames; None = not known
 
 
 @dataclass(kw_only=True, slots=True)
@@ -86,6 +95,16 @@ class StoredVideo:
     sha256: str
     drive: str  # clips of one drive are no independent samples
     clips: slice  # those that count, of all in the file
+    prompt: str | None = None  # the text that the video was made from; None = not known
+
+    def source_hw(self) -> tuple[int, int] | None:
+        """Size of the video's own frames; None = a store of an earlier version does not know."""
+        with safe_open(self.path, framework="numpy") as file:
+            size = (file.metadata() or {}).get("source_hw")
+        if size is None:
+            return None
+        height, width = size.split("x")
+        return int(height), int(width)
 
     def features(self) -> NDArray[np.float32]:
         """(C, V, D) of the clips that count."""
@@ -146,6 +165,8 @@ class FeatureStore:
             "features_CVD": np.ascontiguousarray(features.features_CVD),
             "starts_s": features.starts_s,
         }
+        if features.source_hw is not None:
+            origin = origin | {"source_hw": "{}x{}".format(*features.source_hw)}
         with atomic_path(path) as temporary:
             save_file(arrays, temporary, metadata=origin)
 
@@ -169,6 +190,7 @@ class FeatureSet:
             sha256=video.sha256,
             drive=video.drive,
             clips=slice(parity, video.clips.stop, 2),
+            prompt=video.prompt,
         )
         return FeatureSet(kind=self.kind, feature_dim=self.feature_dim, videos=[part])
 

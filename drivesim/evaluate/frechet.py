@@ -99,12 +99,24 @@ class FrechetStatistics:
         return cls(count=round(float(values[0])), mean=values[1 : 1 + feature_dim], scatter=scatter)
 
 
-def frechet_distance(a: FrechetStatistics, b: FrechetStatistics, covariance: Covariance = Covariance.UNBIASED) -> float:
+def frechet_distance(
+    a: FrechetStatistics,
+    b: FrechetStatistics,
+    covariance: Covariance = Covariance.UNBIASED,
+    root_eps: float | None = None,
+) -> float:
     """|m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2), exact for covariances of any rank.
 
     With S = L L^T, tr (S1 S2)^(1/2) is the sum of the singular values of L1^T L2. Directions
     without variance are left out of L, so that no square root of rounding noise enters, which is
     what spoils `sqrtm` for fewer vectors than features (Dowson and Landau 1982 for the distance).
+
+    Args:
+        a: One side.
+        b: The other.
+        covariance: How the scatter is divided.
+        root_eps: Singular values below it stay as they are where their root belongs, as in TensorFlow-GAN (1e-10) and
+            its ports; None = all are rooted.
 
     Raises:
         ValueError: fewer than two vectors on a side, or different feature sizes.
@@ -112,8 +124,14 @@ def frechet_distance(a: FrechetStatistics, b: FrechetStatistics, covariance: Cov
     if a.feature_dim != b.feature_dim:
         raise ValueError(f"features of {a.feature_dim} against {b.feature_dim} values: two different extractors")
     covariance_a, covariance_b = a.covariance(covariance), b.covariance(covariance)
-    root_a, root_b = _root(covariance_a, a.count - 1), _root(covariance_b, b.count - 1)
-    overlap = float(np.linalg.svd(root_a.T @ root_b, compute_uv=False).sum()) if root_a.size and root_b.size else 0.0
+    if root_eps is None:
+        root_a, root_b = _root(covariance_a, a.count - 1), _root(covariance_b, b.count - 1)
+        roots = np.linalg.svd(root_a.T @ root_b, compute_uv=False) if root_a.size and root_b.size else np.zeros(1)
+    else:
+        values, vectors = np.linalg.eigh(covariance_a)
+        root_a = (vectors * _partly_rooted(values, root_eps)) @ vectors.T
+        roots = _partly_rooted(np.linalg.eigvalsh(root_a @ covariance_b @ root_a), root_eps)
+    overlap = float(roots.sum())
     gap = a.mean - b.mean
     distance = float(gap @ gap + np.trace(covariance_a) + np.trace(covariance_b)) - 2 * overlap
     return max(distance, 0.0)  # below 0 by rounding alone
@@ -152,6 +170,12 @@ def frechet_influence(
         influence = 2 * sign * centred @ gap + (centred**2).sum(axis=1) - whitened**2 @ overlap
         result.append(influence - influence.mean())
     return result[0], result[1]
+
+
+def _partly_rooted(values: NDArray[np.float64], root_eps: float) -> NDArray[np.float64]:
+    """Roots of singular values; eigenvalues below 0, which rounding makes, have their size as singular value."""
+    sizes = np.abs(values)
+    return np.where(sizes < root_eps, sizes, np.sqrt(sizes))
 
 
 def _root(covariance: NDArray[np.float64], max_rank: int) -> NDArray[np.float64]:

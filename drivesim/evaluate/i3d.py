@@ -223,10 +223,11 @@ class I3D(nn.Module):
 
 
 class NetworkResize(str, Enum):
-    """How I3D's public ports bring frames to 224 x 224: bilinear with half-pixel centres, no antialias, in floats."""
+    """How frames are brought to 224 x 224 for I3D: bilinear in floats, no antialias, half-pixel centres but for TF1."""
 
-    SQUASH = "squash"  # TATS, cd-fvd, StyleGAN-V
+    SQUASH = "squash"  # TATS, LVDM, cd-fvd, StyleGAN-V
     SHORT_SIDE = "short-side"  # VideoGPT: the short side becomes 224, then the middle is cut out
+    SQUASH_TF1 = "squash-tf1"  # the original FVD: corners of pixels in place of their centres
 
 
 def network_input(frames_BTHWC: NDArray[np.uint8], resize: NetworkResize, device: str = "cpu") -> Tensor:
@@ -239,10 +240,25 @@ def network_input(frames_BTHWC: NDArray[np.uint8], resize: NetworkResize, device
             scale = INPUT_HW[0] / min(height, width)
             long_side = math.ceil(max(height, width) * scale)
             size_hw = (INPUT_HW[0], long_side) if height < width else (long_side, INPUT_HW[1])
-        frames = F.interpolate(frames, size=size_hw, mode="bilinear", align_corners=False)
+        if resize is NetworkResize.SQUASH_TF1:
+            frames = resize_tf1(frames, size_hw)
+        else:
+            frames = F.interpolate(frames, size=size_hw, mode="bilinear", align_corners=False)
         top, left = (size_hw[0] - INPUT_HW[0]) // 2, (size_hw[1] - INPUT_HW[1]) // 2
         frames = frames[..., top : top + INPUT_HW[0], left : left + INPUT_HW[1]]
     return (frames * (2 / 255) - 1).unflatten(0, (batch, num_frames)).transpose(1, 2)
+
+
+def resize_tf1(pictures_NCHW: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Float pictures at another size as TensorFlow 1's `resize_bilinear`: output k lies at input k * (in / out)."""
+    for axis, size in ((3, size_hw[1]), (2, size_hw[0])):
+        there = pictures_NCHW.shape[axis]
+        places = torch.arange(size, device=pictures_NCHW.device, dtype=torch.float32) * (there / size)
+        below = places.floor().long().clamp(max=there - 1)
+        shares = (places - below).reshape([-1 if other == axis else 1 for other in range(4)])
+        lower, upper = (pictures_NCHW.index_select(axis, index) for index in (below, (below + 1).clamp(max=there - 1)))
+        pictures_NCHW = lower + (upper - lower) * shares
+    return pictures_NCHW
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -60,7 +60,8 @@ class InceptionScore(Metric):
             ValueError: the network's answers are not what it says they are.
         """
         frames = as_uint8(frames_BTHWC)
-        probabilities = self._probabilities(self.extractor(frames)).to(self.device)
+        probabilities = class_probabilities(self.extractor(frames), self.class_scores, self.extractor.name)
+        probabilities = probabilities.to(self.device)
         scored = frames if self.extractor.kind is FeatureKind.CLIP else frames.reshape(-1, *frames.shape[2:])
         splits = torch.tensor([split_of(pixels, self.num_splits) for pixels in scored], device=self.device)
         likelihood = torch.special.xlogy(probabilities, probabilities).sum(dim=1)
@@ -79,24 +80,39 @@ class InceptionScore(Metric):
                 f"{int(self.num_scored.sum())} clips leave {int((self.num_scored == 0).sum())} of {self.num_splits} "
                 "splits empty (equal clips share one); score more clips or lower num_splits"
             )
-        marginal = self.probability_sum / self.num_scored[:, None]
-        divergence = self.log_likelihood_sum / self.num_scored - torch.special.xlogy(marginal, marginal).sum(dim=1)
-        scores = divergence.exp()
+        scores = split_scores(self.num_scored, self.probability_sum, self.log_likelihood_sum)
         return scores.mean(), scores.std(correction=0)
 
-    def _probabilities(self, scores_BK: Tensor) -> Tensor:
-        scores = scores_BK.double()
-        if not scores.isfinite().all():
-            raise ValueError(f"{self.extractor.name}: class scores hold NaN or infinite values; look at the frames")
-        if self.class_scores is ClassScores.LOGITS:
-            return scores.softmax(dim=1)
-        sums = scores.sum(dim=1)
-        if (scores < 0).any() or (sums - 1).abs().max() > 1e-3:
-            raise ValueError(
-                f"{self.extractor.name}: answers between {scores.min():.3g} and {scores.max():.3g} that add up to "
-                f"{sums.min():.3g} .. {sums.max():.3g} are no probabilities; are these the right weights?"
-            )
-        return scores
+
+def split_scores(num_S: Tensor, probability_sum_SK: Tensor, log_likelihood_sum_S: Tensor) -> Tensor:
+    """(S,) the score of each split, from the number of its clips and the sums of p and of sum_k p log p over them."""
+    marginal = probability_sum_SK / num_S[:, None]
+    return (log_likelihood_sum_S / num_S - torch.special.xlogy(marginal, marginal).sum(dim=1)).exp()
+
+
+def class_probabilities(scores_BK: Tensor, kind: ClassScores, name: str) -> Tensor:
+    """Float64 probabilities (B, K) of a classifier's answers.
+
+    Args:
+        scores_BK: What the network says.
+        kind: What that is.
+        name: Of the network, for messages.
+
+    Raises:
+        ValueError: values that are not finite, or answers that are no probabilities where they ought to be.
+    """
+    scores = scores_BK.double()
+    if not scores.isfinite().all():
+        raise ValueError(f"{name}: class scores hold NaN or infinite values; look at the frames")
+    if kind is ClassScores.LOGITS:
+        return scores.softmax(dim=1)
+    sums = scores.sum(dim=1)
+    if (scores < 0).any() or (sums - 1).abs().max() > 1e-3:
+        raise ValueError(
+            f"{name}: answers between {scores.min():.3g} and {scores.max():.3g} that add up to "
+            f"{sums.min():.3g} .. {sums.max():.3g} are no probabilities; are these the right weights?"
+        )
+    return scores
 
 
 def split_of(pixels: NDArray[np.uint8], num_splits: int) -> int:

@@ -1,6 +1,6 @@
 """The kernel distance between two sets of feature vectors: KVD where I3D made them, KID where Inception did.
 
-Legend: N, M vectors, D features.
+Legend: N, M vectors, D features, K drives of both sides.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from drivesim.evaluate.extractors import Extractor
+from drivesim.evaluate.uncertainty import Interval, Sample, UncertaintyConfig, interval_of, upper_end
 
 Vectors = NDArray[np.float32] | NDArray[np.float64]
 
@@ -31,17 +32,86 @@ def kernel_distance(x_ND: Vectors, y_MD: Vectors) -> float:
     Raises:
         ValueError: fewer than two vectors on a side, different D, or a value that is not finite.
     """
-    x_ND, y_MD = (np.asarray(vectors, dtype=np.float64) for vectors in (x_ND, y_MD))
-    if x_ND.ndim != 2 or y_MD.ndim != 2 or x_ND.shape[1] != y_MD.shape[1]:
-        raise ValueError(f"features have shapes {x_ND.shape} and {y_MD.shape}, expected (N, D) and (M, D)")
+    x_ND, y_MD = _checked(x_ND, y_MD)
     num_x, num_y = len(x_ND), len(y_MD)
-    if min(num_x, num_y) < 2:
-        raise ValueError(f"{num_x} feature vectors against {num_y}; a kernel distance needs at least 2 a side")
-    if not (np.isfinite(x_ND).all() and np.isfinite(y_MD).all()):
-        raise ValueError("features hold NaN or infinite values; look at the frames and the extractor")
     within_x = (_kernel_sum(x_ND, x_ND) - _own_kernel_sum(x_ND)) / (num_x * (num_x - 1))
     within_y = (_kernel_sum(y_MD, y_MD) - _own_kernel_sum(y_MD)) / (num_y * (num_y - 1))
     return within_x + within_y - 2 * _kernel_sum(x_ND, y_MD) / (num_x * num_y)
+
+
+def kernel_interval(left: Sample, right: Sample, config: UncertaintyConfig) -> Interval:
+    """The interval of one kernel distance over drives.
+
+    The estimate leaves out all pairs of vectors of one drive, and not each vector with itself alone: clips of a drive
+    are alike, which would raise it. The width is that of the drives' influences, found by leaving out each drive on
+    each side; the upper end is that of a squared distance (`upper_end`). For equal distributions the influences vanish
+    and the interval is wider than it had to be.
+
+    Raises:
+        ValueError: fewer drives than `config.min_drives` on a side.
+    """
+    fewest = min(left.num_drives, right.num_drives)
+    if fewest < config.min_drives:
+        raise ValueError(f"no interval: {fewest} drives: an interval asks for {config.min_drives} on each side")
+    x_ND, y_MD = _checked(left.vectors_ND, right.vectors_ND)
+    names = np.unique(np.concatenate([left.drives_N, right.drives_N]))
+    x_of_drive, y_of_drive = (np.searchsorted(names, side.drives_N) for side in (left, right))
+    x_K, y_K = (np.bincount(codes, minlength=len(names)).astype(np.float64) for codes in (x_of_drive, y_of_drive))
+    num = len(names)
+    within_x = _LeaveOneOut(_sums_by_drive(x_ND, x_of_drive, x_ND, x_of_drive, num), np.outer(x_K, x_K))
+    within_y = _LeaveOneOut(_sums_by_drive(y_MD, y_of_drive, y_MD, y_of_drive, num), np.outer(y_K, y_K))
+    across = _LeaveOneOut(_sums_by_drive(x_ND, x_of_drive, y_MD, y_of_drive, num), np.outer(x_K, y_K))
+    estimate = within_x.mean + within_y.mean - 2 * across.mean
+    without_x = within_x.without_both + within_y.mean - 2 * across.without_row
+    without_y = within_x.mean + within_y.without_both - 2 * across.without_column
+    influence = [
+        (1 - counts / counts.sum()) * (estimate - without) for counts, without in ((x_K, without_x), (y_K, without_y))
+    ]
+    found = interval_of(estimate, np.array(influence), [left.num_drives, right.num_drives], config.level)
+    found.high = upper_end(found, estimate)
+    return found
+
+
+class _LeaveOneOut:
+    """The mean kernel over pairs of vectors of different drives, and what it becomes without each drive."""
+
+    def __init__(self, sums_KK: NDArray[np.float64], pairs_KK: NDArray[np.float64]) -> None:
+        parts = [part - np.diag(np.diag(part)) for part in (sums_KK, pairs_KK)]
+        sums, pairs = parts
+        self.mean = float(sums.sum() / pairs.sum())
+        rows, columns = ([part.sum(axis=axis) for part in parts] for axis in (1, 0))
+        self.without_row = (sums.sum() - rows[0]) / (pairs.sum() - rows[1])
+        self.without_column = (sums.sum() - columns[0]) / (pairs.sum() - columns[1])
+        self.without_both = (sums.sum() - rows[0] - columns[0]) / (pairs.sum() - rows[1] - columns[1])
+
+
+def _checked(x_ND: Vectors, y_MD: Vectors) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    x_ND, y_MD = (np.asarray(vectors, dtype=np.float64) for vectors in (x_ND, y_MD))
+    if x_ND.ndim != 2 or y_MD.ndim != 2 or x_ND.shape[1] != y_MD.shape[1]:
+        raise ValueError(f"features have shapes {x_ND.shape} and {y_MD.shape}, expected (N, D) and (M, D)")
+    if min(len(x_ND), len(y_MD)) < 2:
+        raise ValueError(f"{len(x_ND)} feature vectors against {len(y_MD)}; a kernel distance needs at least 2 a side")
+    if not (np.isfinite(x_ND).all() and np.isfinite(y_MD).all()):
+        raise ValueError("features hold NaN or infinite values; look at the frames and the extractor")
+    return x_ND, y_MD
+
+
+def _sums_by_drive(
+    x_ND: NDArray[np.float64],
+    x_of_drive: NDArray[np.int64],
+    y_MD: NDArray[np.float64],
+    y_of_drive: NDArray[np.int64],
+    num_drives: int,
+) -> NDArray[np.float64]:
+    """(K, K) sums of k over all pairs of a vector of one drive and a vector of another."""
+    members_MK = np.zeros((len(y_MD), num_drives))
+    members_MK[np.arange(len(y_MD)), y_of_drive] = 1
+    sums_KK = np.zeros((num_drives, num_drives))
+    for start in range(0, len(x_ND), _BLOCK_ROWS):
+        block = x_ND[start : start + _BLOCK_ROWS]
+        by_drive = ((block @ y_MD.T / x_ND.shape[1] + 1) ** 3) @ members_MK
+        np.add.at(sums_KK, x_of_drive[start : start + _BLOCK_ROWS], by_drive)
+    return sums_KK
 
 
 def _kernel_sum(x_ND: NDArray[np.float64], y_MD: NDArray[np.float64]) -> float:

@@ -12,10 +12,13 @@ from typing import Any
 
 from drivesim.evaluate.extractors import Extractor, ExtractorConfig
 from drivesim.evaluate.frechet import Covariance
+from drivesim.evaluate.metric_kinds import metric_titles
 
 _LIBRARIES = ("torch", "numpy", "av", "opencv-python-headless", "torchmetrics")
 
-_MERE_NAMES = ("name", "data_set")  # of protocol and real videos: the other fields hold what they stand for
+_MERE_NAMES = ("name", "data_set")  # of the protocol: the other fields hold what they stand for
+_FOLLOWING = ("name", "codecs", "prompts_sha256")  # of the real set: mere names, and what its bytes or texts decide
+_OF_SCORES = ("name", "metrics")  # of networks: a score more does not change the others
 
 
 class ResizeFilter(str, Enum):
@@ -70,7 +73,9 @@ class ProtocolConfig:
     context_frames: int = 1  # given frames at the front of each generated video, at the protocol's rate
     count_context: bool = False  # True = given frames are scored as if they were generated
     untimed_fps: float | None = None  # rate of arrays and PNG folders, which carry none; None = the protocol's fps
+    truncate_real: bool = False  # real pixels lose their fraction in float32 as LVDM's do: 63 levels are one lower
     covariance: Covariance = Covariance.UNBIASED  # 1 / (N - 1) or 1 / N
+    root_eps: float | None = None  # smaller singular values are not rooted (TensorFlow-GAN: 1e-10); None = all are
     extractors: list[ExtractorConfig] = field(default_factory=_default_extractors)  # a score each
     seed: int = 0  # of the shuffled and noisy controls and of random clips
     data_set: str | None = None  # what the real videos are, as published results call it; None = nothing published
@@ -81,7 +86,11 @@ class ProtocolConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"protocol.{name} is {value}; it must be at least 1")
-        for name in ("fps", "untimed_fps"):
+        for name in ("size_hw", "resize_hw"):
+            size = getattr(self, name)
+            if size is not None and min(size) < 1:
+                raise ValueError(f"protocol.{name} is {list(size)}; height and width must be at least 1")
+        for name in ("fps", "untimed_fps", "root_eps"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"protocol.{name} is {value}; it must be above 0")
@@ -111,6 +120,8 @@ class SetCard:
     num_left_out: int = 0  # unreadable, too short, of the wrong rate
     num_clips: int = 0
     sha256: str = ""  # of the videos' own digests in order; "" = nothing was read
+    prompts_sha256: str = ""  # of their prompts in order; "" = there are none
+    codecs: dict[str, int] = field(default_factory=dict)  # videos by what their pixels have been through
 
 
 @dataclass(kw_only=True, slots=True)
@@ -118,7 +129,7 @@ class ProtocolCard:
     """Everything that a score depends on."""
 
     protocol: dict[str, Any]  # the resolved ProtocolConfig
-    extractors: list[dict[str, Any]]  # name, metric, weights' sha256, whether standard
+    extractors: list[dict[str, Any]]  # name, names of scores, weights' sha256, whether standard
     generated: SetCard
     real: SetCard
     versions: dict[str, str]
@@ -139,9 +150,12 @@ def comparable_fields(card: dict[str, Any]) -> dict[str, Any]:
         card: `ProtocolCard.as_dict()`, as `scores.json` has it.
     """
     fields = {f"protocol.{name}": value for name, value in card["protocol"].items() if name not in _MERE_NAMES}
-    fields |= {f"real.{name}": value for name, value in card["real"].items() if name not in _MERE_NAMES}
+    fields |= {f"real.{name}": value for name, value in card["real"].items() if name not in _FOLLOWING}
     for network in card["extractors"]:
-        fields |= {f"extractors.{network['name']}.{name}": value for name, value in network.items()}
+        own = {name: value for name, value in network.items() if name not in _OF_SCORES}
+        fields |= {f"extractors.{network['name']}.{name}": value for name, value in own.items()}
+        if network["knows_texts"]:
+            fields |= {f"{side}.prompts_sha256": card[side]["prompts_sha256"] for side in ("generated", "real")}
     return fields
 
 
@@ -151,16 +165,19 @@ def make_card(
     """The card of a finished evaluation; `size_hw` is what the config's None became."""
     protocol = {key: value.value if isinstance(value, Enum) else value for key, value in asdict(config).items()}
     del protocol["extractors"]  # paths and devices do not matter; the networks follow by their bytes
+    protocol["value_range"] = "8 bits, 0 to 255, floats rounded"  # `as_uint8`; networks scale as their kind does
     protocol["size_hw"] = list(size_hw)
     protocol["resize_hw"] = None if config.resize_hw is None else list(config.resize_hw)  # as JSON gives it back
     networks = [
         {
             "name": extractor.name,
-            "metric": extractor.metric_name,
+            "metrics": metric_titles(extractor),
             "kind": extractor.kind.value,
             "feature_dim": extractor.feature_dim,
             "weights_sha256": extractor.fingerprint,
             "is_standard": extractor.is_standard,
+            "is_published": getattr(extractor, "is_published", extractor.is_standard),
+            "knows_texts": hasattr(extractor, "texts"),
         }
         for extractor in extractors
     ]

@@ -22,7 +22,7 @@ class PublishedResult:
     """One number of another group."""
 
     model: str
-    metric: str  # as `Extractor.metric_name` has it: FVD, FID
+    metric: str  # as `metric_title` has it: FVD, FID, CLIPSIM
     data_set: str
     value: float
     source: str  # where it stands
@@ -36,6 +36,7 @@ class PublishedProtocol:
     protocol: str  # its name
     card: dict[str, Any] = field(default_factory=dict)  # fields of the protocol on the card, as they must be
     num_clips: int | None = None  # of each side; None = the sources do not say
+    network: str | None = None  # the extractor's name where what they call FVD is by another than the standard one
     results: list[PublishedResult]
 
     def why_not(self, card: ProtocolCard) -> str | None:
@@ -71,25 +72,39 @@ def _card_fields() -> list[str]:
     return sorted(entry.name for entry in fields(ProtocolConfig) if entry.name != "extractors")
 
 
-def published_folder() -> Path | None:
-    """The checkout's `evaluation/`; None = drivesim is installed without it."""
-    folder = Path(__file__).resolve().parents[2] / "evaluation"
-    return folder if folder.is_dir() else None
+def published_folder() -> Path:
+    """The published results of this installation: inside the package, or beside it in a clone.
+
+    Raises:
+        FileNotFoundError: the installation is broken.
+    """
+    package = Path(__file__).resolve().parents[1]
+    # The package's own comes first: whatever lies beside an installed package belongs to others.
+    for folder in (package / "evaluation", package.parent / "evaluation"):
+        if any(folder.glob(f"*/{PUBLISHED_FILE}")):
+            return folder
+    raise FileNotFoundError(f"{package / 'evaluation'}: published results are not there; the installation is broken")
 
 
-def published_beside(card: ProtocolCard, folder: Path | None) -> tuple[list[PublishedResult], list[str]]:
+def published_beside(card: ProtocolCard, folder: Path) -> tuple[list[PublishedResult], list[str]]:
     """The results that may stand beside a score, and why others of its protocol may not.
 
-    A result is shown for the same protocol, data set and metric, by the standard network alone.
+    A result is shown for the same protocol, data set and metric, by the standard network alone or, where the file
+    names another one, by that with the published bytes.
     """
     shown: list[PublishedResult] = []
     reasons = []
-    metrics = {network["metric"] for network in card.extractors if network["is_standard"]}
-    for path in sorted(folder.glob(f"*/{PUBLISHED_FILE}")) if folder is not None else []:
+    standard = {name for network in card.extractors if network["is_standard"] for name in network["metrics"]}
+    others = {network["name"] for network in card.extractors if network["is_published"]}
+    for path in sorted(folder.glob(f"*/{PUBLISHED_FILE}")):
         found = load_published(path)
         if found.protocol != card.protocol["name"] or card.protocol["data_set"] is None:
             continue
-        fitting = [r for r in found.results if r.data_set == card.protocol["data_set"] and r.metric in metrics]
+        of_data = [result for result in found.results if result.data_set == card.protocol["data_set"]]
+        if found.network is None:
+            fitting = [result for result in of_data if result.metric in standard]
+        else:
+            fitting = of_data if found.network in others else []
         problem = found.why_not(card)
         if problem is None:
             shown += fitting

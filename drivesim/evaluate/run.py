@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import chain
@@ -11,18 +12,22 @@ from typing import Any
 
 from drivesim.core.files import append_row, read_json, write_json
 from drivesim.core.video import probe
+from drivesim.evaluate.captions import with_captions
 from drivesim.evaluate.controls import ControlsConfig, Variant
+from drivesim.evaluate.copies import real_neighbours
 from drivesim.evaluate.diversity import Diversity, measure_diversity, same_starts
 from drivesim.evaluate.drift import Drift, DriftConfig, measure_drift
 from drivesim.evaluate.drift_report import plain
-from drivesim.evaluate.extractors import Extractor, make_extractor
+from drivesim.evaluate.extractors import Extractor, ExtractorMaker
 from drivesim.evaluate.feature_store import FeatureStore
 from drivesim.evaluate.futures import measure_futures
-from drivesim.evaluate.protocol import ClipChoice, ProtocolCard, ProtocolConfig, make_card
+from drivesim.evaluate.metric_rows import Table
+from drivesim.evaluate.networks import NetworkFile, load_networks, network_configs
+from drivesim.evaluate.protocol import ClipChoice, ProtocolConfig, make_card
 from drivesim.evaluate.published import published_beside, published_folder
 from drivesim.evaluate.report import ReportConfig, write_report
-from drivesim.evaluate.score_rows import RowsOfExtractor, rows_of
-from drivesim.evaluate.scorer import Scorer, Side, first_causes
+from drivesim.evaluate.score_rows import RowsOfExtractor
+from drivesim.evaluate.scorer import Reading, Scorer, Side, first_causes, read_side
 from drivesim.evaluate.scores import Scores, StoredFeatures, StoredSet
 from drivesim.evaluate.uncertainty import UncertaintyConfig
 from drivesim.evaluate.videos import Video, as_videos
@@ -31,6 +36,7 @@ SCORES_FILE = "scores.json"
 ROWS_FILE = "rows.jsonl"
 
 Source = str | Path | Iterable[Any]
+DrawDrift = Callable[[Drift, Path], None]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -38,6 +44,7 @@ class EvaluateConfig:
     """What is scored, beside what, and what is written."""
 
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    networks: list[NetworkFile] = field(default_factory=list)  # files and devices of the protocols' extractors
     controls: ControlsConfig = field(default_factory=ControlsConfig)
     uncertainty: UncertaintyConfig = field(default_factory=UncertaintyConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
@@ -54,13 +61,9 @@ def evaluate(
     real: Source,
     out_dir: str | Path,
     extractors: list[Extractor] | None = None,
-    draw_drift: Callable[[Drift, Path], None] | None = None,
+    draw_drift: DrawDrift | None = None,
 ) -> Scores:
-    """Scores generated videos against real ones.
-
-    Writes `scores.json`, `drift.json`, `rows.jsonl` (a row a video) and `report.html` into `out_dir`. A
-    video that cannot be scored is a row with its cause and is counted; it never ends the run. Features
-    are stored as soon as a video is read: after a stop, the same call reads the others alone.
+    """Scores generated videos against real ones under `config.protocol`; see `evaluate_protocols`.
 
     Args:
         config: Protocol, controls, intervals, report.
@@ -69,37 +72,91 @@ def evaluate(
         out_dir: Made when needed.
         extractors: Loaded networks in place of `config.protocol.extractors`.
         draw_drift: Writes the curves as a PNG, for the report; None = the report has no picture of them.
+    """
+    networks = None if extractors is None else [extractors]
+    (scores,) = evaluate_protocols(
+        config, [config.protocol], generated, real, out_dir, extractors=networks, draw_drift=draw_drift
+    )
+    return scores
+
+
+def evaluate_protocols(
+    config: EvaluateConfig,
+    protocols: Sequence[ProtocolConfig],
+    generated: Source,
+    real: Source,
+    out_dir: str | Path,
+    *,
+    extractors: Sequence[Sequence[Extractor]] | None = None,
+    makers: Mapping[str, ExtractorMaker] | None = None,
+    draw_drift: DrawDrift | None = None,
+) -> list[Scores]:
+    """Scores generated videos against real ones under several protocols; each video is decoded once for all of them.
+
+    Writes `scores.json`, `drift.json`, `rows.jsonl` (a row a video and protocol) and `report.html` into `out_dir`.
+    A video that cannot be scored is a row with its cause and is counted; it never ends the run. Features are stored
+    as soon as a video is read: after a stop, the same call reads the others alone. What is measured of videos as a
+    whole (diversity, drift) is measured once, at the first protocol's rate and size.
+
+    Args:
+        config: Controls, intervals, report; its own protocol is not used.
+        protocols: At least one; their names tell them apart.
+        generated: A folder, a file, or an iterable of `Video`s or arrays (T, H, W, 3).
+        real: The same.
+        out_dir: Made when needed.
+        extractors: Loaded networks of each protocol in place of its own.
+        makers: Of networks that evaluation itself does not know, by their names.
+        draw_drift: Writes the curves as a PNG, for the report; None = the report has no picture of them.
+
+    Returns:
+        The scores of each protocol.
 
     Raises:
         FileNotFoundError: a folder or a weight file that is not there.
-        ValueError: nothing to score on one side, naming the first causes.
+        ValueError: nothing to score on one side, naming the first causes; or two protocols of one name.
     """
     out_dir = Path(out_dir)
-    generated_name, generated_videos = as_videos(generated)
-    real_name, real_videos = as_videos(real)
-    networks = extractors or [make_extractor(network) for network in config.protocol.extractors]
-    protocol, size_hw, generated_videos = resolve(config.protocol, generated_videos)
-    rows = out_dir / ROWS_FILE
-    rows.unlink(missing_ok=True)
-    scorer = Scorer(
-        protocol=protocol,
+    names = [protocol.name for protocol in protocols]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"protocols are {', '.join(names) or 'none'}; give at least one, each once")
+    generated_name, generated_videos = _set_of(generated)
+    real_name, real_videos = _set_of(real)
+    if extractors is None:
+        extractors = load_networks(network_configs(protocols, config.networks), makers)
+    resolved, generated_videos = resolve(protocols, generated_videos)
+    reading = _reading(config, out_dir)
+    scorers = [
+        Scorer(protocol=protocol, extractors=networks, size_hw=size_hw, reading=reading)
+        for (protocol, size_hw), networks in zip(resolved, extractors, strict=True)
+    ]
+    read_side(scorers, Side.GENERATED, generated_name, generated_videos)
+    read_side(scorers, Side.REAL, real_name, real_videos)
+    found = [_scores(config, scorer, out_dir) for scorer in scorers]
+    _add_courses(found[0], config, scorers[0], draw_drift)
+    written = [asdict(replace(scores, drift=None)) | {"report": "report.html"} for scores in found]
+    write_json(out_dir / SCORES_FILE, written[0] if len(written) == 1 else {"protocols": written})
+    write_report(config.report, found, scorers[0].kept, out_dir / "report.html")
+    return found
+
+
+def _reading(config: EvaluateConfig, out_dir: Path) -> Reading:
+    """What all protocols have in common, with no rows yet."""
+    reading = Reading(
         controls=config.controls,
-        extractors=networks,
-        size_hw=size_hw,
-        rows=rows,
+        rows=out_dir / ROWS_FILE,
         store=FeatureStore(out_dir / "features" if config.features is None else Path(config.features)),
         drives={} if config.drives is None else load_drives(Path(config.drives)),
         batch_clips=config.batch_clips,
         num_kept={Side.GENERATED: config.report.num_generated, Side.REAL: config.report.num_real},
     )
-    generated_card = scorer.read(Side.GENERATED, generated_name, generated_videos)
-    real_card = scorer.read(Side.REAL, real_name, real_videos)
-    card = make_card(protocol, networks, size_hw, generated_card, real_card)
-    scores = _scores(config, scorer, card, out_dir)
-    _add_courses(scores, config, scorer, draw_drift)
-    write_json(out_dir / SCORES_FILE, asdict(replace(scores, drift=None)) | {"report": "report.html"})
-    write_report(config.report, scores, scorer.kept, out_dir / "report.html")
-    return scores
+    reading.rows.unlink(missing_ok=True)
+    return reading
+
+
+def _set_of(source: Source) -> tuple[str, Iterable[Video]]:
+    """A set's name and its videos, with the prompts that lie beside them."""
+    name, videos = as_videos(source)
+    return name, with_captions(videos, Path(source)) if isinstance(source, (str, Path)) else videos
 
 
 def load_drives(path: Path) -> dict[str, str]:
@@ -115,29 +172,41 @@ def load_drives(path: Path) -> dict[str, str]:
     return drives
 
 
-def _scores(config: EvaluateConfig, scorer: Scorer, card: ProtocolCard, out_dir: Path) -> Scores:
+def _scores(config: EvaluateConfig, scorer: Scorer, out_dir: Path) -> Scores:
     """Everything that follows from the stored features."""
+    card = make_card(
+        scorer.protocol, list(scorer.extractors), scorer.size_hw, scorer.cards[Side.GENERATED], scorer.cards[Side.REAL]
+    )
     found = [
-        rows_of(index, network, scorer.sets, config.controls.floor, config.uncertainty, scorer.protocol.covariance)
+        Table(
+            index=index,
+            extractor=network,
+            sets=scorer.sets,
+            floor=config.controls.floor,
+            config=config.uncertainty,
+            covariance=scorer.protocol.covariance,
+            root_eps=scorer.protocol.root_eps,
+        ).rows()
         for index, network in enumerate(scorer.extractors)
     ]
     published, not_shown = published_beside(card, published_folder())
-    diversity = _diversity(scorer.on_disk[Side.GENERATED], scorer.protocol, scorer.rows) if config.diversity else []
+    neighbours, no_neighbours = real_neighbours(scorer.sets, scorer.extractors)
     return Scores(
         card=card,
         card_sha256=card.comparable_sha256(),
         scores=[score for rows in found for score in rows.scores],
         content_bias=[rows.content_bias for rows in found if rows.content_bias is not None],
         published=published,
-        diversity=diversity,
-        warnings=_warnings(card, scorer, found) + not_shown,
+        diversity=[],
+        warnings=_warnings(scorer, found) + not_shown + no_neighbours,
         features=_stored(scorer, out_dir),
         report=out_dir / "report.html",
+        neighbours=neighbours,
     )
 
 
 def _stored(scorer: Scorer, out_dir: Path) -> StoredFeatures:
-    folder = scorer.store.folder.resolve()
+    folder = scorer.reading.store.folder.resolve()
     is_inside = folder.is_relative_to(out_dir.resolve())
     by_name = scorer.protocol.clip_choice is ClipChoice.RANDOM
     sets = [
@@ -157,12 +226,12 @@ def _stored(scorer: Scorer, out_dir: Path) -> StoredFeatures:
 
 
 def resolve(
-    config: ProtocolConfig, generated: Iterable[Video]
-) -> tuple[ProtocolConfig, tuple[int, int], Iterator[Video]]:
-    """Takes size and rate from the first readable generated video where the protocol leaves them open.
+    protocols: Sequence[ProtocolConfig], generated: Iterable[Video]
+) -> tuple[list[tuple[ProtocolConfig, tuple[int, int]]], Iterator[Video]]:
+    """Takes size and rate from the first readable generated video where protocols leave them open.
 
     Returns:
-        The protocol with its rate, the frames' size, and all the videos again.
+        Each protocol with its rate, and the size of its frames; and all the videos again.
 
     Raises:
         ValueError: no generated video can be read.
@@ -172,15 +241,19 @@ def resolve(
     for video in videos:
         seen.append(video)
         try:
-            frame = next(iter(video.timed_frames(config.untimed_fps)))[1]
-            fps = config.fps or _own_fps(video) or config.untimed_fps
+            frame = next(iter(video.timed_frames(None)))[1]
+            own_fps = _own_fps(video)
         except StopIteration:
             causes.append(f"{video.name}: no frame in it")
         except (ValueError, OSError) as error:
             causes.append(str(error))
         else:
-            size_hw = config.size_hw or (frame.shape[0], frame.shape[1])
-            return replace(config, fps=fps), (size_hw[0], size_hw[1]), chain(seen, videos)
+            own_hw = (frame.shape[0], frame.shape[1])
+            resolved = [
+                (replace(config, fps=config.fps or own_fps or config.untimed_fps), config.size_hw or own_hw)
+                for config in protocols
+            ]
+            return resolved, chain(seen, videos)
     raise ValueError("no generated video can be read: " + first_causes(causes))
 
 
@@ -202,14 +275,13 @@ def _diversity(videos: list[Video], protocol: ProtocolConfig, rows: Path) -> lis
     return found
 
 
-def _add_courses(
-    scores: Scores, config: EvaluateConfig, scorer: Scorer, draw_drift: Callable[[Drift, Path], None] | None
-) -> None:
+def _add_courses(scores: Scores, config: EvaluateConfig, scorer: Scorer, draw_drift: DrawDrift | None) -> None:
     """Adds what futures do and how videos drift, and writes drift's curves with their picture."""
-    generated = scorer.on_disk[Side.GENERATED]
+    generated, rows = scorer.on_disk[Side.GENERATED], scorer.reading.rows
     if config.diversity:
+        scores.diversity = _diversity(generated, scorer.protocol, rows)
         scores.futures = measure_futures(
-            same_starts(generated), scorer.extractors, scorer.protocol, scorer.size_hw, scorer.rows
+            same_starts(generated), scorer.extractors, scorer.protocol, scorer.size_hw, rows
         )
     drift = scores.drift = measure_drift(
         config.drift,
@@ -218,30 +290,63 @@ def _add_courses(
         protocol=scorer.protocol,
         size_hw=scorer.size_hw,
         extractors=scorer.extractors,
-        rows=scorer.rows,
+        rows=rows,
     )
-    drift_json = scorer.rows.parent / "drift.json"
+    drift_json = rows.parent / "drift.json"
     drift_json.unlink(missing_ok=True)  # of an evaluation before
     if drift is None:
         return
     if draw_drift is not None:
-        drift.figure = scorer.rows.parent / "drift.png"
+        drift.figure = rows.parent / "drift.png"
         draw_drift(drift, drift.figure)
     write_json(drift_json, plain(drift))
 
 
-def _warnings(card: ProtocolCard, scorer: Scorer, found: list[RowsOfExtractor]) -> list[str]:
+def _size_warnings(scorer: Scorer) -> list[str]:
+    """Sizes of videos that are not those of most generated ones: filters and crops of two sizes leave their traces."""
+    sizes = {
+        side: Counter(
+            size for video in scorer.sets[side][0, Variant.PLAIN].videos if (size := video.source_hw()) is not None
+        )
+        for side in Side
+    }
+    if len(sizes[Side.GENERATED] | sizes[Side.REAL]) < 2:
+        return []
+    shown = "; ".join(
+        f"{side.value} "
+        + ", ".join(f"{height} x {width} ({num})" for (height, width), num in sizes[side].most_common(3))
+        for side in Side
+    )
+    height, width = scorer.size_hw
+    return [
+        f"videos of different sizes (height x width): {shown}; all are brought to {height} x {width} as the protocol "
+        "says, which alone can move a score: export both sides at one size"
+    ]
+
+
+def _warnings(scorer: Scorer, found: list[RowsOfExtractor]) -> list[str]:
     """What a reader of the scores has to know."""
     warnings = []
     if same := len(set(scorer.digests[Side.GENERATED]) & set(scorer.digests[Side.REAL])):
         warnings.append(f"{same} generated videos are real videos, byte for byte: the same folder given twice?")
-    if card.protocol["fps"] is None:
+    for side in Side:
+        if copies := len(scorer.digests[side]) - len(set(scorer.digests[side])):
+            warnings.append(f"{copies} {side.value} videos are copies of others there, byte for byte: they count twice")
+    warnings += _size_warnings(scorer)
+    codecs = [scorer.cards[side].codecs for side in Side]
+    if set(codecs[0]) != set(codecs[1]):
+        made, real = (" and ".join(f"{name} ({num})" for name, num in side.items()) for side in codecs)
+        warnings.append(
+            f"generated videos are {made}, real ones {real}: a codec leaves its traces, which alone can move a score; "
+            "write both sides the same way"
+        )
+    if scorer.protocol.fps is None:
         warnings.append("the generated frames carry no rate, so every frame of both sides was taken: set protocol.fps")
-    for side in (card.generated, card.real):
-        if side.num_left_out:
-            warnings.append(f"videos of {side.name} left out: {side.num_left_out}; rows.jsonl says why")
+    for card in scorer.cards.values():
+        if card.num_left_out:
+            warnings.append(f"videos of {card.name} left out: {card.num_left_out}; rows.jsonl says why")
     names = [video.name for side in Side for video in scorer.sets[side][0, Variant.PLAIN].videos]
-    for pattern in scorer.drives:
+    for pattern in scorer.reading.drives:
         if not any(fnmatchcase(name, pattern) for name in names):
             warnings.append(f"no video fits the pattern {pattern!r} of drives")
     return warnings + [warning for rows in found for warning in rows.warnings]

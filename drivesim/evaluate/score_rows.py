@@ -1,4 +1,4 @@
-"""From stored features to the rows of the table: distances, controls, floor, intervals, content bias."""
+"""From stored features to the rows of a Fréchet distance: controls, floor, intervals, content bias."""
 
 from __future__ import annotations
 
@@ -46,23 +46,25 @@ def sample_of(features: FeatureSet) -> Sample:
     return Sample(vectors_ND=vectors.astype("float64"), drives_N=drives)
 
 
-def rows_of(
-    index: int, extractor: Extractor, sets: Sets, floor: bool, config: UncertaintyConfig, covariance: Covariance
+def frechet_rows(
+    pairs: dict[ScoreRow, tuple[FeatureSet, FeatureSet]],
+    extractor: Extractor,
+    config: UncertaintyConfig,
+    covariance: Covariance,
+    root_eps: float | None,
 ) -> RowsOfExtractor:
-    """All rows of one extractor; a control that was not asked for, or has one vector alone, is no row.
+    """All rows of a Fréchet distance; a control that was not asked for, or has one vector alone, is no row.
 
     Args:
-        index: The extractor's position in the keys of `sets`.
+        pairs: What stands against what.
         extractor: For its names.
-        sets: What `Scorer` has filled.
-        floor: Whether real against real is a row.
         config: Of the intervals.
         covariance: The protocol's.
+        root_eps: The protocol's; the intervals are those of the exact distance.
 
     Raises:
         ValueError: fewer than two generated or real vectors.
     """
-    pairs = _pairs(index, sets, floor)
     statistics = {side: statistics_of(side) for pair in pairs.values() for side in pair}
     counts = {row: [statistics[side].count for side in pair] for row, pair in pairs.items()}
     pairs = {row: pair for row, pair in pairs.items() if row is ScoreRow.GENERATED or min(counts[row]) >= 2}
@@ -70,7 +72,7 @@ def rows_of(
     samples = {side: sample_of(side) for pair in pairs.values() for side in pair} if with_samples else {}
     scores = []
     for row, (left, right) in pairs.items():
-        value = frechet_distance(statistics[left], statistics[right], covariance)
+        value = frechet_distance(statistics[left], statistics[right], covariance, root_eps)
         own = [samples[side] for side in (left, right)] if with_samples else []
         scores.append(
             Score(
@@ -87,11 +89,18 @@ def rows_of(
         )
     bias = _content_bias(scores, pairs, samples, config, covariance)
     return RowsOfExtractor(
-        scores=scores, content_bias=bias, warnings=_warnings(extractor, scores[0], pairs, samples, bias, config)
+        scores=scores, content_bias=bias, warnings=_warnings(extractor, scores, pairs, samples, bias, config)
     )
 
 
-def _pairs(index: int, sets: Sets, floor: bool) -> dict[ScoreRow, tuple[FeatureSet, FeatureSet]]:
+def pairs_of(index: int, sets: Sets, floor: bool) -> dict[ScoreRow, tuple[FeatureSet, FeatureSet]]:
+    """What stands against what in each row of a distance.
+
+    Args:
+        index: The extractor's position in the keys of `sets`.
+        sets: What `Scorer` has filled.
+        floor: Whether real against real is a row.
+    """
     real = sets[Side.REAL][index, Variant.PLAIN]
     rows = {
         ScoreRow.GENERATED: (Side.GENERATED, Variant.PLAIN),
@@ -130,7 +139,7 @@ def _content_bias(
 
 def _warnings(
     extractor: Extractor,
-    generated: Score,
+    scores: list[Score],
     pairs: dict[ScoreRow, tuple[FeatureSet, FeatureSet]],
     samples: Mapping[FeatureSet, Sample],
     bias: ContentBias | None,
@@ -138,7 +147,7 @@ def _warnings(
 ) -> list[str]:
     """What a reader of these scores has to know."""
     found = []
-    name = extractor.metric_name
+    name, generated = extractor.metric_name, scores[0]
     own = [samples[side] for side in pairs[ScoreRow.GENERATED] if samples]
     if extractor.kind is FeatureKind.CLIP and min(generated.num_left, generated.num_right) <= extractor.feature_dim:
         found.append(
@@ -161,6 +170,12 @@ def _warnings(
                 f"{name}: the interval is wider than {config.wanted_share:.2g} of the score on either side; that takes "
                 f"about {wanted} drives, there are {there}"
             )
+    floor = next((score.interval for score in scores if score.row is ScoreRow.FLOOR), None)
+    if floor is not None and floor.num_drives < config.rough_drives:
+        found.append(
+            f"{name}: real against real compares halves of {floor.num_drives} drives: its plain value is too large by "
+            f"the few clips, and its extrapolation swings; {config.rough_drives} drives a half steady it"
+        )
     if bias is not None and not bias.is_seen:
         found.append(f"{name}: shuffling the generated frames does not raise it: it says nothing of their motion")
     return found

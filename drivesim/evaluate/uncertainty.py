@@ -43,6 +43,7 @@ class UncertaintyConfig:
     seed: int = 0  # of the bootstrap
     min_drives: int = 4  # of a side; fewer say nothing of other drives
     max_features: int = 512  # a larger metric gets no interval: its eigenvalue problems take minutes
+    rough_drives: int = 20  # fewer drives of a side make the extrapolation swing: worth a warning at the floor
     wanted_share: float = 0.1  # a half-width above this share of the score is worth a warning
 
     def __post_init__(self) -> None:
@@ -114,12 +115,23 @@ def frechet_interval(
     contrast = _Contrast([(1.0, left, right)], covariance)
     found = contrast.interval(config)
     value = contrast.value()
-    if value > 0:
-        step = (found.high - found.estimate) ** 2 / (2 * value)
-        root = math.sqrt(max(step**2 + 2 * step * found.estimate, 0.0))
-        found.high = max(found.high, found.estimate + step + root)
+    found.high = upper_end(found, value)
     found.low, found.high = max(found.low, 0.0), max(found.high, 0.0)
     return found
+
+
+def upper_end(interval: Interval, value: float) -> float:
+    """The upper end of the interval of a squared distance, whose error grows with its root.
+
+    Args:
+        interval: With ends that are equally far from the estimate, or wider above.
+        value: At which the error was found; nothing changes where it is not above 0.
+    """
+    if value <= 0:
+        return interval.high
+    step = (interval.high - interval.estimate) ** 2 / (2 * value)
+    root = math.sqrt(max(step**2 + 2 * step * interval.estimate, 0.0))
+    return max(interval.high, interval.estimate + step + root)
 
 
 def frechet_difference(
@@ -228,16 +240,9 @@ class _Contrast:
             for sample, values_N in zip(pair, each, strict=True):
                 summed = np.bincount(self.codes[sample], weights=values_N, minlength=len(self.drives))
                 influence[sample] += sign * summed / len(values_N)
-        sums_K = np.zeros(len(self.drives))
-        variances = []
-        for sample in self.samples:
-            scaled = influence[sample] * math.sqrt(sample.num_drives / (sample.num_drives - 1))
-            variances.append(float(scaled @ scaled))
-            sums_K += scaled
-        bounds = [sample.num_drives - 1 for sample in self.samples]
-        slack = sum(variance**2 / bound for variance, bound in zip(variances, bounds, strict=True))
-        freedom = sum(variances) ** 2 / slack if slack > 0 else float(min(bounds))
-        return math.sqrt(float(sums_K @ sums_K)), freedom
+        return error_over_drives(
+            np.array([influence[sample] for sample in self.samples]), [sample.num_drives for sample in self.samples]
+        )
 
     def _bootstrap(self, config: UncertaintyConfig) -> Array:
         """Values for drives drawn with replacement; drives that occur in the same samples are drawn together."""
@@ -251,6 +256,58 @@ class _Contrast:
                 weights_K[members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)))
             draws[index] = self.value(weights_K)
         return draws
+
+
+def error_over_drives(influence_SK: Array, num_drives_S: Sequence[int]) -> tuple[float, float]:
+    """The first-order standard error of a value, and its degrees of freedom (Welch, Satterthwaite).
+
+    Args:
+        influence_SK: What drive K in sample S adds to the value's deviation: its share of the sample's vectors times
+            their mean influence; 0 where the sample has none of it. A drive in several samples counts as one.
+        num_drives_S: Drives of each sample.
+    """
+    sums_K = np.zeros(influence_SK.shape[1])
+    variances = []
+    for influence_K, num_drives in zip(influence_SK, num_drives_S, strict=True):
+        scaled = influence_K * math.sqrt(num_drives / (num_drives - 1))
+        variances.append(float(scaled @ scaled))
+        sums_K += scaled
+    bounds = [num_drives - 1 for num_drives in num_drives_S]
+    slack = sum(variance**2 / bound for variance, bound in zip(variances, bounds, strict=True))
+    freedom = sum(variances) ** 2 / slack if slack > 0 else float(min(bounds))
+    return math.sqrt(float(sums_K @ sums_K)), freedom
+
+
+def interval_of(estimate: float, influence_SK: Array, num_drives_S: Sequence[int], level: float) -> Interval:
+    """Student's interval around an estimate, with the error of `error_over_drives`."""
+    error, freedom = error_over_drives(influence_SK, num_drives_S)
+    half = student_quantile((1 + level) / 2, freedom) * error
+    return Interval(
+        estimate=estimate,
+        low=estimate - half,
+        high=estimate + half,
+        level=level,
+        standard_error=error,
+        num_drives=min(num_drives_S),
+    )
+
+
+def jackknife_interval(value: float, without_K: Array, shares_K: Array, level: float) -> Interval:
+    """The interval of a value of one sample, by leaving out its drives in turn.
+
+    The delete-m_j jackknife (Busing, Meijer and van der Leeden 1999): the estimate extrapolates to infinitely many
+    vectors, the width follows from how the value moves.
+
+    Args:
+        value: Of all vectors.
+        without_K: The values without each drive, at least 2.
+        shares_K: The share that each drive has of the vectors.
+        level: Share of such intervals that hold the truth.
+    """
+    moved_K = (1 - shares_K) * without_K
+    estimate = len(without_K) * value - float(moved_K.sum())
+    influence_K = (1 - shares_K) * value - moved_K
+    return interval_of(estimate, (influence_K - influence_K.mean())[None], [len(without_K)], level)
 
 
 def weighted_statistics(vectors_ND: Array, weights_N: Array) -> FrechetStatistics:

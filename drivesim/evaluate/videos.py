@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from drivesim.core.files import sha256_file
 from drivesim.core.picture import load_picture
-from drivesim.core.video import VIDEO_SUFFIXES, iter_frames, probe
+from drivesim.core.video import VIDEO_SUFFIXES, codec_of, iter_frames, probe
 from drivesim.evaluate.frames import as_uint8
 
 MOVING_SUFFIXES = (*VIDEO_SUFFIXES, ".gif")
@@ -38,6 +38,7 @@ class Video:
     frames: Any = None  # (T, H, W, 3) in place of a path: an array, or a list of frames
     fps: float | None = None  # of frames in memory; None = not known
     drive: str | None = None  # what it was recorded on or started from; None = this video alone
+    prompt: str | None = None  # the text that it was made from; None = not known
 
     def __post_init__(self) -> None:
         """Refuses frames that can be read once: scores, digest and report each read them."""
@@ -48,6 +49,19 @@ class Video:
     def is_timed(self) -> bool:
         """Whether the file itself says when each frame is shown."""
         return self.path is not None and self.path.suffix.lower() in MOVING_SUFFIXES
+
+    def codec(self) -> str:
+        """What the pixels have been through: FFmpeg's name of a file's codec, the kinds of pictures, or "array".
+
+        Raises:
+            ValueError: a file that is no video.
+        """
+        if self.is_timed:
+            assert self.path is not None
+            return codec_of(self.path)
+        if self.path is not None and self.path.is_dir():
+            return ", ".join(sorted({picture.suffix.lower().lstrip(".") for picture in _pictures(self.path)}))
+        return "array"
 
     def sha256(self) -> str:
         """Digest of the file's bytes; of frames in memory, that of their rate, sizes and pixels."""
@@ -71,12 +85,23 @@ class Video:
         Raises:
             ValueError: unreadable, truncated, or frames that are no 8-bit RGB pictures.
         """
+        frames, has_times = self.stream()
+        if has_times or untimed_fps is None:
+            return frames
+        return ((time_s / untimed_fps, frame) for time_s, frame in frames)
+
+    def stream(self) -> tuple[Iterator[tuple[float, Frame]], bool]:
+        """The frames as `timed_frames` gives them, and whether their times are known; else frame k is at k seconds.
+
+        Raises:
+            ValueError: as `timed_frames`, there or while the frames are read.
+        """
         if self.is_timed:
             assert self.path is not None
-            return _whole_file(self.path)
+            return _whole_file(self.path), True
         frames, fps = self._untimed()
-        rate = fps or untimed_fps or 1.0
-        return ((index / rate, as_uint8(frame, self.name)) for index, frame in enumerate(frames))
+        timed = ((index / (fps or 1.0), as_uint8(frame, self.name)) for index, frame in enumerate(frames))
+        return timed, fps is not None
 
     def _untimed(self) -> tuple[Iterable[Any], float | None]:
         if self.path is None:

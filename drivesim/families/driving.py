@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,50 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from drivesim.conditioning.driving import DrivingConditions
+from drivesim.core.picture import resize_area
 from drivesim.core.seeds import Key
 from drivesim.diffusion.settings import (
-    AnySampling,
     PredictionOverrides,
     PredictionSamplingConfig,
-    Sampler,
     SamplerOverrides,
     SamplingConfig,
+    as_facts,
 )
-from drivesim.families.folder import INDEX, find_model, fingerprint, load_parts, part_names, read_index
+from drivesim.families.finishing import Finishing
+from drivesim.families.fitting import check_fit
+from drivesim.families.folder import (
+    blank_parts,
+    find_model,
+    fingerprint,
+    load_parts,
+    part_names,
+    read_index,
+    sampling_of,
+)
 from drivesim.families.generate import generate_frames, interpolate_frames, predict_frames
+from drivesim.families.stages import StagesConfig
 from drivesim.models import autoencoder as coder
 from drivesim.models.video_unet import VideoUNet
+
+_OVERRIDDEN = ("design_sampling", "predict_sampling")  # facts of the index that a person may replace
+
+
+def model_facts(folder: Path, stages: StagesConfig | None = None) -> dict[str, Any]:
+    """The index of a model folder as a run takes it.
+
+    Args:
+        folder: the model's.
+        stages: which stages behind the prediction run, and how; None = all that the model has.
+
+    Raises:
+        ValueError: no index, or one that cannot be read.
+    """
+    stages = stages or StagesConfig()
+    index = stages.kept(read_index(folder))
+    for key, overrides in stages.samplers().items():
+        if key in index:
+            index[key] = as_facts(overrides.over(sampling_of(index, key, SamplingConfig)))
+    return index
 
 
 class DrivingModel:
@@ -57,25 +88,32 @@ class DrivingModel:
         self.key_fps = float(index["fps"])
         self.rates = [float(rate) for rate in index.get("rates", [])]
         self.fps = self.rates[-1] if self.rates else self.key_fps
-        self.size_hw: tuple[int, int] = (int(index["size_hw"][0]), int(index["size_hw"][1]))
+        self.small_hw: tuple[int, int] = (int(index["size_hw"][0]), int(index["size_hw"][1]))
         self.num_frames = int(parts["temporal"].config.num_frames)
         self.design_sampling = (design_sampling or SamplerOverrides()).over(
-            _sampling(index, "design_sampling", SamplingConfig)
+            sampling_of(index, "design_sampling", SamplingConfig)
         )
         self.num_given = int(index.get("num_given", 2))
-        own = _sampling(index, "predict_sampling", PredictionSamplingConfig)
+        own = sampling_of(index, "predict_sampling", PredictionSamplingConfig)
         self.predict_sampling = (predict_sampling or PredictionOverrides()).over(own)
+        self.finishing = Finishing(parts, index, self.fps)
+        self.size_hw = (self.small_hw[0] * self.finishing.scale, self.small_hw[1] * self.finishing.scale)
+        level, most = self.predict_sampling.context_noise, int(parts["temporal"].config.context_noise)
+        if level > most:
+            raise ValueError(
+                f"model {self.name!r}: predict_sampling.context_noise={level}, but its prediction was trained on given "
+                f"frames with noise of step {most} at most"
+            )
         self.interpolator, self.rate_label = None, None
         if self.rates:
             self.interpolator = VideoUNet(parts["backbone"], parts["interpolation"]).eval().requires_grad_(False)
             self.rate_label = parts["rate_label"]
-            self.interpolate_sampling = _sampling(index, "interpolate_sampling", SamplingConfig)
-            weights = f"{weights}|{self.interpolate_sampling}"
+            self.interpolate_sampling = sampling_of(index, "interpolate_sampling", SamplingConfig)
         # Other sampling makes other frames of the same weights: half a run must not go on with it.
+        facts = {key: fact for key, fact in sorted(index.items()) if key not in ("name", *_OVERRIDDEN)}
         self.fingerprint = hashlib.sha256(
-            f"{weights}|{self.design_sampling}|{self.predict_sampling}".encode()
+            f"{weights}|{json.dumps(facts)}|{self.design_sampling}|{self.predict_sampling}".encode()
         ).hexdigest()
-        self._check_sizes()
 
     @classmethod
     def from_pretrained(
@@ -86,15 +124,25 @@ class DrivingModel:
         dtype: torch.dtype = torch.float32,
         design_sampling: SamplerOverrides | None = None,
         predict_sampling: PredictionOverrides | None = None,
+        stages: StagesConfig | None = None,
     ) -> DrivingModel:
         """Loads a model folder, or a model that ships with the package by its name.
+
+        Args:
+            folder_or_name: which.
+            device: where the networks go.
+            dtype: of the weights.
+            design_sampling: what differs from the model's own; None = nothing.
+            predict_sampling: what differs from the model's own; None = nothing.
+            stages: which stages behind the prediction run, and how; None = all that the model has.
 
         Raises:
             ValueError: no such model; a part is missing, a pickle, truncated, or of another size: says which.
         """
         folder = find_model(folder_or_name)
-        index = read_index(folder)
+        index = model_facts(folder, stages)
         names = part_names(index)
+        check_fit(index, blank_parts(folder, names))  # before gigabytes are read
         parts = load_parts(folder, names, dtype=dtype)
         for part in parts.values():
             if isinstance(part, torch.nn.Module):
@@ -106,54 +154,6 @@ class DrivingModel:
             design_sampling=design_sampling,
             predict_sampling=predict_sampling,
         )
-
-    def _check_sizes(self) -> None:
-        """Raises ValueError when parts of different models were put into one folder."""
-        backbone, config = self.video_unet.backbone, self.autoencoder.config
-        f = coder.downsampling(self.autoencoder)
-        latent_hw = (self.size_hw[0] // f, self.size_hw[1] // f)
-        pairs = {
-            "channels of a latent (autoencoder, backbone)": (config.latent_channels, backbone.config.out_channels),
-            "channels of the backbone's input (backbone, autoencoder + conditioner)": (
-                backbone.config.in_channels,
-                config.latent_channels + self.conditioner.num_channels,
-            ),
-            "size of a latent (model index, backbone)": (latent_hw, tuple(backbone.config.sample_size)),
-            "width of a token (conditioner, backbone)": (
-                self.conditioner.config.dim,
-                backbone.config.cross_attention_dim,
-            ),
-            "context channels (temporal, autoencoder + mask)": (
-                self.video_unet.temporal.config.context_in_channels,
-                config.latent_channels + 1,
-            ),
-        }
-        if self.interpolator is not None and self.rate_label is not None:
-            stack = self.interpolator.temporal.config
-            pairs |= {
-                "context channels (interpolation, autoencoder + mask)": (
-                    stack.context_in_channels,
-                    config.latent_channels + 1,
-                ),
-                "width of a rate token (rate_label, interpolation)": (
-                    self.rate_label.config.dim,
-                    stack.cross_attention_dim,
-                ),
-                "number of rates (model index, rate_label)": (len(self.rates), self.rate_label.config.num_rates),
-                "rates (model index, fps and frames of a call)": (
-                    self.rates,
-                    [self.key_fps * (stack.num_frames - 1) ** (n + 1) for n in range(len(self.rates))],
-                ),
-            }
-        level, most = self.predict_sampling.context_noise, int(self.video_unet.temporal.config.context_noise)
-        if level > most:
-            raise ValueError(
-                f"model {self.name!r}: predict_sampling.context_noise={level}, but its prediction was trained on given "
-                f"frames with noise of step {most} at most"
-            )
-        for what, (one, other) in pairs.items():
-            if one != other:
-                raise ValueError(f"model {self.name!r}: parts do not fit together: {what}: {one} and {other}")
 
     @property
     def device(self) -> torch.device:
@@ -169,17 +169,21 @@ class DrivingModel:
         """
         if frames_THWC.shape[1:3] != self.size_hw:
             raise ValueError(f"frames of {frames_THWC.shape[1:3]} (height, width); {self.name} takes {self.size_hw}")
-        return coder.encode(self.autoencoder, frames_THWC)
+        return coder.encode(self.autoencoder, resize_area(frames_THWC, self.small_hw))
 
     def decode(self, latents_TCHW: Tensor) -> NDArray[np.uint8]:
-        """Scaled latents (T, C, h, w) to uint8 frames (T, H, W, 3)."""
+        """Scaled latents (T, C, h, w) to uint8 pictures (T, h, w, 3) of `small_hw`, each by itself."""
         return coder.decode(self.autoencoder, latents_TCHW)
+
+    def picture(self, latents_CHW: Tensor, *, key: tuple[Key, ...]) -> NDArray[np.uint8]:
+        """Scaled latents (C, h, w) to one uint8 picture (H, W, 3) of `size_hw`; the key is the upsampler's noise's."""
+        return self.finishing.still(latents_CHW, key)
 
     def finish(
         self, pending: dict[str, Tensor], latents_TCHW: Tensor, *, key: tuple[Key, ...], is_last: bool
     ) -> tuple[dict[str, Tensor], NDArray[np.uint8]]:
         """Frames of the video that these latents complete; see `rollout.model.PredictionModel`."""
-        return {}, self.decode(latents_TCHW)
+        return self.finishing.push(pending, latents_TCHW, key=key, is_last=is_last)
 
     def design(self, conditions: DrivingConditions, generators: Sequence[torch.Generator]) -> Tensor:
         """Latents (B, C, h, w) of start frames that obey boxes and labels, one generator a frame."""
@@ -244,25 +248,3 @@ class DrivingModel:
             self.interpolate_sampling,
             generators,
         )
-
-
-def _sampling(index: dict[str, Any], key: str, kind: type[AnySampling]) -> AnySampling:
-    """The sampling that stands in a model's index under `key`.
-
-    Raises:
-        ValueError: unknown keys, an unknown sampler, or numbers that sample nothing.
-    """
-    place, stored = f"model {index['name']!r}: {key} in {INDEX}", index[key]
-    if not isinstance(stored, dict):
-        raise ValueError(f"{place}: {stored!r}, expected keys and values")
-    valid = [field.name for field in fields(kind)]
-    unknown = sorted(set(stored) - set(valid))
-    if unknown:
-        raise ValueError(f"{place}: unknown keys {', '.join(unknown)}; valid: {', '.join(valid)}")
-    samplers = [sampler.value for sampler in Sampler]
-    if stored.get("sampler") not in samplers:
-        raise ValueError(f"{place}: unknown sampler {stored.get('sampler')!r}; valid: {', '.join(samplers)}")
-    try:
-        return kind(**{**stored, "sampler": Sampler(stored["sampler"])})
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{place}: {error}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from drivesim.conditioning.driving import DrivingConditioner
 from drivesim.conditioning.rate_label import RateLabel
 from drivesim.core.machine import is_out_of_memory
 from drivesim.diffusion.schedule import DDIMScheduler
+from drivesim.diffusion.settings import AnySampling, Sampler
 from drivesim.models.autoencoder import AutoencoderKL, VQModel
 from drivesim.models.build import UNet2DConditionModel
 from drivesim.models.temporal_stack import TemporalStack
@@ -34,10 +36,17 @@ PARTS: dict[str, tuple[tuple[Any, ...], str, str | None]] = {
     "interpolation": ((TemporalStack,), "config.json", "diffusion_pytorch_model.safetensors"),
     "rate_label": ((RateLabel,), "config.json", "diffusion_pytorch_model.safetensors"),
     "video_decoder": ((VideoDecoder,), "config.json", "diffusion_pytorch_model.safetensors"),
+    "upsampler": ((UNet2DConditionModel,), "config.json", "diffusion_pytorch_model.safetensors"),
+    "upsampler_temporal": ((TemporalStack,), "config.json", "diffusion_pytorch_model.safetensors"),
+    "upsampler_scheduler": ((DDIMScheduler,), "scheduler_config.json", None),
 }
 REQUIRED = ("autoencoder", "backbone", "conditioner", "temporal", "scheduler")
-# key of the index -> parts that come with it
-OPTIONAL = {"rates": ("interpolation", "rate_label"), "video_decoder": ("video_decoder",)}
+OPTIONAL = {  # key of the index -> parts that come with it
+    "rates": ("interpolation", "rate_label"),
+    "video_decoder": ("video_decoder",),
+    "upsampler": ("upsampler", "upsampler_scheduler"),
+    "upsampler_temporal": ("upsampler_temporal",),
+}
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -81,6 +90,33 @@ def read_index(folder: Path) -> dict[str, Any]:
     if not (isinstance(size_hw, list) and len(size_hw) == 2 and all(isinstance(n, int) and n > 0 for n in size_hw)):
         raise ValueError(f"{path}: size_hw is {size_hw!r}; expected [height, width] in pixels")
     return index
+
+
+def sampling_of(index: dict[str, Any], key: str, kind: type[AnySampling]) -> AnySampling:
+    """The sampling that stands in a model's index under `key`.
+
+    Args:
+        index: what `read_index` gives.
+        key: such as predict_sampling.
+        kind: its fields are the valid keys.
+
+    Raises:
+        ValueError: unknown keys, an unknown sampler, or numbers that sample nothing.
+    """
+    place, stored = f"model {index['name']!r}: {key} in {INDEX}", index[key]
+    if not isinstance(stored, dict):
+        raise ValueError(f"{place}: {stored!r}, expected keys and values")
+    valid = [field.name for field in fields(kind)]
+    unknown = sorted(set(stored) - set(valid))
+    if unknown:
+        raise ValueError(f"{place}: unknown keys {', '.join(unknown)}; valid: {', '.join(valid)}")
+    samplers = [sampler.value for sampler in Sampler]
+    if stored.get("sampler") not in samplers:
+        raise ValueError(f"{place}: unknown sampler {stored.get('sampler')!r}; valid: {', '.join(samplers)}")
+    try:
+        return kind(**{**stored, "sampler": Sampler(stored["sampler"])})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{place}: {error}") from error
 
 
 def part_names(index: dict[str, Any]) -> tuple[str, ...]:

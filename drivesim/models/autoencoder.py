@@ -72,14 +72,20 @@ def _shift(autoencoder: Autoencoder) -> float:
 
 @torch.no_grad()
 def decode(autoencoder: Autoencoder, latents_TCHW: Tensor) -> NDArray[np.uint8]:
-    """uint8 frames (T, H, W, 3) of scaled latents (T, C, h, w), each frame by itself.
+    """uint8 frames (T, H, W, 3) of scaled latents (T, C, h, w), each frame by itself."""
+    return to_picture_range(decode_pictures(autoencoder, latents_TCHW))
+
+
+@torch.no_grad()
+def decode_pictures(autoencoder: Autoencoder, latents_TCHW: Tensor) -> Tensor:
+    """As `decode`, to float frames (T, 3, H, W) in [-1, 1] on the autoencoder's device.
 
     One frame goes through the network at a time, so that a frame's bytes do not depend on its neighbours.
     """
     config = autoencoder.config
     latents = latents_TCHW.to(autoencoder.device, autoencoder.dtype) / config.scaling_factor
     latents = latents + _shift(autoencoder)
-    return np.concatenate([to_picture_range(autoencoder.decode(latent).sample) for latent in latents.split(1)])
+    return torch.cat([autoencoder.decode(latent).sample.clamp(-1, 1) for latent in latents.split(1)])
 
 
 @torch.no_grad()

@@ -5,7 +5,9 @@ Legend: B clips, T frames, H x W pixels, C channels, D values of an embedding.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
+from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME, cached_file
+
+from drivesim.core.files import sha256_file
 
 try:  # transformers 5 has two; the one by Pillow resizes as OpenAI's own code does, whatever else is installed
     from transformers import CLIPImageProcessorPil as CLIPImageProcessor
@@ -20,13 +25,20 @@ except ImportError:
     from transformers import CLIPImageProcessor
 
 VIT_B_32 = "openai/clip-vit-base-patch32"
+VIT_B_32_SHA256 = "a63082132ba4f97a80bea76823f544493bffa8082296d62d71581a4feff1576f"  # of its pytorch_model.bin
 
 
 class TextFrameEmbedder:
     """A CLIP network with its tokenizer and its way of preparing pictures."""
 
-    def __init__(self, network: CLIPModel, tokenizer: CLIPTokenizer, processor: CLIPImageProcessor) -> None:
+    def __init__(
+        self, network: CLIPModel, tokenizer: CLIPTokenizer, processor: CLIPImageProcessor, is_standard: bool = False
+    ) -> None:
+        """Takes parts that belong together; `is_standard` = they are those of the published ViT-B/32."""
         self.network = network
+        self.is_standard = is_standard
+        self.feature_dim = int(network.config.projection_dim)
+        self.fingerprint = _digest(network)
         self.tokenizer = tokenizer
         self.processor = processor
 
@@ -52,7 +64,8 @@ class TextFrameEmbedder:
             if info[what]:
                 first = sorted(map(str, info[what]))[0]
                 raise ValueError(f"{folder_or_name}: {len(info[what])} {what.replace('_', ' ')}, the first is {first}")
-        return cls(network.eval().requires_grad_(False).to(device), tokenizer, processor)
+        network = network.eval().requires_grad_(False)
+        return cls(network.to(device), tokenizer, processor, is_standard=_is_published(folder_or_name))
 
     @torch.inference_mode()
     def texts(self, prompts: Sequence[str]) -> Tensor:
@@ -82,3 +95,23 @@ class TextFrameEmbedder:
         # the towers' own outputs: `get_text_features` returns another type since transformers 5
         vectors: Tensor = projection(output.pooler_output)
         return vectors.float().cpu()
+
+
+def _digest(network: CLIPModel) -> str:
+    """sha256 of all tensors with their names, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _is_published(folder_or_name: str) -> bool:
+    """Whether the weights that transformers has taken from there are the published file, by its bytes."""
+    for name in (SAFE_WEIGHTS_NAME, WEIGHTS_NAME):  # the first that is there is the one that it takes
+        try:
+            found = cached_file(folder_or_name, name, local_files_only=True)
+        except OSError:
+            continue
+        return found is not None and sha256_file(Path(found)) == VIT_B_32_SHA256
+    return False

@@ -136,7 +136,7 @@ class VideoDecoder(ModelMixin, ConfigMixin):
     @property
     def radius(self) -> int:
         """How many frames before and after a frame its picture depends on."""
-        return sum(layer.radius for level in self.temporal for layer in level)  # type: ignore[union-attr, misc]
+        return sum(layer.radius for layer in self.modules() if isinstance(layer, VideoConvLayer))
 
     def set_alpha(self, value: float) -> None:
         """Sets every alpha; 1.0 makes the video decoder the image decoder exactly."""
@@ -158,10 +158,7 @@ class VideoDecoder(ModelMixin, ConfigMixin):
         b = len(latents_BTCHW)
         h = self.unscaled(latents_BTCHW.flatten(0, 1))
         for layer, cut in self.layers(lead, trail):
-            if isinstance(layer, VideoConvLayer):
-                h = layer(h.unflatten(0, (b, -1)), cut).flatten(0, 1)
-            else:
-                h = of_each_frame(layer, h)
+            h = run_layer(layer, h, b, cut)
         return h.unflatten(0, (b, -1))
 
     def unscaled(self, latents_NCHW: Tensor) -> Tensor:
@@ -188,7 +185,8 @@ class VideoDecoder(ModelMixin, ConfigMixin):
     def _in_order(self) -> Iterator[nn.Module]:
         yield self.decoder.conv_in
         blocks: Any = [self.decoder.mid_block, *self.decoder.up_blocks]
-        for block, temporal in zip(blocks, self.temporal, strict=True):
+        levels: Any = self.temporal
+        for block, temporal in zip(blocks, levels, strict=True):
             attentions = getattr(block, "attentions", ())
             for index, resnet in enumerate(block.resnets):
                 yield resnet
@@ -198,11 +196,13 @@ class VideoDecoder(ModelMixin, ConfigMixin):
         yield from (self.decoder.conv_norm_out, self.decoder.conv_act, self.decoder.conv_out)
 
 
-def of_each_frame(layer: nn.Module, frames_NCHW: Tensor) -> Tensor:
-    """What a spatial layer makes of frames."""
-    # diffusers' residual blocks want to be told that there is no time embedding
-    made = layer(frames_NCHW, None) if isinstance(layer, ResnetBlock2D) else layer(frames_NCHW)
-    return made  # type: ignore[no-any-return]
+def run_layer(layer: nn.Module, frames_NCHW: Tensor, num_clips: int, cut: Cut) -> Tensor:
+    """A layer on the frames of clips, `(B T) C H W`; `cut` is for layers over time, the others see one frame each."""
+    if isinstance(layer, VideoConvLayer):
+        return layer(frames_NCHW.unflatten(0, (num_clips, -1)), cut).flatten(0, 1)  # type: ignore[no-any-return]
+    if isinstance(layer, ResnetBlock2D):
+        return layer(frames_NCHW, None)  # type: ignore[no-any-return] # there is no time embedding
+    return layer(frames_NCHW)  # type: ignore[no-any-return]
 
 
 def _quantisation(autoencoder: Autoencoder) -> dict[str, Any]:

@@ -29,6 +29,8 @@ class VideoUNet(nn.Module):
                     f"temporal stack does not fit the backbone: {key} is {tuple(temporal.config[key])}, "
                     f"the backbone has {tuple(shape[key])}"
                 )
+        if backbone.config.class_embeddings_concat:
+            raise ValueError("backbone: class_embeddings_concat; temporal layers need class embeddings that are added")
         self.backbone = backbone
         self.temporal = temporal
 
@@ -52,7 +54,9 @@ class VideoUNet(nn.Module):
             token_mask_BL: True = a token, False = padding; None = all are tokens.
             context_BTCHW: given frames and their mask (`conditioning.given_frames`); None = a stack without context.
             temporal_tokens_BLC: tokens for the temporal layers; None = a stack without cross-attention.
-            noise_level_B: diffusion step that the given frames are noised to; None = a stack that is not told.
+            noise_level_B: diffusion step of the noise in what each sample is conditioned on: told to all layers by a
+                backbone with a class embedding (the upsamplers), and to the temporal ones by a stack that was built to
+                be told (noisy given frames); None = neither.
 
         Returns:
             The prediction (B, T, C, H, W), of the kind the backbone was trained for.
@@ -61,7 +65,7 @@ class VideoUNet(nn.Module):
         unet = self.backbone
         run = _Run(
             # Repeated before the embedding: a matrix product of another batch size rounds differently.
-            time_embed=self._time_embedding(timestep_B.repeat_interleave(t), sample_BTCHW),
+            time_embed=self._time_embedding(timestep_B.repeat_interleave(t), _each(noise_level_B, t), sample_BTCHW),
             num_frames=t,
             tokens=tokens_BLC.repeat_interleave(t, dim=0),
             token_bias=_attention_bias(token_mask_BL, t, sample_BTCHW.dtype),
@@ -88,15 +92,22 @@ class VideoUNet(nn.Module):
         h = unet.conv_out(unet.conv_act(unet.conv_norm_out(h)))
         return h.unflatten(0, (b, t))
 
-    def _time_embedding(self, timestep_N: Tensor, like: Tensor) -> Tensor:
+    def _time_embedding(self, timestep_N: Tensor, noise_level_N: Tensor | None, like: Tensor) -> Tensor:
+        """(N, D), with the class embedding added where the backbone has one, as its own forward does."""
         unet = self.backbone
         embedding: Tensor = unet.time_embedding(unet.time_proj(timestep_N).to(like.dtype))
-        return embedding
+        of_class: Tensor | None = unet.get_class_embed(sample=like, class_labels=noise_level_N)
+        return embedding if of_class is None else embedding + of_class
 
     def _noise_embedding(self, noise_level_B: Tensor | None) -> Tensor | None:
         embed = self.temporal.noise_embed
-        assert (embed is None) == (noise_level_B is None), "a stack is told the noise level if it was built for it"
+        is_told = embed is not None or self.backbone.class_embedding is not None
+        assert is_told == (noise_level_B is not None), "the noise level is told to parts that were built to be told"
         return None if embed is None else embed(noise_level_B)
+
+
+def _each(values_B: Tensor | None, num_frames: int) -> Tensor | None:
+    return None if values_B is None else values_B.repeat_interleave(num_frames)
 
 
 def _at(block: nn.Module, name: str, index: int) -> Transformer2DModel | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -95,9 +96,16 @@ class VideoConvLayer(nn.Module):
 
     def forward(self, video_BTCHW: Tensor, cut: Cut = (0, 0)) -> Tensor:
         """(B, T, C, H, W) -> (B, T - sum(cut), C, H, W); of the frames cut at both ends at most `radius` each."""
-        b, t = video_BTCHW.shape[:2]
+        b = len(video_BTCHW)
         x = video_BTCHW
+        if torch.is_grad_enabled() and not x.requires_grad:
+            # The backward pass of torch 2.13's group norm on a CPU crashes where channels-last input needs no gradient.
+            x = x.detach().requires_grad_()
         for norm, conv, left_out in zip(self.norms, self.convs, self.cuts(cut), strict=True):
             x = conv(F.silu(norm(x.flatten(0, 1))).unflatten(0, (b, x.shape[1])), left_out)
-        spatial = video_BTCHW[:, cut[0] : t - cut[1]]
-        return self.mix(spatial, spatial + x)  # type: ignore[no-any-return]
+        return self.mixed(video_BTCHW, x, cut)
+
+    def mixed(self, video_BTCHW: Tensor, convolved_BTCHW: Tensor, cut: Cut) -> Tensor:
+        """The layer's output from its input, of which `cut` is left out, and from what the convolutions made of it."""
+        spatial = video_BTCHW[:, cut[0] : video_BTCHW.shape[1] - cut[1]]
+        return self.mix(spatial, spatial + convolved_BTCHW)  # type: ignore[no-any-return]

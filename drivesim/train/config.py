@@ -10,11 +10,13 @@ from drivesim.data.batches import CropConfig
 from drivesim.data.module import DataModuleConfig
 from drivesim.diffusion.settings import PredictionSamplingConfig, SamplingConfig, ScheduleConfig
 from drivesim.models.build import AutoencoderConfig, BackboneConfig, InterpolationConfig, TemporalConfig
+from drivesim.models.upsampler import UpsamplerConfig, UpsamplerTemporalConfig
 from drivesim.models.video_decoder import VideoDecoderConfig
 from drivesim.train.autoencoder import AutoencoderLossConfig
 from drivesim.train.interpolation import InterpolationLossConfig
 from drivesim.train.latent_ldm import ImageLossConfig, PredictionLossConfig
 from drivesim.train.optim import OptimConfig
+from drivesim.train.upsampler import UpsamplerLossConfig
 from drivesim.train.video_decoder import VideoDecoderLossConfig
 
 
@@ -26,6 +28,8 @@ class StageName(str, Enum):
     PREDICTION = "prediction"
     INTERPOLATION = "interpolation"
     VIDEO_DECODER = "video_decoder"
+    IMAGE_UPSAMPLER = "image_upsampler"
+    UPSAMPLER = "upsampler"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -55,8 +59,8 @@ class TrainConfig:
     joins: list[str] = field(default_factory=list)  # further model folders whose parts the exported model gets, too
     warm_start: str | None = None  # model folder whose weights of this stage's parts to begin with; None = fresh
     seed: int = 0  # of data order, noise and fresh weights
-    size_hw: list[int] = field(default_factory=lambda: [64, 128])  # height and width of the pictures
-    fps: float = 4.0  # key frames a second
+    size_hw: list[int] = field(default_factory=lambda: [64, 128])  # of the pictures, before they are upsampled
+    fps: float = 4.0  # key frames a second; of the upsampler's clips, their rate
     cache_fps: float = 4.0  # rate at which a source is cached; a whole multiple of fps
     cache_dir: str = "runs/cache"  # frames and latents, shared by runs
     weights: str = "float32"  # type of the exported weights: float32, float16, bfloat16
@@ -65,17 +69,21 @@ class TrainConfig:
     conditioner: ConditionerConfig = field(default_factory=ConditionerConfig)  # read by stage image
     temporal: TemporalConfig = field(default_factory=TemporalConfig)  # read by stage prediction
     interpolation: InterpolationConfig = field(default_factory=InterpolationConfig)  # read by stage interpolation
+    upsampler: UpsamplerConfig = field(default_factory=UpsamplerConfig)  # read by both stages of the upsampler
+    upsampler_temporal: UpsamplerTemporalConfig = field(default_factory=UpsamplerTemporalConfig)  # by stage upsampler
     video_decoder: VideoDecoderConfig = field(default_factory=VideoDecoderConfig)  # read by stage video_decoder
-    crop: CropConfig = field(default_factory=CropConfig)  # read by stages autoencoder and video_decoder
+    crop: CropConfig = field(default_factory=CropConfig)  # read by the stages that learn from pictures
     autoencoder_loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)  # stage autoencoder
     image_loss: ImageLossConfig = field(default_factory=ImageLossConfig)  # stage image
     prediction_loss: PredictionLossConfig = field(default_factory=PredictionLossConfig)  # stage prediction
     interpolation_loss: InterpolationLossConfig = field(default_factory=InterpolationLossConfig)  # stage interpolation
+    upsampler_loss: UpsamplerLossConfig = field(default_factory=UpsamplerLossConfig)  # both stages of the upsampler
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)  # noise; fixed by stages image, image_upsampler
     video_decoder_loss: VideoDecoderLossConfig = field(default_factory=VideoDecoderLossConfig)  # stage video_decoder
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)  # noise schedule, fixed by stage image
     design_sampling: SamplingConfig = field(default_factory=SamplingConfig)  # default of the exported model
     predict_sampling: PredictionSamplingConfig = field(default_factory=PredictionSamplingConfig)  # likewise
     interpolate_sampling: SamplingConfig = field(default_factory=SamplingConfig)  # default of the exported model
+    upsample_sampling: SamplingConfig = field(default_factory=SamplingConfig)  # default of the exported model
     optim: OptimConfig = field(default_factory=OptimConfig)  # optimizer
     loader: DataModuleConfig = field(default_factory=DataModuleConfig)  # batches
     trainer: TrainerConfig = field(default_factory=TrainerConfig)  # length, device, intervals

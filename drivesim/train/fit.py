@@ -89,7 +89,7 @@ def _stopped_as_others() -> Iterator[None]:
 def _identity(config: TrainConfig, source: ClipSource) -> dict[str, Any]:
     """What fixes a run's weights: settings, data, and the weights it begins with; not how often it logs."""
     settings = json.loads(json.dumps(asdict(config)))
-    for name in ("cache_dir", "data", "out"):
+    for name in ("cache_dir", "data", "joins", "out"):
         settings.pop(name, None)
     length = settings.pop("trainer")
     settings |= {name: length[name] for name in ("max_steps", "accumulate", "devices", "precision")}
@@ -104,7 +104,8 @@ def _identity(config: TrainConfig, source: ClipSource) -> dict[str, Any]:
 def _frames(config: TrainConfig, source: ClipSource, split: str) -> FrameCache | None:
     if split == "val" and not source.drives("val"):
         return None
-    size_hw = (config.size_hw[0], config.size_hw[1])
+    scale = RECIPES[StageName(config.stage)].scale(config)
+    size_hw = (scale * config.size_hw[0], scale * config.size_hw[1])
     return cache_frames(source, split, size_hw, config.cache_fps, Path(config.cache_dir))
 
 
@@ -155,10 +156,11 @@ def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None
         if frames is None:
             return None
         seed = derive_seed(config.seed, "data", split)
-        clip = {"num_frames": recipe.num_frames(config), "seed": seed}
+        num_frames, rates = recipe.num_frames(config), recipe.rates(config)
         if recipe.learns_from_pictures:
-            (fps,) = recipe.rates(config)
-            return FrameDataset(frames, **clip, fps=fps, crop=config.crop if split == "train" else None)
+            (fps,) = rates
+            crop, align_px = config.crop if split == "train" else None, recipe.align_px(config, parts)
+            return FrameDataset(frames, seed=seed, num_frames=num_frames, fps=fps, crop=crop, align_px=align_px)
         assert config.init is not None
         latents = cache_latents(
             frames,
@@ -166,7 +168,7 @@ def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None
             fingerprint(find_model(config.init), ["autoencoder"]),
             Path(config.cache_dir),
         )
-        return LatentClipDataset(latents, **clip, rates=recipe.rates(config))
+        return LatentClipDataset(latents, seed=seed, num_frames=num_frames, rates=rates)
 
     train = dataset("train")
     assert train is not None

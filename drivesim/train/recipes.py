@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,15 +12,17 @@ from torch import Tensor
 from drivesim.conditioning.driving import make_conditioner
 from drivesim.conditioning.rate_label import RateLabel
 from drivesim.diffusion.schedule import training_schedule
-from drivesim.diffusion.settings import Sampler, SamplingConfig
+from drivesim.diffusion.settings import as_facts
 from drivesim.models.autoencoder import downsampling
 from drivesim.models.build import make_autoencoder, make_backbone, make_interpolation_stack, make_temporal_stack
+from drivesim.models.upsampler import make_upsampler, make_upsampler_temporal
 from drivesim.models.video_decoder import VideoDecoder
 from drivesim.train.autoencoder import AutoencoderStage
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.interpolation import InterpolationStage
 from drivesim.train.latent_ldm import ImageStage, PredictionStage
 from drivesim.train.stage import Stage
+from drivesim.train.upsampler import UpsamplerStage, check_crop
 from drivesim.train.video_decoder import VideoDecoderStage
 
 Parts = dict[str, Any]  # of a model folder, by name
@@ -38,6 +40,8 @@ class Recipe:
     num_frames: Callable[[TrainConfig], int]  # of a training clip
     rates: Callable[[TrainConfig], list[float]]  # frame rates of training clips
     index: Callable[[TrainConfig], dict[str, Any]]  # facts that the exported model's index gets
+    scale: Callable[[TrainConfig], int] = lambda _: 1  # pixels of its pictures to one of `size_hw`, a side
+    align_px: Callable[[TrainConfig, Parts], int] = lambda *_: 1  # grid on which pieces of its pictures lie
     learns_from_pictures: bool = False  # or from pieces of them; False = from the latents of whole ones
 
     def example_batch(self, config: TrainConfig, parts: Parts, *, is_training: bool) -> dict[str, Tensor]:
@@ -53,7 +57,8 @@ class Recipe:
         if not is_training:
             b = min(b, config.loader.num_val_items)
         if self.learns_from_pictures:
-            piece_hw = config.crop.size_hw if is_training and config.crop.size_hw else (height, width)
+            whole_hw = [side * self.scale(config) for side in config.size_hw]
+            piece_hw = config.crop.size_hw if is_training and config.crop.size_hw else whole_hw
             clip = {"frames_BTCHW": torch.zeros(b, t, 3, *piece_hw)}
         else:
             f = downsampling(parts["autoencoder"])
@@ -92,22 +97,65 @@ def _make_interpolation(config: TrainConfig, parts: Parts) -> Parts:
     }
 
 
+def _make_image_upsampler(config: TrainConfig, parts: Parts) -> Parts:
+    _check_upsampler(config, parts)
+    return {
+        "upsampler": make_upsampler(config.upsampler, (config.size_hw[0], config.size_hw[1])),
+        "upsampler_scheduler": training_schedule(config.schedule, ends_clean=True),
+    }
+
+
+def _make_upsampler(config: TrainConfig, parts: Parts) -> Parts:
+    _check_upsampler(config, parts)
+    return {"upsampler_temporal": make_upsampler_temporal(config.upsampler_temporal, parts["upsampler"])}
+
+
+def _check_upsampler(config: TrainConfig, parts: Parts) -> None:
+    check_crop(config.crop.size_hw, config.upsampler, config.size_hw, _upsampler_grid_px(config, parts))
+
+
+def _upsampler_grid_px(config: TrainConfig, parts: Parts) -> int:
+    """Of small pixels, or of latents where small pictures come from the autoencoder."""
+    through = config.upsampler_loss.through_autoencoder
+    return config.upsampler.scale * (downsampling(parts["autoencoder"]) if through else 1)
+
+
+def _upsampler_stage(config: TrainConfig, parts: Parts) -> UpsamplerStage:
+    return UpsamplerStage(
+        parts,
+        config.upsampler,
+        loss=config.upsampler_loss,
+        sampling=config.upsample_sampling,
+        optim=config.optim,
+        seed=config.seed,
+        fps=config.fps,
+    )
+
+
+def _image_upsampler_index(config: TrainConfig) -> dict[str, Any]:
+    own = config.upsampler
+    facts = {name: getattr(own, name) for name in ("scale", "patch_px", "detail_gain", "noise_level")}
+    return {"upsampler": facts, "upsample_sampling": as_facts(config.upsample_sampling)}
+
+
+def _upsampler_index(config: TrainConfig) -> dict[str, Any]:
+    own = config.upsampler_temporal
+    portions = {"portion": own.num_frames, "overlap": own.overlap}
+    return _image_upsampler_index(config) | {"upsampler_temporal": portions}
+
+
 def _prediction_index(config: TrainConfig) -> dict[str, Any]:
     return {
         "fps": config.fps,
         "size_hw": list(config.size_hw),
         "num_given": max(config.prediction_loss.given),
-        "design_sampling": _plain(config.design_sampling),
-        "predict_sampling": _plain(config.predict_sampling),
+        "design_sampling": as_facts(config.design_sampling),
+        "predict_sampling": as_facts(config.predict_sampling),
     }
 
 
 def _interpolation_index(config: TrainConfig) -> dict[str, Any]:
-    return {"rates": config.interpolation.rates, "interpolate_sampling": _plain(config.interpolate_sampling)}
-
-
-def _plain(sampling: SamplingConfig) -> dict[str, Any]:
-    return asdict(sampling) | {"sampler": Sampler(sampling.sampler).value}
+    return {"rates": config.interpolation.rates, "interpolate_sampling": as_facts(config.interpolate_sampling)}
 
 
 _IMAGE = ("autoencoder", "backbone", "conditioner", "scheduler")
@@ -148,7 +196,7 @@ RECIPES: dict[StageName, Recipe] = {
         index=_prediction_index,
     ),
     StageName.INTERPOLATION: Recipe(
-        needs=(*_IMAGE, "temporal"),
+        needs=_IMAGE,
         trains=("interpolation", "rate_label"),
         make=_make_interpolation,
         stage=lambda config, parts: InterpolationStage(
@@ -169,5 +217,29 @@ RECIPES: dict[StageName, Recipe] = {
         rates=lambda config: [config.video_decoder.fps],
         index=lambda config: {"video_decoder": {"fps": config.video_decoder.fps}},
         learns_from_pictures=True,
+    ),
+    StageName.IMAGE_UPSAMPLER: Recipe(
+        needs=("autoencoder",),
+        trains=("upsampler",),
+        make=_make_image_upsampler,
+        stage=_upsampler_stage,
+        num_frames=lambda _: 1,
+        rates=lambda config: [config.fps],
+        index=_image_upsampler_index,
+        learns_from_pictures=True,
+        scale=lambda config: config.upsampler.scale,
+        align_px=_upsampler_grid_px,
+    ),
+    StageName.UPSAMPLER: Recipe(
+        needs=("autoencoder", "upsampler", "upsampler_scheduler"),
+        trains=("upsampler_temporal",),
+        make=_make_upsampler,
+        stage=_upsampler_stage,
+        num_frames=lambda config: config.upsampler_temporal.num_frames,
+        rates=lambda config: [config.fps],
+        index=_upsampler_index,
+        learns_from_pictures=True,
+        scale=lambda config: config.upsampler.scale,
+        align_px=_upsampler_grid_px,
     ),
 }

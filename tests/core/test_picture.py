@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -51,6 +52,13 @@ def test_sixteen_bits_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((16, 16), np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(ValueError, match="8 bits a channel"):
         load_picture(tmp_path / "deep.png")
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_in_colour_are_refused(tmp_path: Path, suffix: str) -> None:
+    cv2.imwrite(str(tmp_path / f"deep.{suffix}"), np.full((16, 16, 3), 30000, np.uint16))
+    with pytest.raises(ValueError, match="deep.*16 bits a channel; expected 8"):
+        load_picture(tmp_path / f"deep.{suffix}")
 
 
 def test_a_file_that_is_no_picture_is_refused(tmp_path: Path) -> None:

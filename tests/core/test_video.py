@@ -167,3 +167,21 @@ def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
         probe(tmp_path / "notes.mp4")
     with pytest.raises(FileNotFoundError, match="no such file"):
         probe(tmp_path / "none.mp4")
+
+
+def test_an_avi_whose_frames_are_coded_out_of_order_shows_them_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "b_frames.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        stream.options = {"bf": "3", "b_strategy": "0", "b-adapt": "0"}
+        for index in range(NUM_FRAMES):
+            frame = av.VideoFrame.from_ndarray(_frame(index), format="rgb24")
+            frame.pts = index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    times_s, frames = zip(*iter_frames(path), strict=True)
+    assert [_number(frame) for frame in frames] == list(range(NUM_FRAMES))
+    assert times_s == pytest.approx(np.arange(NUM_FRAMES) / 10)
+    assert probe(path).timestamps_s == pytest.approx(np.arange(NUM_FRAMES) / 10)
+    assert [_number(frame) for frame in read_at(path, np.array([3.0, 0.1, 5.9]))] == [30, 1, 59]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from drivesim.core.picture import save_png
 from drivesim.core.video import VideoWriter
-from drivesim.evaluate.clips import fit, indexed_clips, iter_clips, resample
+from drivesim.evaluate.clips import ClipCutter, fit, iter_clips, resample
 from drivesim.evaluate.protocol import ClipChoice, Crop, ProtocolConfig, ResizeFilter
 from drivesim.evaluate.videos import Video, as_videos, find_videos
 
@@ -207,9 +207,9 @@ def test_random_clips_start_anywhere_and_always_in_the_same_place() -> None:
 
 
 def test_a_clip_knows_its_first_frame() -> None:
-    config = ProtocolConfig(num_frames=3)
-    clips = indexed_clips(Video(name="v", frames=counting(8)), config, (16, 32), skip_frames=2)
-    assert [(start, numbers(clip)[0]) for start, clip in clips] == [(2, 2), (5, 5)]
+    cutter = ClipCutter(ProtocolConfig(num_frames=3), (16, 32), "v", skip_frames=2)
+    clips = [clip for index, frame in enumerate(counting(8)) for clip in cutter.push(float(index), frame)]
+    assert [(start, numbers(clip)[0]) for start, clip in [*clips, *cutter.finish()]] == [(2, 2), (5, 5)]
 
 
 def test_contact_sheet_beside_videos_is_no_video(tmp_path: Path) -> None:
@@ -252,10 +252,25 @@ def test_arrays_that_are_no_video_are_refused(tmp_path: Path) -> None:
             list(video.timed_frames(None))
 
 
-@pytest.mark.parametrize("field", ["num_frames", "frame_stride", "spacing_frames", "max_clips"])
-def test_protocol_without_meaning_is_refused(field: str) -> None:
-    with pytest.raises(ValueError, match=field):
-        ProtocolConfig(**{field: 0})  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_frames", 0), ("frame_stride", 0), ("spacing_frames", 0), ("max_clips", 0), ("fps", 0.0),
+        ("untimed_fps", -1.0), ("root_eps", 0.0), ("size_hw", (0, 0)), ("size_hw", (224, -1)), ("extractors", []),
+        ("context_frames", -1),
+    ],
+)  # fmt: skip
+def test_protocol_without_meaning_is_refused(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"protocol.{field} is"):
+        ProtocolConfig(**{field: value})  # type: ignore[arg-type]
+
+
+def test_lvdm_cuts_63_of_256_grey_levels_off() -> None:
+    frames = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
+    cutter = ClipCutter(ProtocolConfig(num_frames=1), (16, 16), "v", truncates=True)
+    ((_, clip),) = cutter.push(0.0, frames[0])
+    lowered = frames.astype(int) - clip
+    assert set(np.unique(lowered)) == {0, 1} and (lowered[..., 0] == 1).sum() == 63
 
 
 @pytest.mark.parametrize("damage", ["a member", "the rate"])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from drivesim.core.files import sha256_file
 from drivesim.core.weights_files import Checksum, git_blob_sha1
+from drivesim.evaluate.clip_network import ClipNetwork
 from drivesim.evaluate.extractors import (
     EXTRACTORS,
     STANDARD_NETWORKS,
@@ -21,6 +22,7 @@ from drivesim.evaluate.extractors import (
     make_extractor,
 )
 from drivesim.evaluate.frames import as_uint8
+from drivesim.evaluate.i3d import NetworkResize
 from drivesim.evaluate.inception_score import InceptionScore
 
 # The published networks are TorchScript files, so TorchScript it is as long as torch has it.
@@ -31,8 +33,13 @@ class TinyI3D(nn.Module):
     """Called like the public I3D TorchScript file; squeezes a batch of one, as that does."""
 
     def forward(self, x: Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False) -> Tensor:
-        assert rescale and resize and return_features and x.shape[1] == 3
-        means = (2.0 * x.float() / 255 - 1).mean(dim=[3, 4])
+        assert rescale == resize and return_features and x.shape[1] == 3
+        if resize:
+            assert x.dtype == torch.uint8
+            x = 2.0 * x.float() / 255 - 1
+        else:
+            assert x.shape[3] == 224 and x.shape[4] == 224
+        means = x.mean(dim=[3, 4])
         return torch.cat([means.mean(dim=2), means.std(dim=2)], dim=1).squeeze(0)
 
 
@@ -107,6 +114,38 @@ def test_i3d_file_is_loaded_by_path_and_called_as_published(i3d_file: Path) -> N
     means = (2 * batch.astype(np.float64) / 255 - 1).mean(axis=(2, 3)).mean(axis=1)
     np.testing.assert_allclose(features[:, :3].numpy(), means, atol=1e-5)
     assert extractor(batch[:1]).shape == (1, 6)  # squeezed by the network, restored by us
+
+
+def test_a_resize_of_our_own_replaces_that_of_the_file(i3d_file: Path) -> None:
+    config = ExtractorConfig(
+        name="i3d-torchscript", weights=str(i3d_file), sha256=sha256_file(i3d_file), feature_dim=6,
+        resize=NetworkResize.SQUASH_TF1,
+    )  # fmt: skip
+    extractor = make_extractor(config)
+    assert extractor.name == "i3d-torchscript, squash-tf1"
+    frames = np.zeros((1, 9, 2, 2, 3), dtype=np.uint8)
+    frames[:, :, :, 1] = 255  # by corners, 3 of 4 columns are interpolated or right: the mean lies above the middle
+    means = extractor(frames)[0, :3]
+    np.testing.assert_allclose(means.numpy(), 2 * (0.25 + 0.5) - 1, atol=0.01)
+    with pytest.raises(ValueError, match="resize is a setting of"):
+        make_extractor(ExtractorConfig(resize=NetworkResize.SQUASH))
+
+
+def test_our_own_network_of_other_weights_is_checked_like_all(tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    ClipNetwork().save(path)
+    blob = git_blob_sha1(path)
+    found = make_extractor(ExtractorConfig(weights=str(path), git_blob_sha1=blob))
+    assert found.fingerprint == sha256_file(path)
+    with pytest.raises(ValueError, match=f"its git blob id is {blob}, expected 0000"):
+        make_extractor(ExtractorConfig(weights=str(path), git_blob_sha1="0000"))
+    cache = str(tmp_path / "cache")
+    with pytest.raises(ValueError, match="weights from a URL need"):
+        make_extractor(ExtractorConfig(weights=path.as_uri(), cache_folder=cache))
+    config = ExtractorConfig(weights=path.as_uri(), sha256=sha256_file(path), cache_folder=cache)
+    assert make_extractor(config).fingerprint == found.fingerprint
+    with pytest.raises(FileNotFoundError, match="absent.safetensors"):
+        make_extractor(ExtractorConfig(weights=str(tmp_path / "absent.safetensors"), sha256="0" * 64))
 
 
 def test_other_weights_than_the_standard_ones_are_not_called_fvd(i3d_file: Path) -> None:

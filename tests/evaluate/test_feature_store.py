@@ -187,7 +187,12 @@ def test_features_keep_their_times_and_origin(sets: tuple[Path, Path], tmp_path:
     header = path.read_bytes()
     length = int.from_bytes(header[:8], "little")
     origin = json.loads(header[8 : 8 + length])["__metadata__"]
-    assert origin == {"name": "v_000.mp4", "sha256": row["sha256"], "drive": "generated v_000.mp4"}
+    assert origin == {
+        "name": "v_000.mp4",
+        "sha256": row["sha256"],
+        "drive": "generated v_000.mp4",
+        "source_hw": "16x32",
+    }
     described = read_json(path.parent / "recipe.json")
     assert described["clips"]["skip_frames"] == 2
     assert described["extractor"]["weights_sha256"] == "a"
@@ -203,7 +208,14 @@ CHANGES = {
     "num_frames": 5, "fps": 3.0, "frame_stride": 2, "spacing_frames": 1, "clip_choice": ClipChoice.FIRST,
     "untimed_fps": 9.0, "resize": ResizeFilter.BILINEAR, "crop": Crop.NONE,
 }  # fmt: skip
-NO_CHANGES = {"name": "x", "max_clips": 3, "covariance": Covariance.POPULATION, "data_set": "x", "seed": 5}
+NO_CHANGES = {
+    "name": "x",
+    "max_clips": 3,
+    "covariance": Covariance.POPULATION,
+    "data_set": "x",
+    "seed": 5,
+    "root_eps": 1e-9,
+}
 
 
 def recipe(protocol: ProtocolConfig, variant: Variant = Variant.PLAIN, size: int = 8, skip: int = 0) -> str:
@@ -228,9 +240,10 @@ def test_size_given_frames_weights_and_variant_make_other_recipes() -> None:
         recipe(PROTOCOL, size=9),
         recipe(PROTOCOL, skip=1),
         make_recipe(other, PROTOCOL, (8, 8), 0, Variant.PLAIN).digest,
+        make_recipe(Ends(), PROTOCOL, (8, 8), 0, Variant.PLAIN, truncates=True).digest,
         *(recipe(replace(PROTOCOL, seed=seed), Variant.SHUFFLED) for seed in (0, 1)),
         *(recipe(replace(PROTOCOL, seed=seed, clip_choice=ClipChoice.RANDOM)) for seed in (0, 1)),
         recipe(replace(PROTOCOL, crop=Crop.AFTER_CENTRE)),
         recipe(replace(PROTOCOL, crop=Crop.AFTER_CENTRE, resize_hw=(9, 9))),
     }
-    assert len(found) == 10
+    assert len(found) == 11

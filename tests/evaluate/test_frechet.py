@@ -193,3 +193,29 @@ def test_metrics_of_two_processes_reduce_to_one(clips: NDArray[np.uint8]) -> Non
     torch.testing.assert_close(first._reductions["real"](gathered), whole.real, rtol=1e-12, atol=1e-7)
     first.merge_state(second)
     assert float(first.compute()) == pytest.approx(float(whole.compute()), rel=1e-9)
+
+
+def of_tensorflow_gan(x: Array, y: Array, eps: float) -> float:
+    """The distance by singular value decompositions with a threshold, written out."""
+
+    def root(matrix: Array) -> Array:
+        u, s, vh = np.linalg.svd(matrix)
+        return (u * np.where(s < eps, s, np.sqrt(s))) @ vh
+
+    a, b = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    half = root(a)
+    gap = x.mean(axis=0) - y.mean(axis=0)
+    return float(np.trace(a + b) - 2 * np.trace(root(half @ b @ half)) + gap @ gap)
+
+
+@pytest.mark.parametrize(("num", "eps"), [(40, 1e-10), (5, 1e-10), (40, 0.5)])
+def test_small_singular_values_are_not_rooted_where_a_protocol_says_so(num: int, eps: float) -> None:
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(num, 8)), rng.normal(0.2, 1.3, size=(num, 8))
+    sides = [FrechetStatistics.empty(8) for _ in range(2)]
+    for side, vectors in zip(sides, (x, y), strict=True):
+        side.update(vectors)
+    found = frechet_distance(*sides, root_eps=eps)
+    assert found == pytest.approx(of_tensorflow_gan(x, y, eps), rel=1e-9)
+    exact = frechet_distance(*sides)
+    assert (found == pytest.approx(exact, rel=1e-6)) == (eps < 0.1)

@@ -29,6 +29,7 @@ from drivesim.evaluate.i3d import (
     NetworkResize,
     max_pool_same,
     network_input,
+    resize_tf1,
     same_padding,
 )
 
@@ -334,10 +335,34 @@ def test_settings_that_change_features_stand_in_the_name(file: Path) -> None:
 
 @pytest.mark.parametrize("settings", [{"batch_norm_eps": 1e-5}, {"resize": NetworkResize.SQUASH}])
 def test_settings_of_i3d_are_refused_elsewhere(settings: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="settings of i3d-kinetics400 alone"):
+    with pytest.raises(ValueError, match="setting of .*i3d-kinetics400 alone"):
         make_extractor(ExtractorConfig(**settings))  # type: ignore[arg-type]
 
 
 def test_another_file_than_the_published_one_is_refused(file: Path) -> None:
     with pytest.raises(ValueError, match="expected a867b87ac3a9097d200598b1d48a1b890d8ec744.*TATS"):
         make_extractor(ExtractorConfig(name="i3d-kinetics400", weights=str(file)))
+
+
+@pytest.mark.parametrize(("size", "target"), [((7, 10), (4, 6)), ((5, 6), (12, 13)), ((299, 2), (224, 3))])
+def test_tensorflow_1_puts_pixels_by_their_corners(size: tuple[int, int], target: tuple[int, int]) -> None:
+    picture = np.random.default_rng(0).uniform(0, 255, size=size)
+    expected = np.zeros(target)
+    for row in range(target[0]):
+        for column in range(target[1]):
+            y, x = row * size[0] / target[0], column * size[1] / target[1]
+            top, left = int(y), int(x)
+            bottom, right = min(top + 1, size[0] - 1), min(left + 1, size[1] - 1)
+            upper = picture[top, left] + (picture[top, right] - picture[top, left]) * (x - left)
+            lower = picture[bottom, left] + (picture[bottom, right] - picture[bottom, left]) * (x - left)
+            expected[row, column] = upper + (lower - upper) * (y - top)
+    found = resize_tf1(torch.from_numpy(picture).float()[None, None], target)
+    np.testing.assert_allclose(found[0, 0].numpy(), expected, atol=0.01)
+
+
+def test_the_original_fvd_resizes_before_the_network() -> None:
+    frames = np.random.default_rng(1).integers(0, 256, size=(1, 2, 8, 448, 3), dtype=np.uint8)
+    found = network_input(frames, NetworkResize.SQUASH_TF1)
+    assert found.shape == (1, 3, 2, 224, 224)
+    np.testing.assert_allclose(found[0, :, 0, 0].numpy(), frames[0, 0, 0, ::2].T * (2 / 255) - 1, atol=1e-5)
+    assert not torch.allclose(found, network_input(frames, NetworkResize.SQUASH))

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,3 +91,50 @@ def test_gathered_processes_equal_one(name: str, cuts: list[int]) -> None:
     gathered = zip(*(states(metric) for metric in others), strict=True) if others else iter([()] * 9)
     found, expected = (np.atleast_1d(torch.as_tensor(metric.compute())) for metric in (first, whole))
     np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def random_clips() -> Clips:
+    return np.random.default_rng(1).integers(0, 256, size=(24, 4, 6, 8, 3), dtype=np.uint8)
+
+
+def found_by(metric: Metric) -> list[float]:
+    return np.atleast_1d(torch.as_tensor(metric.compute())).tolist()
+
+
+def be_a_process(rank: int, folder: Path) -> None:
+    """One of two processes with an uneven share of the clips; writes what it computes after synchronisation."""
+    clips = random_clips()[:9] if rank == 0 else random_clips()[9:]
+    store = (folder / "meeting").as_uri()
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    values = {}
+    for name, (make, fill) in MAKERS.items():
+        metric = make()
+        fill(metric, clips)
+        values[name] = found_by(metric)
+        metric.reset()
+        fill(metric, clips)
+        values[f"{name}, again"] = found_by(metric)
+    torch.distributed.destroy_process_group()
+    (folder / f"{rank}.json").write_text(json.dumps(values))
+
+
+def test_two_real_processes_equal_one(tmp_path: Path) -> None:
+    command = [sys.executable, __file__, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    processes = [
+        subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True, env=environment) for rank in range(2)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors
+    for rank in range(2):
+        values = json.loads((tmp_path / f"{rank}.json").read_text())
+        for name, (make, fill) in MAKERS.items():
+            whole = make()
+            fill(whole, random_clips())
+            for found in (values[name], values[f"{name}, again"]):
+                np.testing.assert_allclose(found, found_by(whole), rtol=1e-9)
+
+
+if __name__ == "__main__":
+    be_a_process(int(sys.argv[2]), Path(sys.argv[1]))

@@ -29,7 +29,9 @@ def card(num_clips: int = 2048, standard: bool = True, metric: str = "FVD", **ch
     protocol = {name: getattr(config, name) for name in names} | {"covariance": "population", "data_set": "RDS"}
     return ProtocolCard(
         protocol=protocol | changes,
-        extractors=[{"name": "i3d-torchscript", "metric": metric, "is_standard": standard}],
+        extractors=[
+            {"name": "i3d-torchscript", "metrics": [metric], "is_standard": standard, "is_published": standard}
+        ],
         generated=SetCard(name="a", num_clips=num_clips),
         real=SetCard(name="b", num_clips=2048),
         versions={},
@@ -77,10 +79,6 @@ def test_a_card_that_differs_shows_nothing_and_says_why(changes: dict[str, objec
     assert words in reason
 
 
-def test_an_installation_without_the_folder_shows_nothing() -> None:
-    assert published_beside(card(), None) == ([], [])
-
-
 @pytest.mark.parametrize(
     "text", ["[]", "protocol: x", "protocol: x\nresults: [{model: y}]", "protocol: x\ncard: {fsp: 3}\nresults: []"]
 )
@@ -90,21 +88,49 @@ def test_a_file_that_is_none_is_named(text: str, tmp_path: Path) -> None:
         load_published(tmp_path / "published.yaml")
 
 
-# What `evaluators.md` says of each: frames, stride, rate, clips, divisor.
+def test_what_others_call_fvd_stands_beside_their_own_network_alone() -> None:
+    config = preset("vista")
+    (file,) = [path for path in FILES if path.parent.name == "vista"]
+    network = {"name": "i3d-kinetics400, eps 1e-05", "metrics": ["x"], "is_standard": False, "is_published": True}
+    found = card(
+        5369, **{name: getattr(config, name) for name in load_published(file).card}, name="vista", data_set="nuScenes"
+    )
+    found.real.num_clips = 5369
+    found.extractors = [network]
+    assert [result.value for result in published_beside(found, file.parents[1])[0]] == [89.4]
+    for changed in ({"is_published": False}, {"name": "i3d-torchscript", "is_standard": True, "metrics": ["FVD"]}):
+        found.extractors = [network | changed]
+        assert published_beside(found, file.parents[1]) == ([], [])
+
+
+I3D = ("i3d-torchscript", None, None)
+PORT = ("i3d-kinetics400", 1e-5, "squash")
+# What the references do: frames, stride, rate, clips, divisor, root's epsilon, networks with epsilon and resize.
 TABLE = {
-    "video_ldm": (16, 1, 30.0, 2048, "population"),
-    "stylegan_v_16": (16, 1, None, 2048, "population"),
-    "stylegan_v_128": (128, 1, None, 2048, "population"),
-    "stylegan_v_16_stride8": (16, 8, None, 2048, "population"),
-    "vista": (25, 1, 10.0, 5369, "unbiased"),
-    "magicdrive": (16, 1, 12.0, None, "unbiased"),
-    "ucf101": (16, 1, None, 10000, "population"),
-    "msrvtt": (16, 1, None, 2990, "population"),
+    "video_ldm": (16, 1, 30.0, 2048, "population", None, [I3D]),
+    "video_ldm_fid": (1, 1, 30.0, 10000, "unbiased", None, [("inception-2015", None, None)]),
+    "stylegan_v_16": (16, 1, None, 2048, "population", None, [I3D]),
+    "stylegan_v_128": (128, 1, None, 2048, "population", None, [I3D]),
+    "stylegan_v_16_stride8": (16, 8, None, 2048, "population", None, [I3D]),
+    "vista": (25, 1, 10.0, 5369, "unbiased", 1e-10, [PORT]),
+    "magicdrive": (16, 1, 12.0, None, "unbiased", None, [I3D]),
+    "opendwm": (16, 1, 10.0, None, "unbiased", None, [I3D]),
+    "original": (16, 1, None, None, "unbiased", 1e-10, [("i3d-torchscript", None, "squash-tf1")]),
+    "videogpt": (16, 1, None, None, "unbiased", 1e-10, [("i3d-kinetics400", 1e-5, "short-side")]),
+    "tats": (16, 1, None, None, "unbiased", 1e-10, [PORT]),
+    "ucf101": (16, 1, None, 10000, "population", None, [I3D, ("c3d-ucf101", None, None)]),
+    "msrvtt": (16, 1, None, 2990, "unbiased", None, [("clip-vit-b-32", None, None)]),
 }
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_presets_are_as_published(name: str) -> None:
     found = preset(name)
-    assert (found.num_frames, found.frame_stride, found.fps, found.max_clips, found.covariance.value) == TABLE[name]
-    assert [extractor.name for extractor in found.extractors] == ["i3d-torchscript"]
+    networks = [(one.name, one.batch_norm_eps, one.resize and one.resize.value) for one in found.extractors]
+    clips = (found.num_frames, found.frame_stride, found.fps, found.max_clips)
+    assert (*clips, found.covariance.value, found.root_eps, networks) == TABLE[name]
+    assert found.truncate_real == (name == "vista")
+
+
+def test_no_preset_is_left_out() -> None:
+    assert {*TABLE, "keyframes"} == set(PRESETS)

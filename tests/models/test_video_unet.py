@@ -8,7 +8,7 @@ from drivesim.models.temporal_stack import TemporalStack
 from drivesim.models.video_unet import VideoUNet
 
 
-def make_backbone(linear: bool = False, layers: int = 2) -> UNet2DConditionModel:
+def make_backbone(linear: bool = False, layers: int = 2, **told: object) -> UNet2DConditionModel:
     torch.manual_seed(0)
     return UNet2DConditionModel(
         sample_size=(8, 16),
@@ -22,6 +22,7 @@ def make_backbone(linear: bool = False, layers: int = 2) -> UNet2DConditionModel
         attention_head_dim=(2, 4),
         use_linear_projection=linear,
         norm_num_groups=8,
+        **told,
     ).eval()
 
 
@@ -56,6 +57,38 @@ def test_alpha_one_gives_the_backbones_output_bit_for_bit(linear: bool, layout: 
     assert not torch.equal(mixed, expected)
     stack.set_alpha(1.0)
     assert torch.equal(video(sample, steps, tokens, token_mask_BL=mask, context_BTCHW=context), expected)
+
+
+@pytest.mark.parametrize("told", [{"class_embed_type": "timestep"}, {"num_class_embeds": 300}])
+@torch.no_grad()
+def test_a_noise_level_is_told_as_the_backbone_tells_its_class_labels(told: dict[str, object]) -> None:
+    backbone = make_backbone(**told)
+    stack = with_random_weights(TemporalStack.for_backbone(backbone, num_frames=3))
+    stack.set_alpha(1.0)
+    video = VideoUNet(backbone, stack)
+    sample, steps, tokens = torch.randn(2, 3, 4, 8, 16), torch.tensor([7, 800]), torch.randn(2, 6, 24)
+    levels = torch.tensor([0, 250])
+    expected = backbone(
+        sample.flatten(0, 1),
+        steps.repeat_interleave(3),
+        tokens.repeat_interleave(3, 0),
+        class_labels=levels.repeat_interleave(3),
+    ).sample.unflatten(0, (2, 3))
+    assert torch.equal(video(sample, steps, tokens, noise_level_B=levels), expected)
+    assert not torch.equal(video(sample, steps, tokens, noise_level_B=levels.flip(0)), expected)
+    stack.set_alpha(0.5)  # the temporal layers are told as well
+    layer = stack.down_blocks[0].resnets[0].block
+    told_apart = []
+    layer.time_emb_proj.register_forward_pre_hook(lambda _, args: told_apart.append(args[0]))
+    for level in (levels, levels.flip(0)):
+        video(sample, steps, tokens, noise_level_B=level)
+    assert not torch.equal(told_apart[0], told_apart[1])
+
+
+def test_a_backbone_that_concatenates_its_class_embedding_is_refused() -> None:
+    backbone = make_backbone(class_embed_type="timestep", class_embeddings_concat=True)
+    with pytest.raises(ValueError, match="class_embeddings_concat"):
+        VideoUNet(backbone, TemporalStack.for_backbone(backbone))
 
 
 @torch.no_grad()

@@ -1,0 +1,107 @@
+"""From latents to the frames of the video: decoded with their neighbours, upsampled in portions, in a stream.
+
+Axes: T frames, C channels, h w latent pixels or pixels of small pictures, H W pixels of the video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from drivesim.core.finite import check_finite
+from drivesim.core.seeds import Key
+from drivesim.families.upsample import Pending, UpsamplingModel, upsample_next, upsample_portion
+from drivesim.models.autoencoder import Autoencoder, decode_pictures, downsampling, to_picture_range
+from drivesim.models.upsampler import COLOURS
+from drivesim.models.video_decoder import VideoDecoder
+from drivesim.models.video_decoding import decode_clip
+
+FRAMES_AT_ONCE = 16  # of the decoder; memory does not depend on how many frames come at once
+
+
+# In the names of what is pending.
+_DECODE = "decode."
+_UPSAMPLE = "upsample."
+
+
+class Finishing:
+    """What turns latents into the frames of a video.
+
+    Args:
+        parts: of the model; without a video decoder the autoencoder decodes frame by frame, without an upsampler frames
+            stay as large as they are decoded.
+        index: the model's facts.
+        fps: of the video, for messages.
+    """
+
+    def __init__(self, parts: dict[str, Any], index: dict[str, Any], fps: float):
+        self.autoencoder: Autoencoder = parts["autoencoder"]
+        self.video_decoder: VideoDecoder | None = parts.get("video_decoder")
+        self.upsampling, self.alone = None, None  # for videos, and for single pictures
+        if "upsampler" in index:
+            self.upsampling = UpsamplingModel.from_parts(parts, index)
+            self.alone = UpsamplingModel.from_parts(parts, index, frame_by_frame=True)
+        self.fps = fps
+
+    @property
+    def scale(self) -> int:
+        """Pixels of the video to one of a decoded picture, a side."""
+        return 1 if self.upsampling is None else self.upsampling.networks.scale
+
+    def still(self, latents_CHW: Tensor, key: tuple[Key, ...]) -> NDArray[np.uint8]:
+        """A single picture (H, W, 3): the image decoder's, upsampled by itself."""
+        picture_1Chw = decode_pictures(self.autoencoder, latents_CHW[None])
+        if self.alone is not None:
+            picture_1Chw = upsample_portion(self.alone, picture_1Chw, first_frame=0, key=key)
+        return to_picture_range(picture_1Chw)[0]
+
+    def push(
+        self, pending: Pending, latents_TCHW: Tensor, *, key: tuple[Key, ...], is_last: bool
+    ) -> tuple[Pending, NDArray[np.uint8]]:
+        """Frames that these latents complete; see `rollout.model.PredictionModel.finish`."""
+        undecoded, small_TChw = self._decoded(_of(_DECODE, pending), latents_TCHW, is_last=is_last)
+        if self.upsampling is None:
+            return _named(_DECODE, undecoded), to_picture_range(small_TChw)
+        waiting = _of(_UPSAMPLE, pending)
+        waiting, frames_THWC = upsample_next(self.upsampling, waiting, small_TChw, key=key, is_last=is_last)
+        return _named(_DECODE, undecoded) | _named(_UPSAMPLE, waiting), frames_THWC
+
+    def _decoded(self, waiting: Pending, latents_TCHW: Tensor, *, is_last: bool) -> tuple[Pending, Tensor]:
+        """Small frames (T, 3, h, w) in [-1, 1] whose neighbours are all known, and the latents still needed."""
+        latents = latents_TCHW.cpu()
+        lead, number = 0, 0  # latents in front that are decoded already; number of the next frame
+        if waiting:
+            latents = torch.cat([waiting["latents"], latents])
+            lead, number = waiting["counts"].tolist()
+        radius = 0 if self.video_decoder is None else self.video_decoder.radius
+        last = len(latents) if is_last else max(lead, len(latents) - radius)
+        frames = torch.cat([self._none(latents), *self._chunks(latents, lead, last)])
+        check_finite(frames, "decoding", number, self.fps)
+        first_kept = max(0, last - radius)
+        counts = torch.tensor([last - first_kept, number + last - lead])
+        return {"latents": latents[first_kept:], "counts": counts}, frames
+
+    def _chunks(self, latents_TCHW: Tensor, first: int, last: int) -> Iterator[Tensor]:
+        for start in range(first, last, FRAMES_AT_ONCE):
+            end = min(last, start + FRAMES_AT_ONCE)
+            if self.video_decoder is None:
+                yield decode_pictures(self.autoencoder, latents_TCHW[start:end])
+            else:
+                yield decode_clip(self.video_decoder, latents_TCHW, start, end)
+
+    def _none(self, latents_TCHW: Tensor) -> Tensor:
+        height, width = (side * downsampling(self.autoencoder) for side in latents_TCHW.shape[-2:])
+        return torch.zeros(0, COLOURS, height, width, device=self.autoencoder.device, dtype=self.autoencoder.dtype)
+
+
+def _of(stage: str, pending: Pending) -> Pending:
+    return {name.removeprefix(stage): tensor for name, tensor in pending.items() if name.startswith(stage)}
+
+
+def _named(stage: str, pending: Pending) -> Pending:
+    return {stage + name: tensor for name, tensor in pending.items()}

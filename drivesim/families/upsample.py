@@ -1,0 +1,212 @@
+"""Upsampling with the driving models: portions of frames, and a video's frames as they come, portion by portion.
+
+Portions overlap and are cross-faded where they do; a frame's noise is the same in both. So they join without a seam,
+and nothing of a video has to be known but the frames of the portion.
+
+Axes: T frames, C channels, H W pixels of the large picture, h w pixels of the small one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from drivesim.core.finite import check_finite
+from drivesim.core.seeds import Key, torch_generator
+from drivesim.diffusion.objective import add_noise
+from drivesim.diffusion.sampling import sample
+from drivesim.diffusion.schedule import DDIMScheduler
+from drivesim.diffusion.settings import SamplingConfig
+from drivesim.families.folder import INDEX, sampling_of
+from drivesim.models.autoencoder import to_picture_range
+from drivesim.models.upsampler import COLOURS, Upsampler
+
+FRAMES_AT_ONCE = 8  # of an upsampler without temporal layers
+
+# What a video's next frames need of those before, on the CPU: `low_TChw`, the last small frames; `held_TCHW`, large
+# frames that the next portion makes as well; `first_and_shown`, the number of the first small frame and of the first
+# held one. {} = the beginning.
+Pending: TypeAlias = dict[str, Tensor]
+
+
+@dataclass(kw_only=True, slots=True)
+class UpsamplingModel:
+    """An upsampler and how it is run."""
+
+    networks: Upsampler
+    schedule: DDIMScheduler  # the upsampler's own
+    sampling: SamplingConfig  # sampler and steps; there is no guidance, because nothing could be left out
+    noise_level: int  # diffusion step whose noise small frames get; the network is told
+    fps: float  # of the video, to name times
+    overlap: int = 0  # frames of a portion that the one before it makes as well; cross-faded
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap <= self.portion // 2:
+            raise ValueError(f"upsampler: overlap={self.overlap} of a portion of {self.portion}; at most half overlaps")
+        last = self.schedule.config.num_train_timesteps - 1
+        if not 0 <= self.noise_level <= last:
+            raise ValueError(f"upsampler: noise_level={self.noise_level}, expected a diffusion step from 0 to {last}")
+
+    @classmethod
+    def from_parts(
+        cls, parts: dict[str, Any], index: dict[str, Any], *, frame_by_frame: bool = False
+    ) -> UpsamplingModel:
+        """The upsampler of a model folder.
+
+        Args:
+            parts: what `families.folder.load_parts` gives.
+            index: what `families.folder.read_index` gives.
+            frame_by_frame: leave out the temporal layers, as models do that have none.
+
+        Raises:
+            ValueError: a model without an upsampler, or parts and index that do not fit together; names both sides.
+        """
+        temporal = None if frame_by_frame else parts.get("upsampler_temporal")
+        own = _facts(index, "upsampler", ("scale", "patch_px", "detail_gain", "noise_level"))
+        networks = Upsampler(parts["upsampler"], temporal, scale=own["scale"], detail_gain=own["detail_gain"])
+        pairs = {"patch_px": (own["patch_px"], networks.patch_px)}
+        portions = {"overlap": 0}
+        if temporal is not None:
+            portions = _facts(index, "upsampler_temporal", ("portion", "overlap"))
+            pairs["frames of a portion"] = (portions["portion"], temporal.config.num_frames)
+        for what, (one, other) in pairs.items():
+            if one != other:
+                raise ValueError(f"model {index['name']!r}: {what}: {one} in the index, {other} in the parts")
+        return cls(
+            networks=networks.eval().requires_grad_(False),
+            schedule=parts["upsampler_scheduler"],
+            sampling=sampling_of(index, "upsample_sampling", SamplingConfig),
+            noise_level=own["noise_level"],
+            fps=float(index["rates"][-1] if index.get("rates") else index["fps"]),
+            overlap=portions["overlap"],
+        )
+
+    @property
+    def portion(self) -> int:
+        """Frames that are made at once."""
+        video_unet = self.networks.video_unet
+        return FRAMES_AT_ONCE if video_unet is None else int(video_unet.temporal.config.num_frames)
+
+
+def _facts(index: dict[str, Any], key: str, wanted: tuple[str, ...]) -> dict[str, Any]:
+    """What a model's index says of a part, all of it."""
+    facts: Any = index.get(key)
+    if facts is None:
+        raise ValueError(f"model {index['name']!r} has no {key}")
+    missing = sorted(set(wanted) - set(facts)) if isinstance(facts, dict) else list(wanted)
+    if missing:
+        raise ValueError(f"model {index['name']!r}: {key} in {INDEX}: missing keys {', '.join(missing)}")
+    return dict(facts)
+
+
+@torch.no_grad()
+def upsample_portion(model: UpsamplingModel, low_TChw: Tensor, *, first_frame: int, key: tuple[Key, ...]) -> Tensor:
+    """Large frames of a portion of small ones, of any size that the U-Net's levels divide.
+
+    A frame's noise depends on its own number in the video, so that portions that overlap begin from the same noise
+    where they do.
+
+    Args:
+        model: its networks make every frame by itself where they have no temporal layers.
+        low_TChw: small frames in [-1, 1]; at most a portion.
+        first_frame: number of the first frame in its video.
+        key: of the video's noise.
+
+    Returns:
+        Frames (T, 3, H, W), about in [-1, 1], on the networks' device.
+
+    Raises:
+        ValueError: small frames that the U-Net cannot halve as often as it has to.
+    """
+    networks = model.networks
+    networks.check_low((low_TChw.shape[-2], low_TChw.shape[-1]))
+    device, dtype = networks.unet.device, networks.unet.dtype
+    low = low_TChw.to(device, dtype)
+    generators = [torch_generator(*key, "upsample", first_frame + frame) for frame in range(len(low))]
+    low_noise = torch.stack([torch.randn(low.shape[1:], generator=g) for g in generators]).to(low)
+    level = torch.tensor([model.noise_level], device=device)
+    noised_low, _ = add_noise(low, low_noise, level.expand(len(low)), model.schedule)
+
+    def denoise(x_TCHW: Tensor, step_T: Tensor) -> Tensor:
+        return networks(x_TCHW[None], step_T[:1], noised_low[None], level)[0]  # type: ignore[no-any-return]
+
+    height, width = (side * networks.scale for side in low.shape[-2:])
+    shape = (COLOURS, height, width)
+    made = sample(denoise, shape, model.schedule, model.sampling, generators, device=device, dtype=dtype)
+    return networks.from_diffused(made, low)
+
+
+def upsample_next(
+    model: UpsamplingModel, pending: Pending, low_TChw: Tensor, *, key: tuple[Key, ...], is_last: bool
+) -> tuple[Pending, NDArray[np.uint8]]:
+    """The large frames of a video that more small ones complete.
+
+    The frames of all calls in a row are the video: the same bytes whatever pieces its small frames come in. Portions
+    begin every `portion - overlap` frames; the last one ends with the video, however many frames it shares with the
+    one before.
+
+    Args:
+        model: the upsampler.
+        pending: what the call before returned; {} at the video's beginning.
+        low_TChw: the next small frames in [-1, 1], on any device; may be none.
+        key: of the video's noise: (run seed, start, future).
+        is_last: nothing follows; all frames are wanted.
+
+    Returns:
+        What the next call needs, of bounded size; and uint8 RGB pictures (T, H, W, 3), T >= 0.
+
+    Raises:
+        NotFiniteError: names the frame.
+        ValueError: small frames that the U-Net cannot halve as often as it has to.
+    """
+    low, held, first, shown = _resumed(model, pending, low_TChw)
+    step = model.portion - model.overlap
+    pictures = []
+    while first + len(low) >= shown + model.portion:
+        low, first = low[shown - first :], shown
+        made = _faded(held, upsample_portion(model, low[: model.portion], first_frame=first, key=key).float().cpu())
+        check_finite(made, "upsampling", first, model.fps)
+        pictures.append(to_picture_range(made[:step]))
+        held, shown = made[step:], shown + step
+    if is_last:
+        pictures.append(to_picture_range(_last(model, low, held, first=first, shown=shown, key=key)))
+        return {}, np.concatenate(pictures)
+    none = to_picture_range(held[:0])
+    after = {"low_TChw": low, "held_TCHW": held, "first_and_shown": torch.tensor([first, shown])}
+    return after, np.concatenate([none, *pictures])
+
+
+def _resumed(model: UpsamplingModel, pending: Pending, new_TChw: Tensor) -> tuple[Tensor, Tensor, int, int]:
+    """Small frames with the new ones, large frames held back, number of the first small one, number of frames shown."""
+    new = new_TChw.detach().float().cpu()
+    if not pending:
+        height, width = (side * model.networks.scale for side in new.shape[-2:])
+        return new, new.new_zeros(0, COLOURS, height, width), 0, 0
+    first, shown = (int(number) for number in pending["first_and_shown"])
+    return torch.cat([pending["low_TChw"], new]), pending["held_TCHW"], first, shown
+
+
+def _last(
+    model: UpsamplingModel, low_TChw: Tensor, held_TCHW: Tensor, *, first: int, shown: int, key: tuple[Key, ...]
+) -> Tensor:
+    """The video's frames from number `shown` on, of a portion that ends with it where not all are made."""
+    end = first + len(low_TChw)
+    if shown + len(held_TCHW) == end:
+        return held_TCHW
+    # Temporal layers get a whole portion where the video is long enough; frames by themselves need no company.
+    begin = shown if model.networks.video_unet is None else max(first, end - model.portion)
+    made = upsample_portion(model, low_TChw[begin - first :], first_frame=begin, key=key).float().cpu()
+    check_finite(made, "upsampling", begin, model.fps)
+    return _faded(held_TCHW, made[shown - begin :])
+
+
+def _faded(held_TCHW: Tensor, made_TCHW: Tensor) -> Tensor:
+    """`made_TCHW` with its first frames faded in from those that the portion before made of them."""
+    overlap = len(held_TCHW)
+    share = (torch.arange(1, overlap + 1) / (overlap + 1)).view(-1, 1, 1, 1)
+    return torch.cat([torch.lerp(held_TCHW, made_TCHW[:overlap], share), made_TCHW[overlap:]])
