@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from drivesim.core.machine import num_cores, resident_bytes
-from drivesim.diffusion.settings import PredictionOverrides
 from drivesim.planning.changes import Override, applied, fitting, rollout_changes
 from drivesim.planning.disk import rollout_disk
 from drivesim.planning.hardware import Hardware, PlanConfig, choose_hardware
 from drivesim.planning.plan import Plan, Row, flop_rows, memory_rows, sheet_note, time_rows
-from drivesim.planning.rollout_demand import blank_model, future_plan, rollout_demand
+from drivesim.planning.rollout_demand import BlankModel, future_plan, rollout_demand
 from drivesim.planning.speed import choose_speed
 from drivesim.rollout.pools import PoolKind, num_workers, torch_threads
 from drivesim.rollout.run import RolloutConfig
@@ -19,9 +18,8 @@ from drivesim.rollout.run import RolloutConfig
 def plan_rollout(
     config: RolloutConfig,
     wanted: PlanConfig,
+    blank: BlankModel,
     *,
-    model: str,
-    sampler: PredictionOverrides,
     device: str,
     is_designed: bool,
 ) -> Plan:
@@ -30,18 +28,16 @@ def plan_rollout(
     Args:
         config: futures, length, pool.
         wanted: the hardware, and how closely to measure.
-        model: folder or name.
-        sampler: what differs from the model's own sampling.
+        model: what `model_model` gives.
         device: torch device of the networks.
         is_designed: whether the start frame is made from a scene; otherwise it is a picture.
 
     Raises:
-        ValueError: no such model, or numbers that make no rollout.
+        ValueError: numbers that make no rollout.
     """
     config.validate()
     now_bytes = resident_bytes()
     hardware = choose_hardware(wanted, device)
-    blank = blank_model(model, sampler)
     demand = rollout_demand(config, blank, is_designed=is_designed)
     workers = num_workers(config.pool, config.futures)
     with torch_threads(config.pool.threads):
@@ -55,12 +51,12 @@ def plan_rollout(
         return made
 
     plan = Plan(
-        what=f"{config.futures} futures of {config.seconds:g} s by {blank.name}",
+        what=f"{config.futures} futures of {config.seconds:g} s by {blank.model.name}",
         hardware=hardware,
         parts=demand.parts,
         memory=rows(workers, hardware),
         flops=flop_rows(demand),
-        disk=rollout_disk(config, blank.size_hw, future_plan(config, blank).num_frames),
+        disk=rollout_disk(config, blank.model.size_hw, future_plan(config, blank.model).num_frames),
         time=time_rows(demand, speed, at_once=_at_once(workers, config.pool.threads, hardware)),
         notes=[] if hardware.sheet is None else [sheet_note()],
     )

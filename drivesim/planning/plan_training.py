@@ -35,7 +35,8 @@ def plan_training(config: TrainConfig, wanted: PlanConfig, find_recipe: FindReci
     with torch_threads(config.trainer.num_threads):
         speed = choose_speed(hardware, [phase.work for phase in demand.phases], wanted.measure_s)
     process_bytes = hardware.process_bytes(now_bytes + TRAINER_BYTES)
-    encoder = None if RECIPES[StageName(config.stage)].learns_from_pictures else parts["autoencoder"]
+    recipe = RECIPES[StageName(config.stage)]
+    encoder = None if recipe.learns_from_pictures else parts["autoencoder"]
     notes = ["each process; the batch, and so the time of a step, is a process's"] if config.trainer.devices > 1 else []
     if config.loader.num_workers:
         notes.append(f"the {config.loader.num_workers} loader processes of the machine are not in the peak")
@@ -47,7 +48,7 @@ def plan_training(config: TrainConfig, wanted: PlanConfig, find_recipe: FindReci
         parts=demand.parts,
         memory=memory_rows(demand, process_bytes, hardware.heap_share),
         flops=flop_rows(demand),
-        disk=training_disk(config, demand, encoder, num_cached),
+        disk=training_disk(config, demand, num_cached, autoencoder=encoder, scale=recipe.scale(config)),
         time=time_rows(demand, speed),
         notes=notes if hardware.sheet is None else [sheet_note(), *notes],
     )

@@ -63,7 +63,8 @@ class Recipe:
         if not is_training:
             b = min(b, config.loader.num_val_items)
         if self.learns_from_pictures:
-            piece_hw = config.crop.size_hw if is_training and config.crop.size_hw else (height, width)
+            whole_hw = [side * self.scale(config) for side in config.size_hw]
+            piece_hw = config.crop.size_hw if is_training and config.crop.size_hw else whole_hw
             clip = {"frames_BTCHW": torch.zeros(b, t, 3, *piece_hw)}
         else:
             f = downsampling(parts["autoencoder"])

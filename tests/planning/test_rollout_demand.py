@@ -71,8 +71,7 @@ def plan(model: Path, pool: PoolConfig, **wanted: float | str) -> Plan:
     return plan_rollout(
         RolloutConfig(futures=4, seconds=2, pool=pool),
         PlanConfig(measure_s=0, **wanted),
-        model=str(model),
-        sampler=PredictionOverrides(),
+        counting.blank_model(str(model), PredictionOverrides()),
         device="cpu",
         is_designed=False,
     )
