@@ -8,9 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,16 +24,21 @@ from drivesim.config import (
     HYDRA_ERRORS,
     DesignCommand,
     EvaluateCommand,
+    PlanRolloutCommand,
     PrepareCommand,
     RolloutCommand,
     ToytownData,
-    compose_protocols,
     conf_dir,
+    config_name,
     explain,
+    recipe_that_writes,
     register,
-    scene_path,
+    scene_paths,
     to_typed,
 )
+from drivesim.core.devices import check_accelerator, check_device
+from drivesim.core.files import write_json
+from drivesim.core.machine import is_out_of_memory
 from drivesim.core.run_folder import CONFIG_FILE, IDENTITY_FILE, record_run, versions
 from drivesim.core.scene import Scene
 from drivesim.core.terminal import Counter, show
@@ -43,16 +46,13 @@ from drivesim.core.yaml_fields import nearest
 from drivesim.data import ClipSource, make_source
 
 if TYPE_CHECKING:
-    from drivesim.evaluate.drift import Drift
-    from drivesim.evaluate.extractors import Extractor, ExtractorConfig
     from drivesim.rollout.rows import Progress, Row
     from drivesim.rollout.start import Start
     from drivesim.simulator import Simulator
 
-SCENE_SUFFIXES = (".yaml", ".yml")
-BOXES_SCALE = 4  # boxes are drawn over a copy so many times as large: names stay readable
 GO_ON = ("prepare", "train", "rollout", "evaluate")  # commands that keep what was done when they are stopped
 CLAIMING = ("train", "rollout")  # commands that check by themselves whose run a folder holds
+ADDING = (*CLAIMING, "plan")  # commands that may write into a folder that holds a run
 Record = Callable[..., None]  # writes config and origin into the run folder
 
 
@@ -98,7 +98,9 @@ def _overview() -> str:
 
 def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
     """Hands over to Hydra, which calls back with the composed config: once, or for each job of -m."""
-    register(command)
+    typed = overrides
+    name, overrides = config_name(command, typed)
+    register(command, name)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("drivesim").setLevel(logging.INFO)
     # Hydra reads flags only before the first key=value.
@@ -108,9 +110,9 @@ def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
     failed_jobs: list[int] = []
 
     def job(config: DictConfig) -> None:
-        sys.argv[1:] = [command, *overrides]  # Lightning starts the other processes of a training by it
+        sys.argv[1:] = [command, *typed]  # Lightning starts the other processes of a training by it
         try:
-            _run(command, config, overrides)
+            _run(command, config, typed)
         except (Exception, SystemExit) as error:
             hydra_config = HydraConfig.get()
             if hydra_config.mode == RunMode.MULTIRUN:  # the jobs that follow do not depend on this one
@@ -126,7 +128,7 @@ def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
 
     try:
         with _errors_as_they_are():
-            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)(job)()
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
     except SystemExit:
         if errors:
             raise errors[0] from None
@@ -153,7 +155,7 @@ def _errors_as_they_are() -> Iterator[None]:
 def _run(command: str, composed: DictConfig, overrides: Sequence[str]) -> None:
     config = to_typed(composed)
     out = _out_folder(command, config.out)
-    if command not in CLAIMING and (out / IDENTITY_FILE).exists():
+    if command not in ADDING and (out / IDENTITY_FILE).exists():
         raise ValueError(f"out={out} holds a training or a rollout, whose record would be lost; choose another")
     plain: Any = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     record = partial(record_run, out, plain, ["drivesim", command, *overrides])
@@ -163,8 +165,16 @@ def _run(command: str, composed: DictConfig, overrides: Sequence[str]) -> None:
         "design": _design,
         "rollout": _rollout,
         "evaluate": _evaluate,
+        "plan": _plan,
     }
-    runners[command](config, out, record)
+    try:
+        runners[command](config, out, record)
+    except (MemoryError, RuntimeError) as error:
+        if command not in CLAIMING or not is_out_of_memory(error):
+            raise
+        from drivesim.planning.advice import what_fits
+
+        raise OSError(f"out of memory: {error}\n{what_fits(command, overrides, str(error))}") from error
 
 
 def _out_folder(command: str, wanted: str | None) -> Path:
@@ -173,6 +183,24 @@ def _out_folder(command: str, wanted: str | None) -> Path:
     if hydra_config.mode == RunMode.MULTIRUN:
         return Path(wanted or hydra_config.sweep.dir) / str(hydra_config.job.num)
     return Path(wanted or f"runs/{command}/{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+def _plan(config: Any, out: Path, record: Record) -> None:
+    if isinstance(config, PlanRolloutCommand):
+        from drivesim.planning.plan_rollout import plan_rollout
+        from drivesim.sweep.starts import is_scene
+
+        plan = plan_rollout(
+            config, config.plan, model=config.model, sampler=config.sampler, device=config.device,
+            is_designed=is_scene(config.start),
+        )  # fmt: skip
+    else:
+        from drivesim.planning.plan_training import plan_training
+
+        there = Path(config.data.root, getattr(config.data, "version", "")).expanduser().is_dir()
+        plan = plan_training(config, config.plan, recipe_that_writes, make_source(config.data) if there else None)
+    write_json(out / "plan.json", plan.to_json())
+    print(plan.text(), f"plan: {out / 'plan.json'}", sep="\n")
 
 
 def _source(data: Any) -> ClipSource:
@@ -186,6 +214,7 @@ def _source(data: Any) -> ClipSource:
 
 def _prepare(config: PrepareCommand, out: Path, record: Record) -> None:
     from drivesim.data.export import export_videos
+    from drivesim.data.export_scenes import export_scenes
     from drivesim.data.prepare import prepare
 
     record()
@@ -196,37 +225,19 @@ def _prepare(config: PrepareCommand, out: Path, record: Record) -> None:
             if problem is not None:
                 print(f"no video of {drive}: {problem}")
         print(f"videos: {out / 'videos'}")
+        if config.export.scenes_every_s is not None:
+            for scene, problem in export_scenes(source, config.export, out / "scenes"):
+                if problem is not None:
+                    print(f"no scene {scene}: {problem}")
+            print(f"scenes: {out / 'scenes'}")
     print(f"index and report: {out}")
 
 
 def _train(config: Any, out: Path, record: Record) -> None:
     from drivesim.train.fit import fit
 
-    _check_accelerator(config.trainer.accelerator)
+    check_accelerator(config.trainer.accelerator)
     print(f"model: {fit(config, _source(config.data), out, record)}")
-
-
-def _devices() -> list[str]:
-    """The torch devices of this machine, as torch names them."""
-    import torch
-
-    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    return ["cpu", *(["cuda"] if gpus else []), *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
-
-
-def _check_device(device: str) -> None:
-    """Raises ValueError for a torch device that this machine lacks."""
-    there = _devices()
-    if device not in there:
-        raise ValueError(f"device={device}: not on this machine; valid here: {', '.join(there)}")
-
-
-def _check_accelerator(accelerator: str) -> None:
-    """Raises ValueError for a Lightning accelerator that this machine lacks."""
-    gpus = [device for device in _devices() if device in ("cuda", "mps")]
-    there = ["auto", "cpu", *(["gpu"] if gpus else []), *gpus]
-    if accelerator not in there:
-        raise ValueError(f"trainer.accelerator={accelerator}: not on this machine; valid here: {', '.join(there)}")
 
 
 def _load_simulator(model: str, device: str, **sampling: Any) -> Simulator:
@@ -237,24 +248,16 @@ def _load_simulator(model: str, device: str, **sampling: Any) -> Simulator:
 
 
 def _design(config: DesignCommand, out: Path, record: Record) -> None:
-    from drivesim.core.picture import save_png
-    from drivesim.rollout.pools import torch_threads
-    from drivesim.viz.overlays import draw_boxes
-
     if config.num_frames < 1:
         raise ValueError(f"num_frames is {config.num_frames}; must be 1 or more")
-    _check_device(config.device)
-    scene = Scene.load(scene_path(config.scene))
+    check_device(config.device)
+    scenes = scene_paths(config.scene)
     simulator = _load_simulator(config.model, config.device, design_sampling=config.sampler)
     record(fingerprint=simulator.model.fingerprint)
-    scene.save(out / "scene.yaml")
-    boxes = scene.picture_boxes(simulator.size_hw)
-    for index in range(config.num_frames):
-        with torch_threads(1):  # another number rounds sums differently: bytes would depend on the machine's cores
-            frame = simulator.design(scene, seed=config.seed, index=index)
-        save_png(out / f"frame_{index:03d}.png", frame)
-        save_png(out / f"frame_{index:03d}_boxes.png", draw_boxes(frame, boxes, BOXES_SCALE))
-    print(f"{config.num_frames} start frames: {out}")
+    for path in scenes:
+        folder = out / path.parent.relative_to(config.scene) if Path(config.scene).is_dir() else out
+        simulator.design_into(folder, Scene.load(path), seed=config.seed, num_frames=config.num_frames)
+    print(f"{config.num_frames * len(scenes)} start frames: {out}")
 
 
 def _rollout(config: RolloutCommand, out: Path, record: Record) -> None:
@@ -264,11 +267,12 @@ def _rollout(config: RolloutCommand, out: Path, record: Record) -> None:
     from drivesim.viz.contact_sheet import contact_sheet
 
     config.validate()
-    _check_device(config.device)
+    check_device(config.device)
     if config.pool.kind is PoolKind.RAY and config.device.startswith("cuda") and config.pool.gpus_per_worker == 0:
         raise ValueError(f"device={config.device} with pool=ray needs pool.gpus_per_worker, such as 1 or 0.5")
-    load = partial(DrivingModel.from_pretrained, config.model, device=config.device, predict_sampling=config.sampler)
-    simulator = _load_simulator(config.model, config.device, predict_sampling=config.sampler)
+    how: dict[str, Any] = {"device": config.device, "predict_sampling": config.sampler, "stages": config.stages}
+    load = partial(DrivingModel.from_pretrained, config.model, **how)
+    simulator = _load_simulator(config.model, **how)
     with torch_threads(config.pool.threads):  # of the start frame, too, whose bytes every future follows from
         start, pictures = _start(config, simulator)
     is_new = not (out / CONFIG_FILE).exists()
@@ -296,23 +300,29 @@ def _save_beginning(out: Path, pictures: dict[str, NDArray[np.uint8]], record: R
 def _start(config: RolloutCommand, simulator: Simulator) -> tuple[Start, dict[str, NDArray[np.uint8]]]:
     """The start frame, designed from a scene or taken from a picture or video; and pictures of it by file name."""
     from drivesim.rollout.start import start_from_file
+    from drivesim.simulator import BOXES_SCALE
+    from drivesim.sweep.starts import scene_of
     from drivesim.viz.overlays import draw_boxes
 
-    path = Path(config.start)
-    is_scene = path.suffix.lower() in SCENE_SUFFIXES or (not path.suffix and not path.is_file())
-    if not is_scene:
-        start = start_from_file(path, simulator.size_hw, start_s=config.start_s, is_night=config.is_night)
+    scene = scene_of(config.start, lambda name: scene_paths(name)[0])
+    if scene is None:
+        start = start_from_file(config.start, simulator.size_hw, start_s=config.start_s, is_night=config.is_night)
         return start, {"start.png": start.frame_HWC}
-    scene = Scene.load(scene_path(config.start))
     start = simulator.start(scene, seed=config.seed)
     boxes = draw_boxes(start.frame_HWC, scene.picture_boxes(simulator.size_hw), BOXES_SCALE)
     return start, {"start.png": start.frame_HWC, "start_boxes.png": boxes}
 
 
 def _report_failures(rows: list[Row], out: Path) -> None:
+    from drivesim.planning.advice import what_fits
+    from drivesim.rollout.rows import OUT_OF_MEMORY
+
     failed = [row for row in rows if not row.ok]
     for row in failed:
         print(f"future {row.future} failed: {row.error}", file=sys.stderr)
+    causes = [row.error for row in failed if row.error is not None and row.error.startswith(OUT_OF_MEMORY)]
+    if causes:
+        print(what_fits("rollout", sys.argv[2:], causes[0]), file=sys.stderr)
     if failed:
         raise SystemExit(f"drivesim: {len(failed)} of {len(rows)} futures failed; again with out={out} goes on")
 
@@ -323,75 +333,14 @@ def _show_progress(progress: Progress) -> None:
 
 
 def _evaluate(config: EvaluateCommand, out: Path, record: Record) -> None:
-    from drivesim.evaluate.lines import protocol_lines
-    from drivesim.evaluate.networks import network_configs
-    from drivesim.evaluate.run import evaluate_protocols
+    from drivesim.evaluate_command import CommandLine, evaluate_command
 
-    if config.compare is not None:
-        _compare(config, out, record)
-        return
-    generated, real = config.sets()
-    overrides = list(HydraConfig.get().overrides.task)
-    protocols = compose_protocols(config.protocols, overrides) if config.protocols else [config.protocol]
-    for extractor in chain(*network_configs(protocols, config.networks)):
-        _check_device(extractor.device)
-    scores = evaluate_protocols(
-        config,
-        protocols,
-        generated,
-        real,
-        out,
-        makers={"clip-vit-b-32": _text_frame_extractor},
-        draw_drift=_draw_drift,
+    line = CommandLine(
+        overrides=list(HydraConfig.get().overrides.task),
+        make_source=_source,
+        on_progress=_show_progress,
     )
-    record()
-    print(*protocol_lines(scores), f"report: {scores[0].report}", sep="\n")
-
-
-def _text_frame_extractor(config: ExtractorConfig) -> Extractor:
-    """CLIP, from a folder in transformers' format or the hub; for CLIPSIM."""
-    from drivesim.evaluate.text_similarity import TextFrameExtractor
-    from drivesim.models.text_frame_embeddings import VIT_B_32, TextFrameEmbedder
-
-    return TextFrameExtractor(TextFrameEmbedder.from_pretrained(config.weights or VIT_B_32, config.device), config)
-
-
-def _compare(config: EvaluateCommand, out: Path, record: Record) -> None:
-    from drivesim.core.files import write_json
-    from drivesim.evaluate.compare import compare
-    from drivesim.evaluate.lines import comparison_lines
-
-    if config.generated is not None or config.real is not None:
-        raise ValueError("compare reads two evaluations that are done; leave generated and real out")
-    comparison = compare(config.compare or [], config.uncertainty, config.force)
-    record()
-    write_json(out / "comparison.json", asdict(comparison))
-    print(*comparison_lines(comparison), f"comparison: {out / 'comparison.json'}", sep="\n")
-
-
-def _draw_drift(drift: Drift, out_png: Path) -> None:
-    """The curves of an evaluation with real video's bands, as one picture."""
-    from drivesim.viz.curves import CurvePanel, draw_curves
-
-    panels = []
-    for curve in drift.curves:
-        band = curve.band
-        panel = CurvePanel(
-            title=curve.measure.value, times_s=np.arange(len(curve.generated)) / drift.fps, values=curve.generated
-        )
-        if band is not None:
-            panel.band_times_s, panel.band_low, panel.band_high = (
-                np.arange(len(band.low)) / drift.fps,
-                band.low,
-                band.high,
-            )
-        panels.append(panel)
-    if drift.frechet is not None:
-        panel = CurvePanel(title="Fréchet distance", times_s=drift.frechet.times_s, values=drift.frechet.distance)
-        if (floor := drift.frechet_floor) is not None:
-            panel.band_times_s, panel.band_low, panel.band_high = floor.times_s, 0 * floor.distance, floor.distance
-        panels.append(panel)
-    draw_curves(panels, out_png)
+    evaluate_command(config, out, record, line)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,17 @@ import torch
 from numpy.typing import NDArray
 
 from drivesim.conditioning.driving import DrivingConditions
-from drivesim.core.picture import check_size, crop_to_aspect, resize_area
+from drivesim.core.picture import check_size, crop_to_aspect, resize_area, save_png
 from drivesim.core.scene import Scene
 from drivesim.core.seeds import torch_generator
 from drivesim.families.driving import DrivingModel
+from drivesim.families.stages import StagesConfig
+from drivesim.rollout.pools import torch_threads
 from drivesim.rollout.start import Start
 from drivesim.rollout.world import World
+from drivesim.viz.overlays import draw_boxes
+
+BOXES_SCALE = 4  # boxes are drawn over a copy so many times as large: names stay readable
 
 
 class Simulator:
@@ -30,14 +35,25 @@ class Simulator:
 
     @classmethod
     def from_pretrained(
-        cls, folder_or_name: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        folder_or_name: str | Path,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        stages: StagesConfig | None = None,
     ) -> Simulator:
         """Loads a model folder, or one that ships with the package, such as "toytown".
+
+        Args:
+            folder_or_name: which.
+            device: where the networks go.
+            dtype: of the weights.
+            stages: which stages behind the prediction run, and how; None = all that the model has.
 
         Raises:
             ValueError: no such model, or a folder that is not whole: says which part.
         """
-        return cls(DrivingModel.from_pretrained(folder_or_name, device=device, dtype=dtype))
+        return cls(DrivingModel.from_pretrained(folder_or_name, device=device, dtype=dtype, stages=stages))
 
     @property
     def fps(self) -> float:
@@ -61,6 +77,16 @@ class Simulator:
         latents = self.model.design(conditions, [torch_generator(seed, scene.name, index, "design")])
         frame_HWC = self.model.picture(latents[0], key=(seed, scene.name, index, "design"))
         return Start(name=scene.name, frame_HWC=frame_HWC, is_night=scene.is_night, latents_CHW=latents[0].cpu())
+
+    def design_into(self, folder: Path, scene: Scene, *, seed: int = 0, num_frames: int = 1) -> None:
+        """Writes a scene's file, its start frames, and copies with the boxes drawn over them."""
+        scene.save(folder / "scene.yaml")
+        boxes = scene.picture_boxes(self.size_hw)
+        for index in range(num_frames):
+            with torch_threads(1):  # another number rounds sums differently: bytes would depend on the machine's cores
+                frame_HWC = self.design(scene, seed=seed, index=index)
+            save_png(folder / f"frame_{index:03d}.png", frame_HWC)
+            save_png(folder / f"frame_{index:03d}_boxes.png", draw_boxes(frame_HWC, boxes, BOXES_SCALE))
 
     def rollout(
         self,

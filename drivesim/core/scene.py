@@ -29,7 +29,7 @@ DEFAULT_SIZE_M: dict[ObjectClass, tuple[float, float, float]] = {
 }
 
 _SCENE_KEYS = ("name", "time", "size", "num_cars", "camera", "boxes")
-_BOX_KEYS_2D = ("class", "box")
+_BOX_KEYS_2D = ("class", "box", "depth_m")
 _BOX_KEYS_3D = ("class", "at", "heading_deg", "size")
 _TIMES = ("day", "night")
 
@@ -148,7 +148,7 @@ def _read_camera(field: Field, size_hw: tuple[int, int]) -> Camera:
 
 def _is_in_space(field: Field) -> bool:
     """Whether a box is given in metres (`at`) or in pixels (`box`); both or neither is refused."""
-    keys = field.mapping(("class", "box", "at", "heading_deg", "size"), required=("class",))
+    keys = field.mapping(("class", "box", "depth_m", "at", "heading_deg", "size"), required=("class",))
     if ("at" in keys) == ("box" in keys):
         raise field.error("a box needs either 'box: [left, top, right, bottom]' or 'at: [x_forward_m, y_left_m]'")
     return "at" in keys
@@ -160,9 +160,10 @@ def _read_class(field: Field) -> int:
 
 def _read_boxes_2d(box_fields: list[Field], size_hw: tuple[int, int]) -> Boxes2D:
     height, width = size_hw
-    rows, class_ids = [], []
+    rows, class_ids, depths = [], [], []
     for field in box_fields:
-        keys = field.mapping(_BOX_KEYS_2D, required=_BOX_KEYS_2D)
+        keys = field.mapping(_BOX_KEYS_2D, required=("class", "box"))
+        depths.append(_read_depth(keys["depth_m"]) if "depth_m" in keys else np.nan)
         class_ids.append(_read_class(keys["class"]))
         left, top, right, bottom = keys["box"].numbers(("left", "top", "right", "bottom"))
         if right <= left or bottom <= top:
@@ -178,9 +179,17 @@ def _read_boxes_2d(box_fields: list[Field], size_hw: tuple[int, int]) -> Boxes2D
     return Boxes2D(
         xyxy_px=np.array(rows, dtype=np.float64).reshape(-1, 4),
         class_ids=np.array(class_ids, dtype=np.int64),
-        depth_m=np.full(len(rows), np.nan),
+        depth_m=np.array(depths, dtype=np.float64),
         visibility=np.full(len(rows), np.nan),
     )
+
+
+def _read_depth(field: Field) -> float:
+    """How far a pixel box is: models do not see it, scores by distance go by it."""
+    depth_m = field.number()
+    if depth_m <= 0:
+        raise field.error(f"depth_m is {depth_m:g}; must be above 0")
+    return depth_m
 
 
 def _read_box_3d(field: Field, camera: Camera) -> Boxes3D:
@@ -237,10 +246,11 @@ def _camera_values(camera: Camera, size_hw: tuple[int, int]) -> dict[str, float]
 
 
 def _box_values_2d(boxes: Boxes2D) -> list[dict[str, object]]:
-    return [
-        {"class": CLASSES[class_id].value, "box": _rounded(xyxy)}
-        for class_id, xyxy in zip(boxes.class_ids, boxes.xyxy_px, strict=True)
-    ]
+    rows: list[dict[str, object]] = []
+    for class_id, xyxy, depth_m in zip(boxes.class_ids, boxes.xyxy_px, boxes.depth_m, strict=True):
+        depth = {} if np.isnan(depth_m) else {"depth_m": round(float(depth_m), 4)}
+        rows.append({"class": CLASSES[class_id].value, "box": _rounded(xyxy)} | depth)
+    return rows
 
 
 def _box_values_3d(boxes: Boxes3D | None) -> list[dict[str, object]]:

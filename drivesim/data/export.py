@@ -24,6 +24,7 @@ class ExportConfig:
     fps: float = 4.0  # frames a second of the videos
     size_hw: tuple[int, int] = (64, 128)  # height and width of the videos in pixels
     crf: int = 12  # x264's quality: 0 lossless .. 51 worst; scores feel it
+    scenes_every_s: float | None = None  # also a scene file and its picture every so many seconds; None = none
 
     def __post_init__(self) -> None:
         """Refuses what makes no videos."""
@@ -32,6 +33,8 @@ class ExportConfig:
             raise ValueError(f"export: fps is {self.fps}; must be above 0")
         if not 0 <= self.crf <= 51:
             raise ValueError(f"export: crf={self.crf}; must be 0 (lossless) to 51 (worst)")
+        if self.scenes_every_s is not None and not self.scenes_every_s > 0:
+            raise ValueError(f"export: scenes_every_s is {self.scenes_every_s}; must be above 0")
 
 
 def export_videos(source: ClipSource, config: ExportConfig, out_dir: Path) -> Iterator[tuple[str, str | None]]:
@@ -70,6 +73,7 @@ def _remove_others(source: ClipSource, config: ExportConfig, names: list[str], o
     """Leaves only videos that this export would write the same again, and notes what it is."""
     # A list as JSON gives it back, so that the record can be compared.
     spec = {**asdict(config), "size_hw": list(config.size_hw)}
+    del spec["scenes_every_s"]  # of the scenes beside the videos
     record = {"source": source.fingerprint, "config": spec, "videos": names}
     path = out_dir / _RECORD
     earlier = read_json(path) if path.exists() else None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from enum import Enum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 AnySampling = TypeVar("AnySampling", bound="SamplingConfig")
 
@@ -22,6 +22,7 @@ class Target(str, Enum):
 
     V = "v_prediction"
     EPSILON = "epsilon"
+    SAMPLE = "sample"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -61,6 +62,11 @@ class PredictionSamplingConfig(SamplingConfig):
         SamplingConfig.__post_init__(self)  # slots make another class of this one: super() would not find it
         _check(None, self.last_guidance)
         _check_noise(self.context_noise)
+
+
+def as_facts(sampling: SamplingConfig) -> dict[str, Any]:
+    """Plain keys and values, as they stand in a model's index."""
+    return asdict(sampling) | {"sampler": Sampler(sampling.sampler).value}
 
 
 @dataclass(kw_only=True, slots=True)

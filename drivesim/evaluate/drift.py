@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from drivesim.core.files import append_row
 from drivesim.evaluate.curves import STEADY, Measure, VideoCurves, course
+from drivesim.evaluate.detector import Detector
 from drivesim.evaluate.drift_pass import UNKNOWN_FPS, CourseReader, Courses
 from drivesim.evaluate.extractors import Extractor, FeatureKind
 from drivesim.evaluate.faults import Fault, find_faults, natural_limits, series_of
 from drivesim.evaluate.frechet import Covariance
 from drivesim.evaluate.frechet_curve import FrechetCurve, frechet_curve, joined
+from drivesim.evaluate.object_faults import add_object_faults
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.real_band import MIN_VIDEOS, RealBand, leaves_at, real_band
 from drivesim.evaluate.seams import SeamMeter, Seams
@@ -35,6 +37,7 @@ class DriftConfig:
     frechet_window_s: float | None = None  # sliding window; runs the clip network again; None = no such curve
     frechet_step_s: float = 2.0  # from one window to the next
     max_real: int = 200  # real videos that the band is made from, at most, in their order
+    objects: bool = False  # also looks for road users that come or go at once: some 15 ms a frame more
     first_border_frame: int | None = None  # where the second chunk of a rollout begins; None = chunks are not known
     chunk_frames: int = 8  # frames of every later chunk
 
@@ -110,14 +113,23 @@ def measure_drift(
     network = None
     if config.frechet_window_s is not None:
         network = next((extractor for extractor in extractors if extractor.kind is FeatureKind.CLIP), None)
-    reader = CourseReader(protocol=protocol, size_hw=size_hw, extractor=network, bin_s=config.frechet_step_s)
+    reader = CourseReader(
+        protocol=protocol,
+        size_hw=size_hw,
+        extractor=network,
+        bin_s=config.frechet_step_s,
+        detector=Detector.shipped() if config.objects else None,
+    )
     given = 0 if protocol.count_context else protocol.context_frames
     made = reader.read(generated, given)
     natural = reader.read(real[: config.max_real])
     if not made.curves:
         append_row(rows, {"set": "drift", "name": "all", "ok": False, "error": "; ".join(made.problems[:3])})
         return None
-    return drift_of(config, made, natural, protocol.fps or UNKNOWN_FPS, protocol.covariance)
+    drift = drift_of(config, made, natural, protocol.fps or UNKNOWN_FPS, protocol.covariance)
+    if config.objects and drift.num_real >= MIN_VIDEOS:
+        add_object_faults(drift.faults, made.detections, list(natural.detections.values()), size_hw)
+    return drift
 
 
 def drift_of(config: DriftConfig, made: Courses, natural: Courses, fps: float, covariance: Covariance) -> Drift:

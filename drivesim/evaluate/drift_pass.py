@@ -9,6 +9,7 @@ import numpy as np
 
 from drivesim.evaluate.clips import fit, resample
 from drivesim.evaluate.curves import CurveMeter, VideoCurves
+from drivesim.evaluate.detector import Detections, Detector
 from drivesim.evaluate.extractors import Extractor
 from drivesim.evaluate.frechet_curve import BinnedStatistics
 from drivesim.evaluate.protocol import ProtocolConfig
@@ -23,6 +24,7 @@ class Courses:
 
     curves: dict[str, VideoCurves] = field(default_factory=dict)  # by the video's name
     features: list[BinnedStatistics] = field(default_factory=list)  # one a video; empty without a network
+    detections: dict[str, list[Detections]] = field(default_factory=dict)  # one a frame; empty without a detector
     problems: list[str] = field(default_factory=list)  # one a video that could not be read
 
 
@@ -34,6 +36,7 @@ class CourseReader:
     size_hw: tuple[int, int]  # of the frames that are measured
     extractor: Extractor | None = None  # of clips' features over time; None = curves alone
     bin_s: float = 2.0  # time bins of those features
+    detector: Detector | None = None  # of road users; None = none are looked for
 
     def read(self, videos: Iterable[Video], num_given: int = 0) -> Courses:
         """The curves of all frames, and the features of the clips behind the first `num_given` frames.
@@ -43,26 +46,33 @@ class CourseReader:
         found = Courses()
         for video in videos:
             try:
-                curves, binned = self._read_video(video, num_given)
+                curves, binned, detections = self._read_video(video, num_given)
             except (ValueError, OSError) as error:
                 found.problems.append(f"no curves of {video.name}: {error}")
                 continue
             found.curves[video.name] = curves
+            if self.detector is not None:
+                found.detections[video.name] = detections
             if binned is not None:
                 found.features.append(binned)
         return found
 
-    def _read_video(self, video: Video, num_given: int) -> tuple[VideoCurves, BinnedStatistics | None]:
+    def _read_video(
+        self, video: Video, num_given: int
+    ) -> tuple[VideoCurves, BinnedStatistics | None, list[Detections]]:
         protocol = self.protocol
         meter = CurveMeter()
         clips = None if self.extractor is None else _ClipFeatures(self.extractor, protocol, self.bin_s)
+        detections: list[Detections] = []
         timed = video.timed_frames(protocol.untimed_fps or protocol.fps)
         for index, frame in enumerate(resample(timed, protocol.fps, video.name)):
             fitted = fit(frame, self.size_hw, protocol)
             meter.update(fitted)
+            if self.detector is not None:
+                detections += self.detector(fitted[None])
             if clips is not None and index >= num_given:
                 clips.update(index, fitted)
-        return meter.compute(), None if clips is None else clips.binned
+        return meter.compute(), None if clips is None else clips.binned, detections
 
 
 class _ClipFeatures:

@@ -155,6 +155,18 @@ def find_faults(series: FaultSeries, limits: FaultLimits, fps: float) -> list[Fa
     return sorted(faults, key=lambda fault: fault.onset_frame)
 
 
+def is_explained(onset_frame: int, faults: Sequence[Fault], num_frames: int) -> bool:
+    """Whether an object comes or goes while the picture as a whole is wrong."""
+    for fault in faults:
+        end = num_frames
+        if fault.kind is FaultKind.SHUFFLED:
+            end = fault.onset_frame + int(fault.size) + ORDER_FRAMES
+        # A fault of the order shows a few frames late.
+        if fault.onset_frame - ORDER_FRAMES <= onset_frame < end:
+            return True
+    return False
+
+
 def blur_sigma_px(log_fall: float) -> float:
     """The Gaussian blur that changes the log of sharpness by `log_fall` (negative) in a picture of edges.
 

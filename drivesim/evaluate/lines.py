@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from drivesim.evaluate.compare import Comparison
+from drivesim.evaluate.copies import neighbour_lines
 from drivesim.evaluate.scores import Score, Scores
 from drivesim.evaluate.uncertainty import Interval
 
@@ -20,6 +21,7 @@ def score_lines(scores: Scores) -> Iterator[str]:
     for bias in scores.content_bias:
         rise = _shown(bias.interval)
         yield f"{bias.rise:+12.3f}  {bias.metric}: by shuffling the generated frames ({bias.share:+.0%}){rise}"
+    yield from neighbour_lines(scores.neighbours)
     for result in scores.published:
         yield f"{result.value:12g}  {result.metric}: published, {result.model}, {result.data_set} ({result.source})"
 

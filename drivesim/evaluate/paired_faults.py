@@ -14,8 +14,16 @@ import numpy as np
 from drivesim.core.boxes import CLASSES, Boxes2D, ObjectClass
 from drivesim.evaluate.changed_regions import Region, RegionTracker, box_at
 from drivesim.evaluate.curves import CurveMeter
-from drivesim.evaluate.faults import Fault, FaultKind, FaultLimits, FaultSeries, find_faults, series_of, still_tail
-from drivesim.evaluate.picture_statistics import ORDER_FRAMES
+from drivesim.evaluate.faults import (
+    Fault,
+    FaultKind,
+    FaultLimits,
+    FaultSeries,
+    find_faults,
+    is_explained,
+    series_of,
+    still_tail,
+)
 from drivesim.evaluate.videos import Frame
 
 
@@ -61,21 +69,11 @@ def find_paired_faults(
     # A reference that stands at its end, too, excuses as long a tail.
     limits = replace(limits, still_tail=limits.still_tail + still_tail(wanted))
     faults = find_faults(series, limits, fps)
-    regions = [region for region in tracker.compute() if not _explained(region, faults, len(series.light))]
+    regions = [
+        region for region in tracker.compute() if not is_explained(region.first_frame, faults, len(series.light))
+    ]
     faults += [_object_fault(region, boxes if region.is_added else reference_boxes) for region in regions]
     return sorted(faults, key=lambda fault: fault.onset_frame)
-
-
-def _explained(region: Region, faults: Sequence[Fault], num_frames: int) -> bool:
-    """Whether a region begins while the picture as a whole is wrong."""
-    for fault in faults:
-        end = num_frames
-        if fault.kind is FaultKind.SHUFFLED:
-            end = fault.onset_frame + int(fault.size) + ORDER_FRAMES
-        # A fault of the order shows a few frames late.
-        if fault.onset_frame - ORDER_FRAMES <= region.first_frame < end:
-            return True
-    return False
 
 
 def _object_fault(region: Region, boxes: Sequence[Boxes2D] | None) -> Fault:

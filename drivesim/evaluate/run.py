@@ -14,6 +14,7 @@ from drivesim.core.files import append_row, read_json, write_json
 from drivesim.core.video import probe
 from drivesim.evaluate.captions import with_captions
 from drivesim.evaluate.controls import ControlsConfig, Variant
+from drivesim.evaluate.copies import real_neighbours
 from drivesim.evaluate.diversity import Diversity, measure_diversity, same_starts
 from drivesim.evaluate.drift import Drift, DriftConfig, measure_drift
 from drivesim.evaluate.drift_report import plain
@@ -189,6 +190,7 @@ def _scores(config: EvaluateConfig, scorer: Scorer, out_dir: Path) -> Scores:
         for index, network in enumerate(scorer.extractors)
     ]
     published, not_shown = published_beside(card, published_folder())
+    neighbours, no_neighbours = real_neighbours(scorer.sets, scorer.extractors)
     return Scores(
         card=card,
         card_sha256=card.comparable_sha256(),
@@ -196,9 +198,10 @@ def _scores(config: EvaluateConfig, scorer: Scorer, out_dir: Path) -> Scores:
         content_bias=[rows.content_bias for rows in found if rows.content_bias is not None],
         published=published,
         diversity=[],
-        warnings=_warnings(scorer, found) + not_shown,
+        warnings=_warnings(scorer, found) + not_shown + no_neighbours,
         features=_stored(scorer, out_dir),
         report=out_dir / "report.html",
+        neighbours=neighbours,
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from drivesim.evaluate.copies import RealNeighbours
 from drivesim.evaluate.diversity import Diversity
 from drivesim.evaluate.drift import Drift
 from drivesim.evaluate.futures import Futures
@@ -102,6 +103,7 @@ class Scores:
     features: StoredFeatures
     report: Path | None = None  # the HTML file
     futures: list[Futures] = field(default_factory=list)  # what futures of one start do, one a start frame
+    neighbours: list[RealNeighbours] = field(default_factory=list)  # of each generated video among real ones
     drift: Drift | None = None  # curves over time; None = not measured
 
     def value(self, extractor: str, row: ScoreRow = ScoreRow.GENERATED, metric: str | None = None) -> float:

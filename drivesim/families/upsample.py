@@ -22,7 +22,7 @@ from drivesim.diffusion.objective import add_noise
 from drivesim.diffusion.sampling import sample
 from drivesim.diffusion.schedule import DDIMScheduler
 from drivesim.diffusion.settings import SamplingConfig
-from drivesim.families.folder import sampling_of
+from drivesim.families.folder import INDEX, sampling_of
 from drivesim.models.autoencoder import to_picture_range
 from drivesim.models.upsampler import COLOURS, Upsampler
 
@@ -66,31 +66,24 @@ class UpsamplingModel:
         Raises:
             ValueError: a model without an upsampler, or parts and index that do not fit together; names both sides.
         """
-        if "upsampler" not in index:
-            raise ValueError(f"model {index['name']!r} has no upsampler")
-        own = index["upsampler"]
         temporal = None if frame_by_frame else parts.get("upsampler_temporal")
-        networks = (
-            Upsampler(parts["upsampler"], temporal, scale=own["scale"], detail_gain=own["detail_gain"])
-            .eval()
-            .requires_grad_(False)
-        )
-        portions = {} if temporal is None else index["upsampler_temporal"]
+        own = _facts(index, "upsampler", ("scale", "patch_px", "detail_gain", "noise_level"))
+        networks = Upsampler(parts["upsampler"], temporal, scale=own["scale"], detail_gain=own["detail_gain"])
         pairs = {"patch_px": (own["patch_px"], networks.patch_px)}
+        portions = {"overlap": 0}
         if temporal is not None:
+            portions = _facts(index, "upsampler_temporal", ("portion", "overlap"))
             pairs["frames of a portion"] = (portions["portion"], temporal.config.num_frames)
         for what, (one, other) in pairs.items():
             if one != other:
-                raise ValueError(
-                    f"model {index['name']!r}: {what}: {one} in the index, {other} in the upsampler's parts"
-                )
+                raise ValueError(f"model {index['name']!r}: {what}: {one} in the index, {other} in the parts")
         return cls(
-            networks=networks,
+            networks=networks.eval().requires_grad_(False),
             schedule=parts["upsampler_scheduler"],
             sampling=sampling_of(index, "upsample_sampling", SamplingConfig),
             noise_level=own["noise_level"],
             fps=float(index["rates"][-1] if index.get("rates") else index["fps"]),
-            overlap=portions.get("overlap", 0),
+            overlap=portions["overlap"],
         )
 
     @property
@@ -98,6 +91,17 @@ class UpsamplingModel:
         """Frames that are made at once."""
         video_unet = self.networks.video_unet
         return FRAMES_AT_ONCE if video_unet is None else int(video_unet.temporal.config.num_frames)
+
+
+def _facts(index: dict[str, Any], key: str, wanted: tuple[str, ...]) -> dict[str, Any]:
+    """What a model's index says of a part, all of it."""
+    facts: Any = index.get(key)
+    if facts is None:
+        raise ValueError(f"model {index['name']!r} has no {key}")
+    missing = sorted(set(wanted) - set(facts)) if isinstance(facts, dict) else list(wanted)
+    if missing:
+        raise ValueError(f"model {index['name']!r}: {key} in {INDEX}: missing keys {', '.join(missing)}")
+    return dict(facts)
 
 
 @torch.no_grad()

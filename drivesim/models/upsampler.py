@@ -115,12 +115,6 @@ def make_upsampler_temporal(config: UpsamplerTemporalConfig, backbone: UNet2DCon
     )
 
 
-def shrunk(frames_NCHW: Tensor, scale: int) -> Tensor:
-    """Pictures in [-1, 1] made smaller by the area average in whole grey levels, as `core.picture.resize_area` does."""
-    levels = ((frames_NCHW + 1.0) * 127.5).round()
-    return F.avg_pool2d(levels, scale).round() / 127.5 - 1.0
-
-
 def enlarged(frames_NCHW: Tensor, scale: int) -> Tensor:
     """Pictures made larger bilinearly."""
     if scale == 1:

@@ -14,11 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from drivesim.core.picture import resize_area
 from drivesim.diffusion.objective import add_noise, diffusion_loss, draw_timesteps
 from drivesim.diffusion.settings import SamplingConfig
 from drivesim.families.upsample import UpsamplingModel, upsample_portion
 from drivesim.models.autoencoder import decode, encode, to_model_range, to_picture_range
-from drivesim.models.upsampler import Upsampler, UpsamplerConfig, enlarged, shrunk
+from drivesim.models.upsampler import Upsampler, UpsamplerConfig, enlarged
 from drivesim.train.optim import OptimConfig
 from drivesim.train.stage import Batch, Stage
 
@@ -91,10 +92,12 @@ class UpsamplerStage(Stage):
 
     @torch.no_grad()
     def _small(self, frames_NCHW: Tensor) -> Tensor:
-        low = shrunk(frames_NCHW, self.upsampler.scale)
-        if not self.small.through_autoencoder:
-            return low
-        return to_model_range(decode(self.autoencoder, encode(self.autoencoder, to_picture_range(low)))).to(low)
+        """Small pictures (N, 3, h, w) in [-1, 1], as a real downscale makes them, or as they come out of a rollout."""
+        height, width = (side // self.upsampler.scale for side in frames_NCHW.shape[-2:])
+        low_NhwC = resize_area(to_picture_range(frames_NCHW), (height, width))
+        if self.small.through_autoencoder:
+            low_NhwC = decode(self.autoencoder, encode(self.autoencoder, low_NhwC))
+        return to_model_range(low_NhwC).to(frames_NCHW)
 
     @torch.no_grad()
     def sample_pictures(self, batch: Batch) -> NDArray[np.uint8]:

@@ -126,6 +126,27 @@ def test_pieces_larger_than_the_pictures_are_refused(frame_cache: FrameCache) ->
         CropConfig(size_hw=[32])
 
 
+def test_pieces_on_a_grid_lie_on_it_and_reach_every_place(frame_cache: FrameCache) -> None:
+    crop = CropConfig(size_hw=[32, 56], on_boxes=0.5)
+    whole = FrameDataset(frame_cache, seed=0, flip=True)
+    data = FrameDataset(frame_cache, seed=0, flip=True, crop=crop, align_px=8)
+    corners = set()
+    for index in range(60):
+        piece, full = data[index]["frames_TCHW"], whole[index]["frames_TCHW"]
+        on_grid = full.unfold(2, 32, 8).unfold(3, 56, 8)  # 1 3 top left h w
+        equal = (on_grid == piece[:, :, None, None]).flatten(4).all(dim=-1).all(dim=1)[0]
+        assert equal.any()
+        corners.add(tuple(equal.nonzero()[0].tolist()))
+    assert corners == {(top, left) for top in range(2) for left in range(4)}
+
+
+def test_sizes_that_the_grid_does_not_divide_are_refused(frame_cache: FrameCache) -> None:
+    with pytest.raises(ValueError, match=r"crop.size_hw \[16, 20\] .*both must divide by 8 pixels"):
+        FrameDataset(frame_cache, seed=0, crop=CropConfig(size_hw=[16, 20]), align_px=8)
+    with pytest.raises(ValueError, match=r"pictures of \[40, 80\] .*both must divide by 16 pixels"):
+        FrameDataset(frame_cache, seed=0, align_px=16)
+
+
 def test_a_batch_is_padded_to_its_largest_count(frame_cache: FrameCache) -> None:
     counts = np.diff(frame_cache.conditions["lane-day"].offsets)
     assert counts.min() < counts.max()  # or this test would show nothing

@@ -15,7 +15,9 @@ from drivesim import Scene, Simulator
 from drivesim.core.boxes import Boxes2D
 from drivesim.core.finite import NotFiniteError
 from drivesim.core.video import probe
+from drivesim.diffusion.settings import SamplerOverrides
 from drivesim.families.driving import DrivingModel
+from drivesim.families.stages import StagesConfig, Upsampling
 from drivesim.families.upsample import upsample_next
 from drivesim.models.video_decoding import decode_clip
 from drivesim.rollout.run import RolloutConfig, run_rollout
@@ -159,3 +161,22 @@ def test_a_model_without_the_later_stages_decodes_frame_by_frame(tmp_path: Path)
     pending, frames = model.finish({}, latents, key=KEY, is_last=False)
     assert np.array_equal(frames, model.decode(latents))
     assert sum(tensor.numel() for tensor in pending.values()) <= 2
+
+
+def test_stages_can_be_left_out_and_sampled_otherwise(folder: Path, model: DrivingModel) -> None:
+    def loaded(**stages: object) -> DrivingModel:
+        return DrivingModel.from_pretrained(folder, stages=StagesConfig(**stages))  # type: ignore[arg-type]
+
+    key_frames = loaded(interpolate=False, upsampling=Upsampling.NONE)
+    assert (key_frames.fps, key_frames.size_hw, key_frames.num_passes) == (1.0, (32, 64), 0)
+    assert key_frames.finishing.video_decoder is None
+    image = loaded(video_decoder=False, upsampling=Upsampling.IMAGE)
+    assert image.finishing.upsampling is not None and image.finishing.upsampling.networks.video_unet is None
+    latents = _latents(2)
+    alone = image.finish({}, latents, key=KEY, is_last=True)[1]
+    assert np.array_equal(alone[0], image.picture(latents[0], key=KEY)), "frame by frame, a frame has no neighbours"
+    slower = loaded(upsample_sampler=SamplerOverrides(steps=3), interpolate_sampler=SamplerOverrides(steps=4))
+    assert slower.finishing.upsampling is not None
+    assert (slower.finishing.upsampling.sampling.steps, slower.interpolate_sampling.steps) == (3, 4)
+    prints = [other.fingerprint for other in (model, key_frames, image, slower)]
+    assert len(set(prints)) == 4

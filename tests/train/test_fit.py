@@ -16,9 +16,13 @@ from drivesim.data import NuScenesConfig, make_source
 from drivesim.data.batches import CropConfig
 from drivesim.data.module import DataModuleConfig
 from drivesim.data.source import ClipSource
-from drivesim.diffusion.settings import PredictionSamplingConfig, SamplingConfig
+from drivesim.diffusion.settings import PredictionSamplingConfig, Sampler, SamplingConfig
 from drivesim.families.driving import DrivingModel
+from drivesim.families.folder import load_parts, part_names, read_index
+from drivesim.families.upsample import UpsamplingModel, upsample_next
+from drivesim.models.autoencoder import to_model_range
 from drivesim.models.build import AutoencoderConfig, BackboneConfig, InterpolationConfig, TemporalConfig
+from drivesim.models.upsampler import UpsamplerConfig, UpsamplerTemporalConfig
 from drivesim.models.video_decoder import VideoDecoderConfig
 from drivesim.toytown import TownConfig, write_nuscenes
 from drivesim.train.config import StageName, TrainConfig, TrainerConfig
@@ -26,6 +30,7 @@ from drivesim.train.fit import fit
 from drivesim.train.latent_ldm import ImageLossConfig, ImageStage
 from drivesim.train.optim import LearningRate, OptimConfig, OptimizerName
 from drivesim.train.stage import Batch, Stage
+from drivesim.train.upsampler import UpsamplerLossConfig
 from drivesim.train.video_decoder import VideoDecoderLossConfig
 
 
@@ -57,6 +62,15 @@ def config(stage: StageName, cache: Path, init: Path | None = None, max_steps: i
         ),
         video_decoder=VideoDecoderConfig(levels=[False, False, False, True, True], num_frames=3, fps=4.0),
         video_decoder_loss=VideoDecoderLossConfig(adversarial_weight=0.5, discriminator_channels=8),
+        upsampler=UpsamplerConfig(
+            scale=2, patch_px=2, detail_gain=4.0, block_out_channels=[8, 16], attention=[False, True],
+            layers_per_block=1, num_heads=2, norm_num_groups=4, noise_level=20,
+        ),
+        upsampler_temporal=UpsamplerTemporalConfig(
+            num_frames=4, overlap=1, context_channels=4, feed_forward_mult=1
+        ),
+        upsampler_loss=UpsamplerLossConfig(max_noise_level=50, through_autoencoder=True),
+        upsample_sampling=SamplingConfig(sampler=Sampler.DDIM, steps=1),
         temporal=TemporalConfig(
             num_frames=6, context_channels=8, feed_forward_mult=1, hold_context=True, context_noise=50
         ),
@@ -135,6 +149,20 @@ def test_a_model_with_an_interpolation_fills_gaps_and_keeps_both_ends(family: di
     for part in ("temporal", "backbone"):
         name = f"{part}/diffusion_pytorch_model.safetensors"
         assert (family["interpolation"] / name).read_bytes() == (family["prediction"] / name).read_bytes()
+
+
+def test_a_model_with_an_upsampler_makes_large_frames_of_what_it_decodes(family: dict[str, Path]) -> None:
+    folder = family["upsampler"]
+    index = read_index(folder)
+    upsampling = UpsamplingModel.from_parts(load_parts(folder, part_names(index)), index)
+    assert (upsampling.portion, upsampling.overlap, upsampling.fps) == (4, 1, 4.0)
+    model = DrivingModel.from_pretrained(folder)
+    low = to_model_range(model.decode(torch.randn(5, 4, 4, 8, generator=torch.Generator().manual_seed(0))))
+    pending, frames = upsample_next(upsampling, {}, low, key=(0,), is_last=True)
+    assert (pending, frames.shape) == ({}, (5, 64, 128, 3))
+    assert read_index(family["image_upsampler"]).get("upsampler_temporal") is None
+    weights_of = "upsampler/diffusion_pytorch_model.safetensors"
+    assert (folder / weights_of).read_bytes() == (family["image_upsampler"] / weights_of).read_bytes()
 
 
 def test_rates_that_do_not_follow_from_one_another_are_refused() -> None:
