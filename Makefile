@@ -41,5 +41,6 @@ check: $(STAMP)  ## ruff, mypy and the tests that guard the layout
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layout.py tests/test_imports.py
 
+# DRIVESIM_PEER_I3D=PATH of pytorch_i3d.py (github.com/piergiaj/pytorch-i3d) sets ours beside it.
 bench: $(STAMP)  ## measure speeds
 	$(BIN)/python -m pytest -q -s tests/benchmarks

@@ -6,11 +6,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,30 +26,34 @@ from drivesim.config import (
     PrepareCommand,
     RolloutCommand,
     ToytownData,
-    compose_protocols,
     conf_dir,
+    config_name,
+    errors_as_they_are,
     explain,
+    recipe_that_writes,
     register,
     scene_paths,
     to_typed,
 )
 from drivesim.core.devices import check_accelerator, check_device
+from drivesim.core.files import write_json
+from drivesim.core.machine import is_out_of_memory
 from drivesim.core.run_folder import CONFIG_FILE, IDENTITY_FILE, record_run, versions
 from drivesim.core.scene import Scene
 from drivesim.core.terminal import Counter, show
 from drivesim.core.yaml_fields import nearest
 from drivesim.data import ClipSource, make_source
+from drivesim.planning.advice import what_fits
+from drivesim.rollout.rows import OUT_OF_MEMORY
 
 if TYPE_CHECKING:
-    from drivesim.evaluate.drift import Drift
-    from drivesim.evaluate.extractors import Extractor, ExtractorConfig
     from drivesim.rollout.rows import Progress, Row
     from drivesim.rollout.start import Start
     from drivesim.simulator import Simulator
 
-SCENE_SUFFIXES = (".yaml", ".yml")
 GO_ON = ("prepare", "train", "rollout", "evaluate")  # commands that keep what was done when they are stopped
 CLAIMING = ("train", "rollout")  # commands that check by themselves whose run a folder holds
+ADDING = (*CLAIMING, "plan")  # commands that may write into a folder that holds a run
 Record = Callable[..., None]  # writes config and origin into the run folder
 
 
@@ -98,7 +99,9 @@ def _overview() -> str:
 
 def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
     """Hands over to Hydra, which calls back with the composed config: once, or for each job of -m."""
-    register(command)
+    typed = overrides
+    name, overrides = config_name(command, typed)
+    register(command, name)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("drivesim").setLevel(logging.INFO)
     # Hydra reads flags only before the first key=value.
@@ -108,9 +111,9 @@ def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
     failed_jobs: list[int] = []
 
     def job(config: DictConfig) -> None:
-        sys.argv[1:] = [command, *overrides]  # Lightning starts the other processes of a training by it
+        sys.argv[1:] = [command, *typed]  # Lightning starts the other processes of a training by it
         try:
-            _run(command, config, overrides)
+            _run(command, config, typed)
         except (Exception, SystemExit) as error:
             hydra_config = HydraConfig.get()
             if hydra_config.mode == RunMode.MULTIRUN:  # the jobs that follow do not depend on this one
@@ -125,8 +128,8 @@ def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
             raise SystemExit(1) from error
 
     try:
-        with _errors_as_they_are():
-            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)(job)()
+        with errors_as_they_are():
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
     except SystemExit:
         if errors:
             raise errors[0] from None
@@ -137,23 +140,10 @@ def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
         _fail(f"{len(failed_jobs)} jobs failed: {', '.join(map(str, failed_jobs))}", 1)
 
 
-@contextmanager
-def _errors_as_they_are() -> Iterator[None]:
-    """Hydra raises its errors instead of printing them in its own form."""
-    before = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        yield
-    finally:
-        del os.environ["HYDRA_FULL_ERROR"]
-        if before is not None:
-            os.environ["HYDRA_FULL_ERROR"] = before
-
-
 def _run(command: str, composed: DictConfig, overrides: Sequence[str]) -> None:
     config = to_typed(composed)
     out = _out_folder(command, config.out)
-    if command not in CLAIMING and (out / IDENTITY_FILE).exists():
+    if command not in ADDING and (out / IDENTITY_FILE).exists():
         raise ValueError(f"out={out} holds a training or a rollout, whose record would be lost; choose another")
     plain: Any = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     record = partial(record_run, out, plain, ["drivesim", command, *overrides])
@@ -163,8 +153,14 @@ def _run(command: str, composed: DictConfig, overrides: Sequence[str]) -> None:
         "design": _design,
         "rollout": _rollout,
         "evaluate": _evaluate,
+        "plan": _plan,
     }
-    runners[command](config, out, record)
+    try:
+        runners[command](config, out, record)
+    except (MemoryError, RuntimeError) as error:
+        if command not in CLAIMING or not is_out_of_memory(error):
+            raise
+        raise OSError(f"out of memory: {error}\n{what_fits(command, overrides, str(error))}") from error
 
 
 def _out_folder(command: str, wanted: str | None) -> Path:
@@ -173,6 +169,14 @@ def _out_folder(command: str, wanted: str | None) -> Path:
     if hydra_config.mode == RunMode.MULTIRUN:
         return Path(wanted or hydra_config.sweep.dir) / str(hydra_config.job.num)
     return Path(wanted or f"runs/{command}/{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+def _plan(config: Any, out: Path, record: Record) -> None:
+    from drivesim.planning.command import plan_command
+
+    plan = plan_command(config, recipe_that_writes)
+    write_json(out / "plan.json", plan.to_json())
+    print(plan.text(), f"plan: {out / 'plan.json'}", sep="\n")
 
 
 def _source(data: Any) -> ClipSource:
@@ -273,14 +277,13 @@ def _start(config: RolloutCommand, simulator: Simulator) -> tuple[Start, dict[st
     """The start frame, designed from a scene or taken from a picture or video; and pictures of it by file name."""
     from drivesim.rollout.start import start_from_file
     from drivesim.simulator import BOXES_SCALE
+    from drivesim.sweep.starts import scene_of
     from drivesim.viz.overlays import draw_boxes
 
-    path = Path(config.start)
-    is_scene = path.suffix.lower() in SCENE_SUFFIXES or (not path.suffix and not path.is_file())
-    if not is_scene:
-        start = start_from_file(path, simulator.size_hw, start_s=config.start_s, is_night=config.is_night)
+    scene = scene_of(config.start, lambda name: scene_paths(name)[0])
+    if scene is None:
+        start = start_from_file(config.start, simulator.size_hw, start_s=config.start_s, is_night=config.is_night)
         return start, {"start.png": start.frame_HWC}
-    scene = Scene.load(scene_paths(config.start)[0])
     start = simulator.start(scene, seed=config.seed)
     boxes = draw_boxes(start.frame_HWC, scene.picture_boxes(simulator.size_hw), BOXES_SCALE)
     return start, {"start.png": start.frame_HWC, "start_boxes.png": boxes}
@@ -290,6 +293,9 @@ def _report_failures(rows: list[Row], out: Path) -> None:
     failed = [row for row in rows if not row.ok]
     for row in failed:
         print(f"future {row.future} failed: {row.error}", file=sys.stderr)
+    causes = [row.error for row in failed if row.error is not None and row.error.startswith(OUT_OF_MEMORY)]
+    if causes:
+        print(what_fits("rollout", sys.argv[2:], causes[0]), file=sys.stderr)
     if failed:
         raise SystemExit(f"drivesim: {len(failed)} of {len(rows)} futures failed; again with out={out} goes on")
 
@@ -300,90 +306,14 @@ def _show_progress(progress: Progress) -> None:
 
 
 def _evaluate(config: EvaluateCommand, out: Path, record: Record) -> None:
-    from drivesim.evaluate.lines import protocol_lines
-    from drivesim.evaluate.networks import network_configs
-    from drivesim.evaluate.obedience_run import is_of_scenes
-    from drivesim.evaluate.run import evaluate_protocols
+    from drivesim.evaluate_command import CommandLine, evaluate_command
 
-    if config.compare is not None:
-        _compare(config, out, record)
-        return
-    if config.generated is not None and is_of_scenes(config.generated):
-        _obedience(config, out, record)
-        return
-    generated, real = config.sets()
-    overrides = list(HydraConfig.get().overrides.task)
-    protocols = compose_protocols(config.protocols, overrides) if config.protocols else [config.protocol]
-    for extractor in chain(*network_configs(protocols, config.networks)):
-        check_device(extractor.device)
-    scores = evaluate_protocols(
-        config,
-        protocols,
-        generated,
-        real,
-        out,
-        makers={"clip-vit-b-32": _text_frame_extractor},
-        draw_drift=_draw_drift,
+    line = CommandLine(
+        overrides=list(HydraConfig.get().overrides.task),
+        make_source=_source,
+        on_progress=_show_progress,
     )
-    record()
-    print(*protocol_lines(scores), f"report: {scores[0].report}", sep="\n")
-
-
-def _text_frame_extractor(config: ExtractorConfig) -> Extractor:
-    """CLIP, from a folder in transformers' format or the hub; for CLIPSIM."""
-    from drivesim.evaluate.text_similarity import TextFrameExtractor
-    from drivesim.models.text_frame_embeddings import VIT_B_32, TextFrameEmbedder
-
-    return TextFrameExtractor(TextFrameEmbedder.from_pretrained(config.weights or VIT_B_32, config.device), config)
-
-
-def _obedience(config: EvaluateCommand, out: Path, record: Record) -> None:
-    from drivesim.evaluate.obedience_report import obedience_lines
-    from drivesim.evaluate.obedience_run import evaluate_obedience
-
-    assert config.generated is not None, "the caller has looked into it"
-    found = evaluate_obedience(config.obedience, config.generated, config.real, out)
-    record()
-    notes = [f"note: {warning}" for warning in found.warnings]
-    print(*notes, *obedience_lines(found.rows), f"report: {found.report}", sep="\n")
-
-
-def _compare(config: EvaluateCommand, out: Path, record: Record) -> None:
-    from drivesim.core.files import write_json
-    from drivesim.evaluate.compare import compare
-    from drivesim.evaluate.lines import comparison_lines
-
-    if config.generated is not None or config.real is not None:
-        raise ValueError("compare reads two evaluations that are done; leave generated and real out")
-    comparison = compare(config.compare or [], config.uncertainty, config.force)
-    record()
-    write_json(out / "comparison.json", asdict(comparison))
-    print(*comparison_lines(comparison), f"comparison: {out / 'comparison.json'}", sep="\n")
-
-
-def _draw_drift(drift: Drift, out_png: Path) -> None:
-    """The curves of an evaluation with real video's bands, as one picture."""
-    from drivesim.viz.curves import CurvePanel, draw_curves
-
-    panels = []
-    for curve in drift.curves:
-        band = curve.band
-        panel = CurvePanel(
-            title=curve.measure.value, times_s=np.arange(len(curve.generated)) / drift.fps, values=curve.generated
-        )
-        if band is not None:
-            panel.band_times_s, panel.band_low, panel.band_high = (
-                np.arange(len(band.low)) / drift.fps,
-                band.low,
-                band.high,
-            )
-        panels.append(panel)
-    if drift.frechet is not None:
-        panel = CurvePanel(title="Fréchet distance", times_s=drift.frechet.times_s, values=drift.frechet.distance)
-        if (floor := drift.frechet_floor) is not None:
-            panel.band_times_s, panel.band_low, panel.band_high = floor.times_s, 0 * floor.distance, floor.distance
-        panels.append(panel)
-    draw_curves(panels, out_png)
+    evaluate_command(config, out, record, line)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,11 @@ class TemporalResLayer(nn.Module):
             nn.Conv2d(config["context_in_channels"], context_channels, 3, padding=1) if context_channels else None
         )
         self.block = TemporalResBlock(
-            channels, config["time_embed_dim"], groups=config["norm_num_groups"], context_channels=context_channels
+            channels,
+            config["time_embed_dim"],
+            groups=config["norm_num_groups"],
+            context_channels=context_channels,
+            time_kernel=config["time_kernel"],
         )
         self.mix = Mix(config["num_alphas"])
 
@@ -110,6 +114,9 @@ class TemporalStack(ModelMixin, ConfigMixin):
             for those who make the context.
         context_noise: the largest diffusion step that given frames may be noised to; above 0 the stack is told
             the step.
+        time_kernel: frames that a temporal convolution sees; 1 = attention alone sees other frames.
+        spatial: how the backbone's weights came to be, a value of `SpatialLayers`; anything but "frozen" means that
+            they belong to this stack and are no image model any more. Kept for those who use the backbone alone.
     """
 
     _supports_gradient_checkpointing = False
@@ -133,6 +140,8 @@ class TemporalStack(ModelMixin, ConfigMixin):
         feed_forward_mult: int = 4,
         hold_context: bool = False,
         context_noise: int = 0,
+        time_kernel: int = 3,
+        spatial: str = "frozen",
     ):
         super().__init__()
         self.noise_embed = NoiseLevelEmbedding(time_embed_dim) if context_noise else None
@@ -143,6 +152,7 @@ class TemporalStack(ModelMixin, ConfigMixin):
             "context_in_channels": context_in_channels,
             "context_channels": context_channels,
             "feed_forward_mult": feed_forward_mult,
+            "time_kernel": time_kernel,
         }
 
         def block(level: int, num_resnets: int, num_attentions: int) -> TemporalBlock:
@@ -177,6 +187,8 @@ class TemporalStack(ModelMixin, ConfigMixin):
         feed_forward_mult: int = 4,
         hold_context: bool = False,
         context_noise: int = 0,
+        time_kernel: int = 3,
+        spatial: str = "frozen",
     ) -> TemporalStack:
         """The stack that fits a backbone.
 
@@ -213,6 +225,8 @@ class TemporalStack(ModelMixin, ConfigMixin):
             feed_forward_mult=feed_forward_mult,
             hold_context=hold_context,
             context_noise=context_noise,
+            time_kernel=time_kernel,
+            spatial=spatial,
         )
 
     def set_alpha(self, value: float) -> None:

@@ -6,12 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from drivesim.conditioning.driving import make_conditioner
 from drivesim.conditioning.rate_label import RateLabel
 from drivesim.diffusion.schedule import training_schedule
 from drivesim.diffusion.settings import as_facts
 from drivesim.models.autoencoder import downsampling
-from drivesim.models.build import make_autoencoder, make_backbone, make_interpolation_stack, make_temporal_stack
+from drivesim.models.build import (
+    SpatialLayers,
+    make_autoencoder,
+    make_backbone,
+    make_interpolation_stack,
+    make_temporal_stack,
+)
 from drivesim.models.upsampler import make_upsampler, make_upsampler_temporal
 from drivesim.models.video_decoder import VideoDecoder
 from drivesim.train.autoencoder import AutoencoderStage
@@ -23,6 +32,7 @@ from drivesim.train.upsampler import UpsamplerStage, check_crop
 from drivesim.train.video_decoder import VideoDecoderStage
 
 Parts = dict[str, Any]  # of a model folder, by name
+EXAMPLE_BOXES = 24  # of a busy frame
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -40,6 +50,36 @@ class Recipe:
     align_px: Callable[[TrainConfig, Parts], int] = lambda *_: 1  # grid on which pieces of its pictures lie
     learns_from_pictures: bool = False  # or from pieces of them; False = from the latents of whole ones
 
+    def example_batch(self, config: TrainConfig, parts: Parts, *, is_training: bool) -> dict[str, Tensor]:
+        """A batch of the shapes and types that `data.batches.collate` gives, made on torch's default device.
+
+        Args:
+            config: the stage and its settings.
+            parts: those of `init` and those that the stage makes.
+            is_training: False = a batch of the validation, whose pictures are whole.
+        """
+        b, t = config.loader.batch_size, self.num_frames(config)
+        height, width = config.size_hw
+        if not is_training:
+            b = min(b, config.loader.num_val_items)
+        if self.learns_from_pictures:
+            whole_hw = [side * self.scale(config) for side in config.size_hw]
+            piece_hw = config.crop.size_hw if is_training and config.crop.size_hw else whole_hw
+            clip = {"frames_BTCHW": torch.zeros(b, t, 3, *piece_hw)}
+        else:
+            f = downsampling(parts["autoencoder"])
+            channels = parts["autoencoder"].config.latent_channels
+            clip = {"latents_BTCHW": torch.zeros(b, t, channels, height // f, width // f)}
+            clip["rate_B"] = torch.zeros(b, dtype=torch.int64)
+        return {
+            **clip,
+            "boxes_BTN4": torch.zeros(b, t, EXAMPLE_BOXES, 4),
+            "classes_BTN": torch.zeros(b, t, EXAMPLE_BOXES, dtype=torch.int64),
+            "num_cars_BT": torch.zeros(b, t, dtype=torch.int64),
+            "is_night_B": torch.zeros(b, dtype=torch.int64),
+            "has_boxes_B": torch.ones(b, dtype=torch.bool),
+        }
+
 
 def _make_image(config: TrainConfig, parts: Parts) -> Parts:
     autoencoder = parts["autoencoder"]
@@ -54,9 +94,22 @@ def _make_image(config: TrainConfig, parts: Parts) -> Parts:
     }
 
 
+def _make_prediction(config: TrainConfig, parts: Parts) -> Parts:
+    made = {"temporal": make_temporal_stack(config.temporal, parts["backbone"])}
+    if SpatialLayers(config.temporal.spatial) is SpatialLayers.SCRATCH:
+        made |= {name: type(parts[name]).from_config(parts[name].config) for name in ("backbone", "conditioner")}
+    return made
+
+
 def _make_interpolation(config: TrainConfig, parts: Parts) -> Parts:
     settings = config.interpolation
     settings.check(config.fps)
+    spatial = parts["temporal"].config.spatial
+    if spatial != SpatialLayers.FROZEN.value:
+        raise ValueError(
+            f"init={config.init}: its image layers were trained with its prediction (temporal.spatial={spatial}); "
+            "an interpolation needs those of an image model"
+        )
     return {
         "interpolation": make_interpolation_stack(settings, parts["backbone"]),
         "rate_label": RateLabel(num_rates=len(settings.rates), dim=settings.label_dim),
@@ -153,7 +206,7 @@ RECIPES: dict[StageName, Recipe] = {
     StageName.PREDICTION: Recipe(
         needs=_IMAGE,
         trains=("temporal",),
-        make=lambda config, parts: {"temporal": make_temporal_stack(config.temporal, parts["backbone"])},
+        make=_make_prediction,
         stage=lambda config, parts: PredictionStage(
             parts, config.prediction_loss, config.predict_sampling, config.optim, config.seed
         ),
@@ -209,3 +262,10 @@ RECIPES: dict[StageName, Recipe] = {
         align_px=_upsampler_grid_px,
     ),
 }
+
+
+def trained_parts(config: TrainConfig) -> tuple[str, ...]:
+    """The parts that a training makes and trains: its stage's, and the image layers where they are not frozen."""
+    stage = StageName(config.stage)
+    spatial = SpatialLayers(config.temporal.spatial).trained_parts if stage is StageName.PREDICTION else ()
+    return RECIPES[stage].trains + spatial
