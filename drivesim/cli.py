@@ -6,8 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,16 +27,24 @@ from drivesim.config import (
     RolloutCommand,
     ToytownData,
     conf_dir,
+    config_name,
+    errors_as_they_are,
     explain,
+    recipe_that_writes,
     register,
     scene_paths,
     to_typed,
 )
+from drivesim.core.devices import check_accelerator, check_device
+from drivesim.core.files import write_json
+from drivesim.core.machine import is_out_of_memory
 from drivesim.core.run_folder import CONFIG_FILE, IDENTITY_FILE, record_run, versions
 from drivesim.core.scene import Scene
 from drivesim.core.terminal import Counter, show
 from drivesim.core.yaml_fields import nearest
 from drivesim.data import ClipSource, make_source
+from drivesim.planning.advice import what_fits
+from drivesim.rollout.rows import OUT_OF_MEMORY
 
 if TYPE_CHECKING:
     from drivesim.rollout.rows import Progress, Row
@@ -46,6 +53,7 @@ if TYPE_CHECKING:
 
 GO_ON = ("prepare", "train", "rollout", "evaluate")  # commands that keep what was done when they are stopped
 CLAIMING = ("train", "rollout")  # commands that check by themselves whose run a folder holds
+ADDING = (*CLAIMING, "plan")  # commands that may write into a folder that holds a run
 Record = Callable[..., None]  # writes config and origin into the run folder
 
 
@@ -91,7 +99,9 @@ def _overview() -> str:
 
 def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
     """Hands over to Hydra, which calls back with the composed config: once, or for each job of -m."""
-    register(command)
+    typed = overrides
+    name, overrides = config_name(command, typed)
+    register(command, name)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("drivesim").setLevel(logging.INFO)
     # Hydra reads flags only before the first key=value.
@@ -101,9 +111,9 @@ def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
     failed_jobs: list[int] = []
 
     def job(config: DictConfig) -> None:
-        sys.argv[1:] = [command, *overrides]  # Lightning starts the other processes of a training by it
+        sys.argv[1:] = [command, *typed]  # Lightning starts the other processes of a training by it
         try:
-            _run(command, config, overrides)
+            _run(command, config, typed)
         except (Exception, SystemExit) as error:
             hydra_config = HydraConfig.get()
             if hydra_config.mode == RunMode.MULTIRUN:  # the jobs that follow do not depend on this one
@@ -118,8 +128,8 @@ def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
             raise SystemExit(1) from error
 
     try:
-        with _errors_as_they_are():
-            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)(job)()
+        with errors_as_they_are():
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
     except SystemExit:
         if errors:
             raise errors[0] from None
@@ -130,23 +140,10 @@ def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
         _fail(f"{len(failed_jobs)} jobs failed: {', '.join(map(str, failed_jobs))}", 1)
 
 
-@contextmanager
-def _errors_as_they_are() -> Iterator[None]:
-    """Hydra raises its errors instead of printing them in its own form."""
-    before = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        yield
-    finally:
-        del os.environ["HYDRA_FULL_ERROR"]
-        if before is not None:
-            os.environ["HYDRA_FULL_ERROR"] = before
-
-
 def _run(command: str, composed: DictConfig, overrides: Sequence[str]) -> None:
     config = to_typed(composed)
     out = _out_folder(command, config.out)
-    if command not in CLAIMING and (out / IDENTITY_FILE).exists():
+    if command not in ADDING and (out / IDENTITY_FILE).exists():
         raise ValueError(f"out={out} holds a training or a rollout, whose record would be lost; choose another")
     plain: Any = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     record = partial(record_run, out, plain, ["drivesim", command, *overrides])
@@ -156,8 +153,14 @@ def _run(command: str, composed: DictConfig, overrides: Sequence[str]) -> None:
         "design": _design,
         "rollout": _rollout,
         "evaluate": _evaluate,
+        "plan": _plan,
     }
-    runners[command](config, out, record)
+    try:
+        runners[command](config, out, record)
+    except (MemoryError, RuntimeError) as error:
+        if command not in CLAIMING or not is_out_of_memory(error):
+            raise
+        raise OSError(f"out of memory: {error}\n{what_fits(command, overrides, str(error))}") from error
 
 
 def _out_folder(command: str, wanted: str | None) -> Path:
@@ -166,6 +169,14 @@ def _out_folder(command: str, wanted: str | None) -> Path:
     if hydra_config.mode == RunMode.MULTIRUN:
         return Path(wanted or hydra_config.sweep.dir) / str(hydra_config.job.num)
     return Path(wanted or f"runs/{command}/{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+def _plan(config: Any, out: Path, record: Record) -> None:
+    from drivesim.planning.command import plan_command
+
+    plan = plan_command(config, recipe_that_writes)
+    write_json(out / "plan.json", plan.to_json())
+    print(plan.text(), f"plan: {out / 'plan.json'}", sep="\n")
 
 
 def _source(data: Any) -> ClipSource:
@@ -201,31 +212,8 @@ def _prepare(config: PrepareCommand, out: Path, record: Record) -> None:
 def _train(config: Any, out: Path, record: Record) -> None:
     from drivesim.train.fit import fit
 
-    _check_accelerator(config.trainer.accelerator)
+    check_accelerator(config.trainer.accelerator)
     print(f"model: {fit(config, _source(config.data), out, record)}")
-
-
-def _devices() -> list[str]:
-    """The torch devices of this machine, as torch names them."""
-    import torch
-
-    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    return ["cpu", *(["cuda"] if gpus else []), *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
-
-
-def _check_device(device: str) -> None:
-    """Raises ValueError for a torch device that this machine lacks."""
-    there = _devices()
-    if device not in there:
-        raise ValueError(f"device={device}: not on this machine; valid here: {', '.join(there)}")
-
-
-def _check_accelerator(accelerator: str) -> None:
-    """Raises ValueError for a Lightning accelerator that this machine lacks."""
-    gpus = [device for device in _devices() if device in ("cuda", "mps")]
-    there = ["auto", "cpu", *(["gpu"] if gpus else []), *gpus]
-    if accelerator not in there:
-        raise ValueError(f"trainer.accelerator={accelerator}: not on this machine; valid here: {', '.join(there)}")
 
 
 def _load_simulator(model: str, device: str, **sampling: Any) -> Simulator:
@@ -238,7 +226,7 @@ def _load_simulator(model: str, device: str, **sampling: Any) -> Simulator:
 def _design(config: DesignCommand, out: Path, record: Record) -> None:
     if config.num_frames < 1:
         raise ValueError(f"num_frames is {config.num_frames}; must be 1 or more")
-    _check_device(config.device)
+    check_device(config.device)
     scenes = scene_paths(config.scene)
     simulator = _load_simulator(config.model, config.device, design_sampling=config.sampler)
     record(fingerprint=simulator.model.fingerprint)
@@ -255,7 +243,7 @@ def _rollout(config: RolloutCommand, out: Path, record: Record) -> None:
     from drivesim.viz.contact_sheet import contact_sheet
 
     config.validate()
-    _check_device(config.device)
+    check_device(config.device)
     if config.pool.kind is PoolKind.RAY and config.device.startswith("cuda") and config.pool.gpus_per_worker == 0:
         raise ValueError(f"device={config.device} with pool=ray needs pool.gpus_per_worker, such as 1 or 0.5")
     how: dict[str, Any] = {"device": config.device, "predict_sampling": config.sampler, "stages": config.stages}
@@ -305,6 +293,9 @@ def _report_failures(rows: list[Row], out: Path) -> None:
     failed = [row for row in rows if not row.ok]
     for row in failed:
         print(f"future {row.future} failed: {row.error}", file=sys.stderr)
+    causes = [row.error for row in failed if row.error is not None and row.error.startswith(OUT_OF_MEMORY)]
+    if causes:
+        print(what_fits("rollout", sys.argv[2:], causes[0]), file=sys.stderr)
     if failed:
         raise SystemExit(f"drivesim: {len(failed)} of {len(rows)} futures failed; again with out={out} goes on")
 
@@ -319,7 +310,6 @@ def _evaluate(config: EvaluateCommand, out: Path, record: Record) -> None:
 
     line = CommandLine(
         overrides=list(HydraConfig.get().overrides.task),
-        check_device=_check_device,
         make_source=_source,
         on_progress=_show_progress,
     )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import typing
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
@@ -27,6 +30,7 @@ from drivesim.evaluate.obedience import ObedienceConfig
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.run import EvaluateConfig
 from drivesim.families.stages import StagesConfig
+from drivesim.planning.hardware import PlanConfig
 from drivesim.rollout.pools import PoolConfig
 from drivesim.rollout.run import RolloutConfig
 from drivesim.sweep.claims import ClaimsConfig
@@ -137,6 +141,25 @@ def _train_command() -> type:
     return TrainCommand
 
 
+@dataclasses.dataclass(kw_only=True, slots=True)
+class PlanRolloutCommand(RolloutCommand):
+    """What a rollout will need."""
+
+    start: str = "cut_in"  # as of a rollout; a scene's start frame has to be designed
+    plan: PlanConfig = dataclasses.field(default_factory=PlanConfig)  # hardware to plan for
+
+
+@functools.cache
+def _plan_train_command() -> type:
+    """The config of `plan train`."""
+
+    @dataclasses.dataclass(kw_only=True, slots=True)
+    class PlanTrainCommand(_train_command()):  # type: ignore[misc]
+        plan: PlanConfig = dataclasses.field(default_factory=PlanConfig)  # hardware to plan for
+
+    return PlanTrainCommand
+
+
 # What `drivesim --help` says of each command.
 COMMANDS = {
     "prepare": "index a data set and print what is wrong with it",
@@ -144,7 +167,9 @@ COMMANDS = {
     "design": "make start frames from a scene file, with the boxes drawn over a copy",
     "rollout": "make several futures of one start frame, as videos",
     "evaluate": "score generated videos against real ones, with a report",
+    "plan": "parameters, memory, disk and time that `train KEYS` or `rollout KEYS` will need: write plan in front",
 }
+PLANNED = ("train", "rollout")  # commands that can be planned
 
 _COMMAND_SCHEMAS: dict[str, type] = {
     "prepare": PrepareCommand,
@@ -166,13 +191,29 @@ _SCHEMAS: dict[str, type] = {
 }
 
 
-def register(command: str) -> None:
-    """Makes the schemas of a command known to Hydra; may be called again."""
+def config_name(command: str, arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The file in conf/ that a command is composed from, and the overrides: a plan is of the command that it names.
+
+    Raises:
+        ValueError: a plan of a command that cannot be planned.
+    """
+    if command != "plan":
+        return command, list(arguments)
+    if not arguments or arguments[0] not in PLANNED:
+        raise ValueError(f"plan {arguments[0] if arguments else ''}: plan what? valid: {', '.join(PLANNED)}")
+    return arguments[0], list(arguments[1:])
+
+
+def register(command: str, name: str) -> None:
+    """Makes the schemas of a command and its config file known to Hydra; may be called again."""
     store = ConfigStore.instance()
-    schema = _train_command() if command == "train" else _COMMAND_SCHEMAS[command]
-    samplers = {"sampler": PredictionOverrides} if command == "rollout" else {}
-    for name, node in {**_SCHEMAS, **samplers, command: schema}.items():
-        store.store(group="schema", name=name, node=node)
+    if name == "train":
+        schema = _plan_train_command() if command == "plan" else _train_command()
+    else:
+        schema = PlanRolloutCommand if command == "plan" else _COMMAND_SCHEMAS[name]
+    samplers = {"sampler": PredictionOverrides} if name == "rollout" else {}
+    for place, node in {**_SCHEMAS, **samplers, name: schema}.items():
+        store.store(group="schema", name=place, node=node)
 
 
 def conf_dir() -> Path:
@@ -212,13 +253,23 @@ def compose(command: str, overrides: Sequence[str] = ()) -> Any:
     Raises:
         ValueError: a mistake in the overrides; names the key and the valid choices.
     """
-    register(command)
+    name, overrides = config_name(command, overrides)
+    register(command, name)
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         try:
-            return to_typed(hydra.compose(config_name=command, overrides=list(overrides)))
+            return to_typed(hydra.compose(config_name=name, overrides=list(overrides)))
         except HYDRA_ERRORS as error:
             raise ValueError(explain(error, overrides)) from error
+
+
+def recipe_that_writes(model_folder: str) -> Any | None:
+    """The config of the shipped recipe whose run leaves its model in that folder; None = no recipe does."""
+    for experiment in _choices("experiment"):
+        values = yaml.safe_load((conf_dir() / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8"))
+        if "out" in values and Path(values["out"]) / "model" == Path(model_folder):
+            return compose("train", [f"experiment={experiment}"])
+    return None
 
 
 def compose_protocols(names: Sequence[str], overrides: Sequence[str]) -> list[ProtocolConfig]:
@@ -247,6 +298,19 @@ def to_typed(config: DictConfig) -> Any:
     if missing:
         raise ValueError(f"no value for {', '.join(missing)}; give one as {missing[0]}=VALUE")
     return _with_tuples(OmegaConf.to_object(config))
+
+
+@contextmanager
+def errors_as_they_are() -> Iterator[None]:
+    """Hydra raises its errors instead of printing them in its own form."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["HYDRA_FULL_ERROR"]
+        if before is not None:
+            os.environ["HYDRA_FULL_ERROR"] = before
 
 
 def explain(error: BaseException, overrides: Sequence[str]) -> str:

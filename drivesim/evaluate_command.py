@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drivesim.config import EvaluateCommand, compose, compose_protocols, scene_paths
+from drivesim.core.devices import check_device
 from drivesim.core.terminal import Counter
 from drivesim.data import ClipSource
 
@@ -27,7 +28,6 @@ class CommandLine:
     """What the command line hands over beside the config."""
 
     overrides: Sequence[str]  # as typed
-    check_device: Callable[[str], None]  # raises ValueError for a device that is not there
     make_source: Callable[[Any], ClipSource]  # of a group `data`
     on_progress: OnProgress  # shows how far rollouts are
 
@@ -36,14 +36,14 @@ def evaluate_command(config: EvaluateCommand, out: Path, record: Record, line: C
     """Scores videos or a sweep, tests claims, checks designed scenes, or compares: what the config asks for."""
     from drivesim.evaluate.lines import protocol_lines
     from drivesim.evaluate.networks import network_configs
-    from drivesim.evaluate.obedience_run import scene_folders
+    from drivesim.evaluate.obedience_run import is_of_scenes
     from drivesim.evaluate.run import evaluate_protocols
     from drivesim.sweep.drift_picture import draw_drift
 
     if config.compare is not None:
         _compare(config, out, record)
         return
-    if config.generated is not None and scene_folders(config.generated):
+    if config.generated is not None and is_of_scenes(config.generated):
         _obedience(config, out, record)
         return
     if config.claims is not None:
@@ -55,7 +55,7 @@ def evaluate_command(config: EvaluateCommand, out: Path, record: Record, line: C
     generated, real = config.sets()
     protocols = compose_protocols(config.protocols, line.overrides) if config.protocols else [config.protocol]
     for extractor in chain(*network_configs(protocols, config.networks)):
-        line.check_device(extractor.device)
+        check_device(extractor.device)
     scores = evaluate_protocols(
         config,
         protocols,
@@ -126,7 +126,7 @@ def _sweep(config: EvaluateCommand, out: Path, record: Record, line: CommandLine
     real = config.real_of_sweep()
     (networks,) = network_configs([config.protocol], config.networks)
     for device in (config.sweep.device, *(network.device for network in networks)):
-        line.check_device(device)
+        check_device(device)
     record()
     inputs = SweepInputs(
         settings=config,

@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from drivesim import cli
+from drivesim.core.devices import devices
 from drivesim.core.files import read_rows
 from drivesim.core.picture import load_picture, save_png
 from drivesim.core.seeds import numpy_generator
@@ -153,13 +154,13 @@ def test_a_frame_does_not_depend_on_the_threads_that_torch_happens_to_have(
     command: list[str], expected: int, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    design = Simulator.design
+    start = Simulator.start
 
     def watched(*args: Any, **kwargs: Any) -> Any:
         seen.append(torch.get_num_threads())
-        return design(*args, **kwargs)
+        return start(*args, **kwargs)
 
-    monkeypatch.setattr(Simulator, "design", watched)
+    monkeypatch.setattr(Simulator, "start", watched)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -191,7 +192,7 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(
 @pytest.mark.parametrize(("num_gpus", "gpus"), [(0, []), (2, ["cuda", "cuda:0", "cuda:1"])])
 def test_gpus_are_offered_where_there_are_any(num_gpus: int, gpus: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
-    assert [name for name in cli._devices() if name.startswith("cuda")] == gpus
+    assert [name for name in devices() if name.startswith("cuda")] == gpus
 
 
 def test_an_accelerator_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -340,6 +341,15 @@ def test_videos_are_scored_with_a_report(tmp_path: Path, capsys: pytest.CaptureF
     assert drivesim("evaluate", "compare=[scores, other]") == 2
     assert "protocol.covariance is 'unbiased' and 'population'" in capsys.readouterr().err
     assert drivesim("evaluate", "compare=[scores, other]", "force=true", "out=forced") == 0
+    capsys.readouterr()
+    several = [*shared, "protocols=[keyframes, videogpt]", "protocol.extractors=[{name: toytown-clip}]", "out=both"]
+    assert drivesim(*several, "drift.enabled=false", "diversity=false") == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line for line in printed if line.startswith("protocol ")] == [
+        "protocol drivesim-keyframes", "protocol videogpt",
+    ]  # fmt: skip
+    rows = read_rows(tmp_path / "both" / "rows.jsonl")
+    assert [row["was_stored"] for row in rows] == [row["protocol"] == "drivesim-keyframes" for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -376,3 +386,30 @@ def test_a_folder_that_holds_a_rollout_is_not_written_over(
 def test_a_folder_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert drivesim("evaluate", "generated=nowhere", "real=nowhere") == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_scenes_are_exported_designed_and_checked_against_what_they_ask_for(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export = ["export=videos", "export.split=train", "export.size_hw=[32,64]", "export.scenes_every_s=2"]
+    assert drivesim("prepare", "data=toytown", "data.root=town", *TOWN, *export, "out=town_index") == 0
+    scenes = tmp_path / "town_index" / "scenes"
+    assert len(list(scenes.glob("*/real.png"))) == 4
+    assert drivesim("design", f"scene={scenes}", f"model={model}", "num_frames=1", "out=designed") == 0
+    assert {path.parent.name for path in (tmp_path / "designed").glob("*/frame_000.png")} == {
+        path.parent.name for path in scenes.glob("*/scene.yaml")
+    }
+    capsys.readouterr()
+    assert drivesim("evaluate", "generated=designed", f"real={scenes}", "obedience.resamples=20", "out=obeyed") == 0
+    out = capsys.readouterr().out
+    assert "omitted, all" in out and "real pictures" in out and "other scenes" not in out
+    found = json.loads((tmp_path / "obeyed" / "obedience.json").read_text())
+    assert found["card"]["generated"]["num_pictures"] == found["card"]["real"]["num_pictures"] == 4
+    assert (tmp_path / "obeyed" / "report.html").exists()
+    assert yaml.safe_load((tmp_path / "obeyed" / "config.yaml").read_text())["generated"] == "designed"
+
+
+def test_a_folder_without_scenes_names_the_shipped_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    assert drivesim("design", "scene=empty") == 2
+    assert "shipped scenes: crowd" in capsys.readouterr().err

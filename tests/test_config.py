@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from drivesim import config as config_module
-from drivesim.config import COMMANDS, ToytownData, compose, conf_dir
+from drivesim.config import COMMANDS, ToytownData, compose, conf_dir, config_name, recipe_that_writes
 from drivesim.data.videos import VideoFolderConfig
 from drivesim.diffusion.settings import Sampler, SamplerOverrides, SamplingConfig
 from drivesim.rollout.pools import PoolKind
@@ -25,6 +25,7 @@ NEEDED = {
     "design": ["scene=x"],
     "rollout": ["start=x"],
     "evaluate": ["generated=x", "real=y"],
+    "plan": ["rollout"],
 }
 GROUPS = {
     "data": ["prepare", "train"],
@@ -54,7 +55,8 @@ def strangers(value: object, path: str = "") -> list[str]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_composes_to_dataclasses(command: str) -> None:
-    assert (CONF / f"{command}.yaml").is_file()
+    name, _ = config_name(command, NEEDED[command])
+    assert (CONF / f"{name}.yaml").is_file()
     assert strangers(compose(command, NEEDED[command])) == []
 
 
@@ -72,11 +74,24 @@ def test_every_experiment_composes(experiment: Path) -> None:
 
 
 def test_every_shipped_config_is_covered_here() -> None:
-    covered = {f"{command}.yaml" for command in COMMANDS}
+    covered = {f"{config_name(command, NEEDED[command])[0]}.yaml" for command in COMMANDS}
     covered |= {f"{group}/{choice}.yaml" for _, group, choice in CHOICES}
     covered |= {f"experiment/{experiment.as_posix()}.yaml" for experiment in EXPERIMENTS}
     found = {path.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml") if path.parent.name != "scenes"}
     assert found == covered | {"quiet.yaml"}
+
+
+def test_a_plan_takes_the_keys_of_what_it_plans_and_leaves_that_as_it_was() -> None:
+    planned = compose("plan", ["train", "experiment=toytown/image", "optim.learning_rate=0.5", "plan.hardware=a100"])
+    assert (planned.stage.value, planned.optim.learning_rate, planned.plan.hardware) == ("image", 0.5, "a100")
+    with pytest.raises(ValueError, match="plan.hardware"):
+        compose("train", ["experiment=toytown/image", "plan.hardware=a100"])
+
+
+def test_the_recipe_behind_a_model_folder_is_found() -> None:
+    found = recipe_that_writes("runs/toytown/image_more/model")
+    assert (found.stage.value, found.seed) == ("image", 1)
+    assert recipe_that_writes("runs/nobody/model") is None
 
 
 def test_group_choices_become_their_own_classes() -> None:

@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {"evaluate_command"},
     {"config"},
     {"sweep"},
-    {"simulator"},
+    {"simulator", "planning"},
     {"train", "rollout", "evaluate", "viz"},
     {"families"},
     {"models", "conditioning"},

@@ -26,7 +26,7 @@ TOP_LEVEL = {
 LEFTOVERS = {"build", "dist", "runs", "drivesim.egg-info", "__pycache__"}
 PACKAGES = {
     "core", "toytown", "data", "diffusion", "nn", "conditioning", "models", "train", "rollout", "evaluate",
-    "families", "sweep", "viz",
+    "families", "planning", "sweep", "viz",
 }  # fmt: skip
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60

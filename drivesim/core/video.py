@@ -109,6 +109,16 @@ def probe(path: str | Path) -> VideoInfo:
         )
 
 
+def codec_of(path: str | Path) -> str:
+    """FFmpeg's name of a file's codec, "h264", from its head alone.
+
+    Raises:
+        FileNotFoundError, ValueError: as `probe`.
+    """
+    with _opened(path) as (_, stream):
+        return str(stream.codec_context.name)
+
+
 def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[tuple[float, VideoFrame]]:
     stated_fps = float(stream.average_rate or stream.guessed_rate or 0)
     if _counts_frames(container) and stated_fps:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from drivesim.core.boxes import Boxes2D
 from drivesim.core.clip import Clip
+from drivesim.core.files import read_json, write_json
 from drivesim.core.picture import save_png
 from drivesim.core.scene import Scene
 from drivesim.data.conditions import nearest_boxes
@@ -18,12 +20,14 @@ from drivesim.data.source import ClipSource
 
 SCENE_FILE = "scene.yaml"
 REAL_PICTURE = "real.png"
+RECORD = "export.json"  # beside the folders: what they were made from
 
 
 def export_scenes(source: ClipSource, config: ExportConfig, out_dir: Path) -> Iterator[tuple[str, str | None]]:
     """Writes a folder with `scene.yaml` and `real.png` every `scenes_every_s` seconds of the drives of a split.
 
-    A folder that has both is left as it is, so that an export that was stopped goes on.
+    A folder that has both is left as it is, so that an export that was stopped goes on; those that an earlier call
+    wrote from other data or with another config are emptied first.
 
     Args:
         source: Of drives with boxes.
@@ -39,6 +43,7 @@ def export_scenes(source: ClipSource, config: ExportConfig, out_dir: Path) -> It
     if not source.has_boxes:
         raise ValueError(f"{source.name} has no boxes; leave export.scenes_every_s out")
     assert config.scenes_every_s is not None, "the caller has looked"
+    _remove_others(source, config, out_dir)
     for drive in source.drives(config.split):
         for time_s in np.arange(0.0, drive.duration_s, config.scenes_every_s):
             name = f"{file_stem(drive.name)}_{time_s:07.2f}"
@@ -55,6 +60,19 @@ def export_scenes(source: ClipSource, config: ExportConfig, out_dir: Path) -> It
             else:
                 save_png(folder / REAL_PICTURE, clip.frames_THWC[0])
                 yield name, None
+
+
+def _remove_others(source: ClipSource, config: ExportConfig, out_dir: Path) -> None:
+    """Leaves only scenes that this export would write the same again, and notes what it is."""
+    # A list as JSON gives it back, so that the record can be compared.
+    spec = {**asdict(config), "size_hw": list(config.size_hw)}
+    record = {"source": source.fingerprint, "config": spec}
+    path = out_dir / RECORD
+    if path.exists() and read_json(path) != record:
+        for scene in out_dir.glob(f"*/{SCENE_FILE}"):
+            scene.unlink()
+            (scene.parent / REAL_PICTURE).unlink(missing_ok=True)
+    write_json(path, record)
 
 
 def scene_of(clip: Clip, name: str) -> Scene:

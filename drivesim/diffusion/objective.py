@@ -18,7 +18,8 @@ def add_noise(x: Tensor, noise: Tensor, timestep_B: Tensor, schedule: DDIMSchedu
         schedule: its alphas and its prediction type are read.
 
     Returns:
-        x_t = a x + s e, and the target: e, or v = a e - s x (Salimans & Ho 2022).
+        x_t = a x + s e, and the target: e, or v = a e - s x (Salimans & Ho 2022), or x itself: what a network can
+        predict that is too narrow to hand all the noise of its input through to its output.
     """
     alpha_bar = schedule.alphas_cumprod.to(x.device)[timestep_B].view(-1, *([1] * (x.ndim - 1)))
     a, s = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
@@ -27,7 +28,9 @@ def add_noise(x: Tensor, noise: Tensor, timestep_B: Tensor, schedule: DDIMSchedu
         return noisy, noise
     if schedule.config.prediction_type == "v_prediction":
         return noisy, a * noise - s * x
-    raise ValueError(f"prediction type {schedule.config.prediction_type!r}; valid: epsilon, v_prediction")
+    if schedule.config.prediction_type == "sample":
+        return noisy, x
+    raise ValueError(f"prediction type {schedule.config.prediction_type!r}; valid: epsilon, v_prediction, sample")
 
 
 def diffusion_loss(prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -22,6 +22,7 @@ class Target(str, Enum):
 
     V = "v_prediction"
     EPSILON = "epsilon"
+    SAMPLE = "sample"
 
 
 @dataclass(kw_only=True, slots=True)

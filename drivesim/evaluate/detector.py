@@ -33,7 +33,7 @@ class DetectorConfig:
 
     score: float = 0.3  # from here on an object counts as there; average precision looks at all of them
     lowest_score: float = 0.05  # objects below are not kept at all
-    same_object: float = 0.5  # of intersection over union: of two boxes of a class the stronger one stays
+    same_object: float = 0.55  # of intersection over union: of two boxes the stronger one stays, whatever their classes
 
     def __post_init__(self) -> None:
         """Refuses what finds nothing or everything."""
@@ -125,9 +125,8 @@ def read_maps(maps: DetectorMaps, config: DetectorConfig) -> list[Detections]:
 
 
 def _without_doubles(boxes: Boxes2D, limit: float) -> NDArray[np.int64]:
-    """Indices of the boxes, strongest first, without those that lie on a stronger one of their class."""
+    """Indices of the boxes, strongest first, without those that lie on a stronger one."""
     overlaps = overlap_matrix(boxes.xyxy_px, boxes.xyxy_px)
-    overlaps *= boxes.class_ids[:, None] == boxes.class_ids[None]
     stay: list[int] = []
     for index in range(len(boxes)):
         if not stay or overlaps[index, stay].max() < limit:

@@ -118,7 +118,9 @@ class ObedienceMeter:
             raise ValueError("no pictures; obedience of nothing cannot be measured")
         rows = [] if not self._matched else [*self._precision_rows(), *self._box_rows()]
         for measure, values in self._labels.items():
-            rows.append(self._row(measure, ALL, self._mean(*np.array(values or [(0, 0.0)]).T), len(values)))
+            if values:
+                scenes_N, values_N = np.array(values).T
+                rows.append(self._row(measure, ALL, self._mean(scenes_N, values_N), len(values)))
         return [row for row in rows if row.num > 0]
 
     def _row(self, measure: Measure, kind: str, number: SceneMeasure, num: int) -> ObedienceRow:

@@ -18,7 +18,7 @@ from drivesim.evaluate.drift_report import plain
 from drivesim.evaluate.obedience import ObedienceConfig, ObedienceMeter, ObedienceRow, Wanted, with_ceiling
 from drivesim.evaluate.obedience_report import ShownPicture, write_obedience_report
 from drivesim.evaluate.protocol import library_versions
-from drivesim.evaluate.videos import PICTURE_SUFFIXES
+from drivesim.evaluate.videos import MOVING_SUFFIXES, PICTURE_SUFFIXES
 
 SCENE_FILE = "scene.yaml"
 OBEDIENCE_FILE = "obedience.json"
@@ -62,6 +62,12 @@ class Obedience:
 def scene_folders(folder: str | Path) -> list[Path]:
     """The folders with a scene file at or below a folder, in order of their names; none where it is a file."""
     return sorted(path.parent for path in Path(folder).rglob(SCENE_FILE)) if Path(folder).is_dir() else []
+
+
+def is_of_scenes(folder: str | Path) -> bool:
+    """Whether a folder holds scenes with pictures, and no videos: those are scored as videos."""
+    has_videos = any(path.suffix.lower() in MOVING_SUFFIXES for path in Path(folder).rglob("*"))
+    return bool(scene_folders(folder)) and not has_videos
 
 
 def evaluate_obedience(

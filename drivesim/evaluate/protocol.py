@@ -16,7 +16,8 @@ from drivesim.evaluate.metric_kinds import metric_titles
 
 _LIBRARIES = ("torch", "numpy", "av", "opencv-python-headless", "torchmetrics")
 
-_MERE_NAMES = ("name", "data_set")  # of protocol and real videos: the other fields hold what they stand for
+_MERE_NAMES = ("name", "data_set")  # of the protocol: the other fields hold what they stand for
+_FOLLOWING = ("name", "codecs", "prompts_sha256")  # of the real set: mere names, and what its bytes or texts decide
 _OF_SCORES = ("name", "metrics")  # of networks: a score more does not change the others
 
 
@@ -120,6 +121,7 @@ class SetCard:
     num_clips: int = 0
     sha256: str = ""  # of the videos' own digests in order; "" = nothing was read
     prompts_sha256: str = ""  # of their prompts in order; "" = there are none
+    codecs: dict[str, int] = field(default_factory=dict)  # videos by what their pixels have been through
 
 
 @dataclass(kw_only=True, slots=True)
@@ -148,12 +150,12 @@ def comparable_fields(card: dict[str, Any]) -> dict[str, Any]:
         card: `ProtocolCard.as_dict()`, as `scores.json` has it.
     """
     fields = {f"protocol.{name}": value for name, value in card["protocol"].items() if name not in _MERE_NAMES}
-    fields |= {f"real.{name}": value for name, value in card["real"].items() if name not in _MERE_NAMES}
+    fields |= {f"real.{name}": value for name, value in card["real"].items() if name not in _FOLLOWING}
     for network in card["extractors"]:
         own = {name: value for name, value in network.items() if name not in _OF_SCORES}
         fields |= {f"extractors.{network['name']}.{name}": value for name, value in own.items()}
         if network["knows_texts"]:
-            fields["generated.prompts_sha256"] = card["generated"]["prompts_sha256"]
+            fields |= {f"{side}.prompts_sha256": card[side]["prompts_sha256"] for side in ("generated", "real")}
     return fields
 
 
@@ -163,6 +165,7 @@ def make_card(
     """The card of a finished evaluation; `size_hw` is what the config's None became."""
     protocol = {key: value.value if isinstance(value, Enum) else value for key, value in asdict(config).items()}
     del protocol["extractors"]  # paths and devices do not matter; the networks follow by their bytes
+    protocol["value_range"] = "8 bits, 0 to 255, floats rounded"  # `as_uint8`; networks scale as their kind does
     protocol["size_hw"] = list(size_hw)
     protocol["resize_hw"] = None if config.resize_hw is None else list(config.resize_hw)  # as JSON gives it back
     networks = [

@@ -333,6 +333,13 @@ def _warnings(scorer: Scorer, found: list[RowsOfExtractor]) -> list[str]:
         if copies := len(scorer.digests[side]) - len(set(scorer.digests[side])):
             warnings.append(f"{copies} {side.value} videos are copies of others there, byte for byte: they count twice")
     warnings += _size_warnings(scorer)
+    codecs = [scorer.cards[side].codecs for side in Side]
+    if set(codecs[0]) != set(codecs[1]):
+        made, real = (" and ".join(f"{name} ({num})" for name, num in side.items()) for side in codecs)
+        warnings.append(
+            f"generated videos are {made}, real ones {real}: a codec leaves its traces, which alone can move a score; "
+            "write both sides the same way"
+        )
     if scorer.protocol.fps is None:
         warnings.append("the generated frames carry no rate, so every frame of both sides was taken: set protocol.fps")
     for card in scorer.cards.values():

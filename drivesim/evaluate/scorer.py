@@ -197,7 +197,7 @@ def _read_video(scorers: Sequence[Scorer], side: Side, video: Video) -> None:
     began = time.monotonic()
     made: dict[Path, ClipFeatures] = {}
     try:
-        digest = video.sha256()
+        digest, codec = video.sha256(), video.codec()
     except (ValueError, OSError) as error:
         outcomes: list[dict[str, object]] = [_left_out(scorer, side, error) for scorer in scorers]
     else:
@@ -216,6 +216,8 @@ def _read_video(scorers: Sequence[Scorer], side: Side, video: Video) -> None:
             was_stored = not any(features.path in made for features in own.values())
             row: dict[str, object] = {"ok": True, "sha256": digest, "was_stored": was_stored}
             outcomes.append(row | scorer.add(side, video, digest, own))
+            codecs = scorer.cards[side].codecs
+            codecs[codec] = codecs.get(codec, 0) + 1
     seconds = round(time.monotonic() - began, 3)
     for scorer, outcome in zip(scorers, outcomes, strict=True):
         head = {"set": side.value, "name": video.name, "protocol": scorer.protocol.name}

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from drivesim.core.files import sha256_file
 from drivesim.core.picture import load_picture
-from drivesim.core.video import VIDEO_SUFFIXES, iter_frames, probe
+from drivesim.core.video import VIDEO_SUFFIXES, codec_of, iter_frames, probe
 from drivesim.evaluate.frames import as_uint8
 
 MOVING_SUFFIXES = (*VIDEO_SUFFIXES, ".gif")
@@ -49,6 +49,19 @@ class Video:
     def is_timed(self) -> bool:
         """Whether the file itself says when each frame is shown."""
         return self.path is not None and self.path.suffix.lower() in MOVING_SUFFIXES
+
+    def codec(self) -> str:
+        """What the pixels have been through: FFmpeg's name of a file's codec, the kinds of pictures, or "array".
+
+        Raises:
+            ValueError: a file that is no video.
+        """
+        if self.is_timed:
+            assert self.path is not None
+            return codec_of(self.path)
+        if self.path is not None and self.path.is_dir():
+            return ", ".join(sorted({picture.suffix.lower().lstrip(".") for picture in _pictures(self.path)}))
+        return "array"
 
     def sha256(self) -> str:
         """Digest of the file's bytes; of frames in memory, that of their rate, sizes and pixels."""

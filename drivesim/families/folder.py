@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from drivesim.conditioning.driving import DrivingConditioner
 from drivesim.conditioning.rate_label import RateLabel
+from drivesim.core.machine import is_out_of_memory
 from drivesim.diffusion.schedule import DDIMScheduler
 from drivesim.diffusion.settings import AnySampling, Sampler
 from drivesim.models.autoencoder import AutoencoderKL, VQModel
@@ -188,6 +189,8 @@ def _load_part(folder: Path, name: str, dtype: torch.dtype) -> Any:
             output_loading_info=True,
         )
     except (RuntimeError, ValueError, OSError) as error:
+        if is_out_of_memory(error):
+            raise
         lines = [line.strip() for line in str(error).strip().splitlines()]
         cause = " ".join(lines[:2])  # torch's first line says that something is wrong, the second one what
         raise ValueError(f"{folder}: part {name!r}: weights and config do not belong together: {cause}") from error

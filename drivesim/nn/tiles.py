@@ -110,16 +110,17 @@ def _pooled_moments(
 ) -> Moments:
     """Moments over all pieces of what the layer's next norm sees."""
     margin = len(known)
-    rows_of_parts: list[tuple[Tensor, Tensor, int]] = []
+    means, variances, areas = [], [], []
     for top, bottom in spans(picture_NCHW.shape[2], grid[0]):
         above = min(margin, top)
         for piece, left, wide in _columns(picture_NCHW[:, :, top - above : bottom + margin], grid[1], margin):
             seen = _inner(layer(piece, known), above, left, (bottom - top, wide))
             variance, mean = torch.var_mean(seen.unflatten(1, (num_groups, -1)), dim=(2, 3, 4), correction=0)
-            rows_of_parts.append((mean, variance, (bottom - top) * wide))
-    means, variances = (torch.stack([part[index] for part in rows_of_parts]) for index in (0, 1))
-    shares = torch.tensor([part[2] for part in rows_of_parts], dtype=means.dtype, device=means.device)
-    shares = (shares / shares.sum()).view(-1, 1, 1)
-    mean = (shares * means).sum(dim=0)
+            means.append(mean)
+            variances.append(variance)
+            areas.append((bottom - top) * wide)
+    means_PNG, variances_PNG = torch.stack(means), torch.stack(variances)  # P pieces
+    shares_P11 = means_PNG.new_tensor(areas).view(-1, 1, 1) / sum(areas)
+    mean_NG = (shares_P11 * means_PNG).sum(dim=0)
     # what varies inside the pieces, and from piece to piece
-    return Moments(mean, (shares * (variances + (means - mean).square())).sum(dim=0))
+    return Moments(mean_NG, (shares_P11 * (variances_PNG + (means_PNG - mean_NG).square())).sum(dim=0))

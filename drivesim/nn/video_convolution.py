@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -97,6 +98,9 @@ class VideoConvLayer(nn.Module):
         """(B, T, C, H, W) -> (B, T - sum(cut), C, H, W); of the frames cut at both ends at most `radius` each."""
         b = len(video_BTCHW)
         x = video_BTCHW
+        if torch.is_grad_enabled() and not x.requires_grad:
+            # The backward pass of torch 2.13's group norm on a CPU crashes where channels-last input needs no gradient.
+            x = x.detach().requires_grad_()
         for norm, conv, left_out in zip(self.norms, self.convs, self.cuts(cut), strict=True):
             x = conv(F.silu(norm(x.flatten(0, 1))).unflatten(0, (b, x.shape[1])), left_out)
         return self.mixed(video_BTCHW, x, cut)

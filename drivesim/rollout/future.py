@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 
 from drivesim.core.files import sha256_file
+from drivesim.core.machine import is_out_of_memory
 from drivesim.rollout.model import PredictionModel
-from drivesim.rollout.rows import Events, Progress, Row
+from drivesim.rollout.rows import OUT_OF_MEMORY, Events, Progress, Row
 from drivesim.rollout.world import World
 from drivesim.rollout.writer import FutureWriter
 
@@ -53,7 +54,7 @@ def run_future(task: Task, model: PredictionModel) -> Events:
             yield progress
         digest = sha256_file(writer.video)
     except Exception as error:
-        cause = f"{type(error).__name__}: {error}"
+        cause = f"{OUT_OF_MEMORY if is_out_of_memory(error) else ''}{type(error).__name__}: {error}"
         seconds = time.perf_counter() - began_s
         yield task.failed(cause, traceback.format_exc(), frames=num_frames, seconds=seconds)
         return

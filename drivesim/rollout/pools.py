@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 
+from drivesim.core.machine import num_cores
 from drivesim.rollout.future import Task, run_future
 from drivesim.rollout.model import PredictionModel
 from drivesim.rollout.rows import Events, Progress, Row
@@ -81,12 +81,12 @@ def run_ray(config: PoolConfig, tasks: Sequence[Task], load_model: LoadModel) ->
         return
     import ray  # slow to import, and not needed by the other pool
 
-    num_workers = min(len(tasks), config.workers or max(1, _num_cores() // config.threads))
+    workers = num_workers(config, len(tasks))
     starts_ray = not ray.is_initialized()
     if starts_ray:
-        start_ray(num_workers * config.threads)
+        start_ray(workers * config.threads)
     try:
-        fleet = _Fleet(ray, config, load_model, num_workers)
+        fleet = _Fleet(ray, config, load_model, workers)
         try:
             yield from fleet.run(tasks)
         finally:
@@ -106,7 +106,7 @@ def kept_running(config: PoolConfig) -> Iterator[None]:
 
     starts_ray = not ray.is_initialized()
     if starts_ray:
-        start_ray((config.workers or max(1, _num_cores() // config.threads)) * config.threads)
+        start_ray((config.workers or max(1, num_cores() // config.threads)) * config.threads)
     try:
         yield
     finally:
@@ -129,9 +129,11 @@ def start_ray(num_cpus: int) -> None:
     )
 
 
-def _num_cores() -> int:
-    """The cores that this process may use; macOS does not tell and gives all."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def num_workers(config: PoolConfig, num_tasks: int) -> int:
+    """Processes that make futures at once: those asked for, or as many as the cores serve."""
+    if config.kind is PoolKind.HERE:
+        return 1
+    return min(num_tasks, config.workers or max(1, num_cores() // config.threads))
 
 
 class _Worker:

@@ -19,6 +19,9 @@ class Progress:
     total_frames: int
 
 
+OUT_OF_MEMORY = "out of memory: "  # how the cause of such a failure begins
+
+
 @dataclass(kw_only=True, slots=True)
 class Row:
     """How a future ended; one line of rows.jsonl."""

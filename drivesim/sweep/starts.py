@@ -6,18 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from drivesim.core.scene import Scene
-from drivesim.rollout.start import Start, start_from_file
+from drivesim.rollout.start import Start, is_scene, start_from_file
 from drivesim.simulator import Simulator
 
-SCENE_SUFFIXES = (".yaml", ".yml")
 FindScene = Callable[[str], Path]  # a scene file, or one that ships with drivesim by its name
 
 
 def scene_of(start: str, find_scene: FindScene) -> Scene | None:
     """The scene that a start names; None = it names a picture or a video."""
-    path = Path(start)
-    is_scene = path.suffix.lower() in SCENE_SUFFIXES or (not path.suffix and not path.is_file())
-    return Scene.load(find_scene(start)) if is_scene else None
+    return Scene.load(find_scene(start)) if is_scene(start) else None
 
 
 def make_start(text: str, simulator: Simulator, *, seed: int, is_night: bool | None, find_scene: FindScene) -> Start:

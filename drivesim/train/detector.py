@@ -43,7 +43,7 @@ class Maps(Protocol):
 class DetectorTraining:
     """How the detector is trained; the defaults made the weights that ship."""
 
-    num_steps: int = 3000  # optimizer steps
+    num_steps: int = 1500  # optimizer steps
     batch_size: int = 8  # pictures a step
     learning_rate: float = 2e-3  # between warm-up and decay
     warmup_steps: int = 50  # over which it rises

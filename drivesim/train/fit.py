@@ -29,6 +29,7 @@ from drivesim.data.source import ClipSource
 from drivesim.families.folder import find_model, fingerprint, load_parts, save_parts, write_index
 from drivesim.families.joining import carry, check_joined
 from drivesim.models.autoencoder import downsampling, encode, measure_scale
+from drivesim.models.temporal_stack import TemporalStack
 from drivesim.train.checkpoints import AtomicCheckpointIO, SamplePictures
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.recipes import RECIPES, Parts, trained_parts
@@ -89,7 +90,7 @@ def _stopped_as_others() -> Iterator[None]:
 def _identity(config: TrainConfig, source: ClipSource) -> dict[str, Any]:
     """What fixes a run's weights: settings, data, and the weights it begins with; not how often it logs."""
     settings = json.loads(json.dumps(asdict(config)))
-    for name in ("cache_dir", "data", "out"):
+    for name in ("cache_dir", "data", "joins", "out"):
         settings.pop(name, None)
     length = settings.pop("trainer")
     settings |= {name: length[name] for name in ("max_steps", "accumulate", "devices", "precision")}
@@ -117,7 +118,7 @@ def _parts(config: TrainConfig) -> Parts:
     if recipe.needs:
         assert config.init is not None
         parts = load_parts(find_model(config.init), recipe.needs)
-    _check_size(config, parts)
+    check_size(config, parts)
     parts |= recipe.make(config, parts)
     if config.warm_start is not None:
         warm = load_parts(find_model(config.warm_start), trained_parts(config))
@@ -138,7 +139,7 @@ def _warm_start(part: Any, warm: Any) -> None:
     part.load_state_dict(weights | kept)
 
 
-def _check_size(config: TrainConfig, parts: Parts) -> None:
+def check_size(config: TrainConfig, parts: Parts) -> None:
     """Raises ValueError where the pictures' size is not the one that the parts of `init` were made for."""
     if "backbone" not in parts:
         return
@@ -221,6 +222,8 @@ def _export(config: TrainConfig, parts: Parts, frames: FrameCache | None, folder
         shutil.rmtree(folder)
     trained = trained_parts(config)
     made = {name: part for name, part in parts.items() if name in trained or name not in recipe.needs}
+    if config.position_tables:
+        made |= {name: part.with_position_table() for name, part in made.items() if isinstance(part, TemporalStack)}
     save_parts(folder, made, _dtype(config))
     carried = carry(_folders(config), trained, folder)
     index = carried | recipe.index(config)

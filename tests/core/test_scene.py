@@ -163,3 +163,13 @@ def test_every_shipped_scene_loads_and_shows_boxes(repo_root: Path) -> None:
         assert scene.name == path.stem
         sizes = np.ptp(scene.picture_boxes((128, 256)).xyxy_px.reshape(-1, 2, 2), axis=1)
         assert len(sizes) and (sizes > 3).all(), f"{path.name} has a box too small to see"
+
+
+def test_a_pixel_box_may_say_how_far_it_is(tmp_path: Path) -> None:
+    text = "boxes:\n  - {class: car, box: [1, 2, 30, 40], depth_m: 12.5}\n  - {class: bus, box: [1, 2, 30, 40]}"
+    scene = Scene.load(write(tmp_path, text))
+    np.testing.assert_array_equal(scene.boxes_2d.depth_m, [12.5, np.nan])
+    scene.save(tmp_path / "again.yaml")
+    np.testing.assert_array_equal(Scene.load(tmp_path / "again.yaml").boxes_2d.depth_m, [12.5, np.nan])
+    with pytest.raises(ValueError, match=r"depth_m.*above 0"):
+        Scene.load(write(tmp_path, text.replace("12.5", "0")))

@@ -16,8 +16,13 @@ def test_clean_samples_follow_from_noisy_samples_and_target(target: Target) -> N
     noisy, wanted = add_noise(x, noise, step, schedule)
     a = schedule.alphas_cumprod[step].sqrt().view(-1, 1, 1, 1)
     s = (1 - schedule.alphas_cumprod[step]).sqrt().view(-1, 1, 1, 1)
-    recovered = a * noisy - s * wanted if target is Target.V else (noisy - s * wanted) / a
+    recovered = {
+        Target.V: lambda: a * noisy - s * wanted,
+        Target.EPSILON: lambda: (noisy - s * wanted) / a,
+        Target.SAMPLE: lambda: wanted,
+    }[target]()
     assert torch.allclose(recovered, x, atol=2e-4)
+    assert torch.equal(noisy, a * x + s * noise)
 
 
 def test_betas_are_the_papers() -> None:
@@ -27,22 +32,23 @@ def test_betas_are_the_papers() -> None:
     assert betas[500].item() == pytest.approx((0.0015**0.5 + 500 / 999 * (0.0195**0.5 - 0.0015**0.5)) ** 2, rel=1e-5)
 
 
+@pytest.mark.parametrize("target", [Target.V, Target.SAMPLE])
 @pytest.mark.parametrize("sampler", list(Sampler))
-def test_every_sampler_finds_a_gaussian_whose_denoiser_is_known(sampler: Sampler) -> None:
-    """For x ~ N(m, d^2) the best v is known, so samples must have that mean and deviation."""
-    schedule = training_schedule(ScheduleConfig())
+def test_every_sampler_finds_a_gaussian_whose_denoiser_is_known(sampler: Sampler, target: Target) -> None:
+    """For x ~ N(m, d^2) the best prediction is known, so samples must have that mean and deviation."""
+    schedule = training_schedule(ScheduleConfig(target=target))
     mean, deviation = 1.5, 0.8
 
-    def best_v(x: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+    def best(x: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
         alpha_bar = schedule.alphas_cumprod[step.long()].view(-1, 1)
         a, s = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
         variance = a**2 * deviation**2 + s**2
         clean = mean + a * deviation**2 / variance * (x - a * mean)
         noise = (x - a * clean) / s
-        return a * noise - s * clean
+        return clean if target is Target.SAMPLE else a * noise - s * clean
 
     generators = [torch.Generator().manual_seed(i) for i in range(512)]
-    made = sample(best_v, (1,), schedule, SamplingConfig(sampler=sampler, steps=250), generators)
+    made = sample(best, (1,), schedule, SamplingConfig(sampler=sampler, steps=250), generators)
     assert made.mean().item() == pytest.approx(mean, abs=0.06)
     assert made.std().item() == pytest.approx(deviation, abs=0.04)
 
@@ -58,6 +64,18 @@ def test_a_sample_does_not_depend_on_its_batch(sampler: Sampler, eta: float) -> 
     together = sample(denoise, (4,), schedule, config, [torch.Generator().manual_seed(i) for i in range(3)])
     alone = sample(denoise, (4,), schedule, config, [torch.Generator().manual_seed(1)])
     assert torch.equal(together[1:2], alone)
+
+
+def test_a_schedule_that_ends_clean_leaves_none_of_step_zeros_noise() -> None:
+    made = {}
+    for ends_clean in (False, True):
+        config = ScheduleConfig(beta_schedule="linear", beta_start=1e-4, beta_end=2e-2, target=Target.SAMPLE)
+        schedule = training_schedule(config, ends_clean=ends_clean)
+        generators = [torch.Generator().manual_seed(0)]
+        settings = SamplingConfig(sampler=Sampler.DDIM, steps=2)
+        made[ends_clean] = sample(lambda x, _: torch.full_like(x, 0.5), (4096,), schedule, settings, generators)
+    assert torch.allclose(made[True], torch.full((1, 4096), 0.5), atol=1e-6)
+    assert (made[False] - 0.5).std().item() == pytest.approx(0.01, rel=0.05)  # square root of the first beta
 
 
 def test_guidance_extrapolates_from_the_prediction_without_the_condition() -> None:

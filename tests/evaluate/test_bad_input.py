@@ -135,6 +135,19 @@ def test_the_real_set_given_twice_and_copies_in_a_set_are_noticed(tmp_path: Path
     assert any("1 generated videos are copies of others" in text for text in warnings(copies, real, tmp_path))
 
 
+def test_sides_that_went_through_other_codecs_are_told(tmp_path: Path) -> None:
+    folder = _made(tmp_path / "real")
+    for index in range(3):
+        write(folder / f"{index}{'x' * index}.mp4", "yuv420p")
+    pictures = [Video(name=f"{s}", frames=frames(s, (16, 32)), fps=4.0) for s in range(3)]
+    scores = evaluate(CONFIG, pictures, folder, tmp_path / "out", extractors=[Colour()])
+    assert scores.card.generated.codecs == {"array": 3} and scores.card.real.codecs == {"h264": 3}
+    expected = "generated videos are array (3), real ones h264 (3)"
+    assert any(text.startswith(expected) and "write both sides the same way" in text for text in scores.warnings)
+    alone = warnings(folder, folder, tmp_path / "out")
+    assert not any("codec" in text for text in alone)
+
+
 @pytest.mark.parametrize("batch", [0, -1])
 def test_batches_of_nothing_are_refused_before_anything_is_read(batch: int, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"batch_clips is {batch}; it must be at least 1"):

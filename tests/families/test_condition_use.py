@@ -45,13 +45,14 @@ class Given:
     """What frames are predicted from."""
 
     latents_SCHW: torch.Tensor
-    is_night: bool | None
+    is_night: bool
 
 
 @pytest.fixture(scope="module")
 def model() -> DrivingModel:
-    few = SamplerOverrides(steps=6)
-    return DrivingModel.from_pretrained("toytown", design_sampling=few, predict_sampling=SamplerOverrides(steps=3))
+    return DrivingModel.from_pretrained(
+        "toytown", design_sampling=SamplerOverrides(steps=5), predict_sampling=SamplerOverrides(steps=2)
+    )
 
 
 def videos(num: int) -> list[TownVideo]:
@@ -109,12 +110,6 @@ GIVEN_INPUTS = [
         shuffled=lambda given, other: replace(given, latents_SCHW=other.latents_SCHW),
         swapped=lambda given: replace(given, latents_SCHW=given.latents_SCHW.flip(0)),
     ),
-    ConditionInput[Given](
-        name="night",
-        zeroed=lambda given: replace(given, is_night=None),
-        shuffled=lambda given, other: replace(given, is_night=other.is_night),
-        swapped=lambda given: replace(given, is_night=not given.is_night),
-    ),
 ]
 
 
@@ -125,7 +120,7 @@ def by_name(rows: list[ConditionUse]) -> dict[tuple[str, Change], ConditionUse]:
 
 def test_designed_frames_use_boxes_in_their_place_and_night(model: DrivingModel) -> None:
     items = []
-    for video in videos(5):
+    for video in videos(4):
         boxes = boxes_of(video)[0]
         items.append(Design(boxes=boxes, is_night=video.episode.is_night, num_cars=boxes.num_cars()))
 
@@ -134,7 +129,6 @@ def test_designed_frames_use_boxes_in_their_place_and_night(model: DrivingModel)
         return model.decode(model.design(conditions, [torch_generator("condition use", seed)]))
 
     rows = by_name(condition_use(design, items, DESIGN_INPUTS))
-    assert rows["boxes", Change.ZEROED].excess > 0
     assert rows["boxes", Change.SWAPPED].is_used
     gain = rows["boxes", Change.SWAPPED].place_gain
     assert gain is not None and gain > 0

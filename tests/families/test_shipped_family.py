@@ -16,19 +16,34 @@ from drivesim.evaluate.controls import frozen_clip, shuffled_clip
 from drivesim.evaluate.diversity import measure_diversity
 from drivesim.evaluate.extractors import ExtractorConfig, make_extractor
 from drivesim.evaluate.frechet import FrechetStatistics, frechet_distance
+from drivesim.evaluate.seams import SeamMeter
 from drivesim.evaluate.videos import as_videos
 from drivesim.families.folder import find_model
+from drivesim.families.stages import StagesConfig, Upsampling
 from drivesim.toytown import Episode, TownConfig, render, simulate
 
+SCORED_FPS = 4.0  # at which clips are compared
+LARGEST_MB = 40
 FIRST_HELD_OUT = 9000  # training scenes begin at 0
-TOWN = TownConfig(fps=4.0, key_fps=4.0, duration_s=10.0, first_scene=FIRST_HELD_OUT)
+TOWN = TownConfig(fps=SCORED_FPS, key_fps=SCORED_FPS, duration_s=10.0, first_scene=FIRST_HELD_OUT)
 NUM_FRAMES = 8  # of a scored clip
 Frames = NDArray[np.uint8]
 
 
 @pytest.fixture(scope="module")
 def sim() -> Simulator:
+    """All stages but the upsampler: pictures of 64 x 128, the size of the networks that score them."""
+    return Simulator.from_pretrained("toytown", stages=StagesConfig(upsampling=Upsampling.NONE))
+
+
+@pytest.fixture(scope="module")
+def whole() -> Simulator:
     return Simulator.from_pretrained("toytown")
+
+
+def at_scored_rate(frames_THWC: Frames, fps: float, num_frames: int) -> Frames:
+    """The nearest frames to those at the scored rate."""
+    return frames_THWC[np.round(np.arange(num_frames) * fps / SCORED_FPS).astype(int)]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +64,7 @@ def seen_boxes(episode: Episode, frame: int, size_hw: tuple[int, int]) -> Boxes2
 
 def test_it_loads_from_the_package_and_is_small() -> None:
     files = [path for path in find_model("toytown").rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 32 * 2**20
+    assert sum(path.stat().st_size for path in files) <= LARGEST_MB * 2**20
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".md"}
 
 
@@ -60,7 +75,9 @@ def test_futures_are_nearer_to_real_driving_than_a_frozen_frame_and_than_shuffle
     sums = {name: FrechetStatistics.empty(extractor.feature_dim) for name in ("real", "model", "frozen", "shuffled")}
     for index, episode in enumerate(episodes):
         first, second = (pictures(episode, range(s, s + NUM_FRAMES + 1), sim.size_hw) for s in (0, 20))
-        made = np.concatenate(list(sim.rollout(first[0], seconds=(NUM_FRAMES + 1) / sim.fps, name=f"held-out {index}")))
+        seconds = (NUM_FRAMES + 0.5) / SCORED_FPS
+        video = np.concatenate(list(sim.rollout(first[0], seconds=seconds, name=f"held-out {index}")))
+        made = at_scored_rate(video, sim.fps, NUM_FRAMES + 1)
         # The real side is another part of the drives: the controls must not be scored against their own frames.
         clips = {
             "real": second[1:],
@@ -112,8 +129,37 @@ def covered(boxes: Boxes2D, size_hw: tuple[int, int]) -> float:
 
 def test_four_futures_part_from_one_another(sim: Simulator, episodes: list[Episode]) -> None:
     start = pictures(episodes[0], range(1), sim.size_hw)[0]
-    futures = [np.concatenate(list(sim.rollout(start, seconds=4.5, future=k))) for k in range(4)]
-    diversity = measure_diversity("held-out", list(as_videos(futures)[1]), sim.fps)
+    key_frames = Simulator.from_pretrained(
+        "toytown", stages=StagesConfig(interpolate=False, upsampling=Upsampling.NONE)
+    )
+    futures = [np.concatenate(list(key_frames.rollout(start, seconds=4.5, future=k))) for k in range(4)]
+    diversity = measure_diversity("held-out", list(as_videos(futures)[1]), key_frames.fps)
     print(diversity)
     assert diversity.curve[0] == 0.0  # one start frame
     assert diversity.ratio > 1.0
+
+
+def test_all_five_stages_make_30_large_frames_a_second_that_join_without_a_seam(
+    whole: Simulator, sim: Simulator, episodes: list[Episode]
+) -> None:
+    assert (whole.fps, whole.size_hw, whole.model.num_passes) == (30.0, (256, 512), 2)
+    assert sim.size_hw == (64, 128)
+    assert whole.model.finishing.video_decoder is not None
+    upsampling = whole.model.finishing.upsampling
+    assert upsampling is not None and upsampling.networks.video_unet is not None
+    camera = Camera.front(whole.size_hw)
+    start = render(episodes[1], 0, camera)
+    frames = np.concatenate(list(whole.rollout(start, seconds=1.6)))
+    small = np.concatenate(list(sim.rollout(resize_area(start, sim.size_hw), seconds=1.6, name="start")))
+    assert frames.shape == (48, 256, 512, 3)
+    back = np.abs(resize_area(frames, sim.size_hw).astype(float) - small).mean()
+    print(f"made small again, large frames differ from the small ones by {back:.2f} grey levels")
+    assert back < 6.0
+    changes_T = np.abs(np.diff(frames.astype(np.int16), axis=0)).mean(axis=(1, 2, 3))
+    step = upsampling.portion - upsampling.overlap
+    joins = [frame / whole.fps for frame in range(step, 48, step)]  # the first frame that the next portion shares in
+    meter = SeamMeter()
+    meter.update(np.concatenate([[0.0], changes_T]), whole.fps, joins)
+    seams = meter.compute()
+    print(seams)
+    assert seams is not None and abs(seams.ratio - 1) < 0.05

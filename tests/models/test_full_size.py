@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -17,6 +20,7 @@ from drivesim.models.build import (
     make_temporal_stack,
 )
 from drivesim.models.upsampler import Upsampler, make_upsampler, make_upsampler_temporal
+from drivesim.models.video_decoder import VideoDecoder
 from drivesim.models.video_unet import VideoUNet
 
 LATENT = (4, 16, 32)  # of 128 x 256 pictures
@@ -84,6 +88,27 @@ def test_the_interpolation_model_denoises_windows_of_five_and_is_told_the_rate()
         temporal_tokens_BLC=rates,
     )
     assert made.shape == clips.shape
+
+
+def test_the_video_decoder_makes_frames_of_latents() -> None:
+    settings = compose("train", ["experiment=driving/video_decoder"])
+    image = make_autoencoder(compose("train", ["experiment=driving/autoencoder"]).autoencoder)
+    decoder = VideoDecoder.for_autoencoder(image, settings.video_decoder)
+    over_time = millions(decoder.temporal)
+    print(f"\nvideo decoder: {millions(decoder):.1f} M, {over_time:.1f} M of them over time, radius {decoder.radius}")
+    assert decoder.radius == 14  # one after each residual block: 2 in the middle, 3 in each of 4 levels
+    assert settings.video_decoder.num_frames == 6
+    with quantised_to_itself(decoder):
+        assert decoder(torch.empty(1, 6, *LATENT)).shape == (1, 6, 3, 128, 256)
+        assert decoder(torch.empty(1, 6, *LATENT), 2, 1).shape == (1, 3, 3, 128, 256)
+
+
+@contextmanager
+def quantised_to_itself(decoder: VideoDecoder) -> Iterator[None]:
+    """Looking entries up in the codebook needs values; without it shapes are the same."""
+    codebook, decoder.quantize = decoder.quantize, None
+    yield
+    decoder.quantize = codebook
 
 
 def test_the_upsampler_denoises_portions_of_eight_pictures() -> None:

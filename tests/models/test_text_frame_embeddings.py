@@ -14,7 +14,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
+from drivesim import cli
 from drivesim.core.files import sha256_file
+from drivesim.evaluate.drift import DriftConfig
+from drivesim.evaluate.extractors import ExtractorConfig
+from drivesim.evaluate.protocol import ProtocolConfig
+from drivesim.evaluate.report import ReportConfig
+from drivesim.evaluate.run import EvaluateConfig, evaluate_protocols
+from drivesim.evaluate.scores import ScoreRow
+from drivesim.evaluate.text_similarity import ClipSimilarity
 from drivesim.models import text_frame_embeddings
 from drivesim.models.text_frame_embeddings import TextFrameEmbedder
 
@@ -131,3 +139,27 @@ def test_the_published_network_is_known_by_its_bytes(folder: Path, monkeypatch: 
     changed = TextFrameEmbedder(other.network, other.tokenizer, other.processor)
     assert changed.feature_dim == 12 and len(changed.fingerprint) == 64
     assert changed.fingerprint != other.fingerprint
+
+
+def test_an_evaluation_takes_the_network_from_the_command_line_and_the_prompts_from_the_folder(
+    folder: Path, embedder: TextFrameEmbedder, tmp_path: Path
+) -> None:
+    made, prompts = tmp_path / "made", ["a car", "night", "road"]
+    made.mkdir()
+    clips = np.random.default_rng(3).integers(0, 256, size=(3, 4, 32, 32, 3), dtype=np.uint8)
+    for index, clip in enumerate(clips):
+        np.save(made / f"{index}.npy", clip)
+    lines = ["file,prompt", *(f"{index}.npy,{prompt}" for index, prompt in enumerate(prompts))]
+    (made / "captions.csv").write_text("\n".join(lines))
+    network = ExtractorConfig(name="clip-vit-b-32", weights=str(folder))
+    protocol = ProtocolConfig(num_frames=4, context_frames=0, extractors=[network])
+    config = EvaluateConfig(
+        diversity=False, drift=DriftConfig(enabled=False), report=ReportConfig(num_generated=0, num_real=0)
+    )
+    makers = {"clip-vit-b-32": cli._text_frame_extractor}
+    (scores,) = evaluate_protocols(config, [protocol], made, clips[::-1], tmp_path / "out", makers=makers)
+    metric = ClipSimilarity()
+    metric.update(embedder.texts(prompts), embedder.frames(clips))
+    rows = {score.row: score.value for score in scores.scores}
+    assert set(rows) == {ScoreRow.GENERATED, ScoreRow.OTHER_PROMPTS}
+    assert rows[ScoreRow.GENERATED] == pytest.approx(float(metric.compute()), rel=1e-5)

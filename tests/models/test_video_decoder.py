@@ -153,7 +153,7 @@ def test_memory_goes_down_with_tiles_and_does_not_grow_with_the_video() -> None:
     assert many < whole / 2
     for tiles in ((1, 1), (2, 2)):
         short, long = (peak_bytes(decoder, video(num_frames), frames_at_once=2, tiles=tiles) for num_frames in (6, 20))
-        assert long == short
+        assert long - short == video(14).nbytes  # the latents themselves
 
 
 @pytest.mark.parametrize("kind", list(AutoencoderKind))

@@ -6,6 +6,7 @@ from torch import nn
 
 from drivesim.nn.discriminator import (
     PatchDiscriminator,
+    VideoPatchDiscriminator,
     adaptive_weight,
     discriminator_loss,
     generator_loss,
@@ -51,3 +52,16 @@ def test_the_adaptive_weight_makes_both_losses_pull_alike() -> None:
     reconstruction, adversarial = (3 * last).sum(), 0.5 * (last * torch.tensor([1.0, 1.0])).sum()
     assert adaptive_weight(reconstruction, adversarial, last).item() == pytest.approx(6.0, rel=1e-4)
     assert adaptive_weight(reconstruction, adversarial, last, most=2.0).item() == 2.0
+
+
+def test_each_judgement_of_a_clip_sees_a_patch_of_a_few_frames() -> None:
+    torch.manual_seed(0)
+    net = VideoPatchDiscriminator(channels=8, num_layers=2)
+    clips = torch.randn(2, 9, 3, 32, 64, requires_grad=True)
+    assert net(clips).shape == (2, 9, 1, 7, 15)
+    net.norms = nn.ModuleList(nn.Identity() for _ in net.norms)  # which look at the whole frame
+    (seen,) = torch.autograd.grad(net(clips)[0, 4, 0, 3, 7], clips)
+    frames, rows, columns = seen[0].abs().sum(1).nonzero().unbind(1)
+    assert sorted(set(frames.tolist())) == list(range(1, 8))
+    assert int(rows.max() - rows.min()) + 1 == int(columns.max() - columns.min()) + 1 == 22
+    assert (seen[1] == 0).all()

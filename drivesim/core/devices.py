@@ -1,0 +1,26 @@
+"""Which torch devices this machine has, and refusals of those that it lacks."""
+
+from __future__ import annotations
+
+import torch
+
+
+def devices() -> list[str]:
+    """The torch devices of this machine, as torch names them."""
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return ["cpu", *(["cuda"] if gpus else []), *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
+
+
+def check_device(device: str) -> None:
+    """Raises ValueError for a torch device that this machine lacks."""
+    there = devices()
+    if device not in there:
+        raise ValueError(f"device={device}: not on this machine; valid here: {', '.join(there)}")
+
+
+def check_accelerator(accelerator: str) -> None:
+    """Raises ValueError for a Lightning accelerator that this machine lacks."""
+    gpus = [device for device in devices() if device in ("cuda", "mps")]
+    there = ["auto", "cpu", *(["gpu"] if gpus else []), *gpus]
+    if accelerator not in there:
+        raise ValueError(f"trainer.accelerator={accelerator}: not on this machine; valid here: {', '.join(there)}")

@@ -1,0 +1,1 @@
+"""What a training run or a rollout will need, before it starts: parameters, FLOPs, memory, disk, time."""

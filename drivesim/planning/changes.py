@@ -1,0 +1,84 @@
+"""Keys that make a run need less memory, and their values: only such as there are, each planned anew."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from drivesim.planning.plan import Change
+from drivesim.rollout.pools import PoolConfig, PoolKind
+
+if TYPE_CHECKING:
+    from drivesim.train.config import TrainConfig
+
+Override = tuple[str, Any]  # key with dots, value
+MOST_NAMED = 4
+
+
+def applied(config: Any, overrides: list[Override]) -> Any:
+    """A copy of a config with some keys changed."""
+    changed = copy.deepcopy(config)
+    for key, value in overrides:
+        *places, name = key.split(".")
+        owner = changed
+        for place in places:
+            owner = getattr(owner, place)
+        setattr(owner, name, value)
+    return changed
+
+
+def training_changes(config: TrainConfig) -> Iterator[list[Override]]:
+    """Smaller batches of the same size of a step, 16 bits, both, and pieces of pictures: the least harm first."""
+    batches = list(_smaller_batches(config))
+    yield from batches
+    if config.trainer.precision in ("32-true", "32"):
+        in_16_bit: Override = ("trainer.precision", "bf16-mixed")
+        yield [in_16_bit]
+        yield from ([in_16_bit, *batch] for batch in batches)
+    if not config.crop.size_hw:
+        height, width = config.size_hw
+        yield [("crop.size_hw", [height // 2, width // 2])]  # changes nothing where no pieces are taken
+
+
+def _smaller_batches(config: TrainConfig) -> Iterator[list[Override]]:
+    """Divisors of the batch, at most half of the one before, so that a step's gradients stay the same."""
+    whole, size = config.loader.batch_size, config.loader.batch_size
+    while size > 1:
+        size = max(divisor for divisor in range(1, size // 2 + 1) if whole % divisor == 0)
+        accumulate = config.trainer.accumulate * (whole // size)
+        yield [("loader.batch_size", size), ("trainer.accumulate", accumulate)]
+
+
+def rollout_changes(pool: PoolConfig, num_workers: int, device: str) -> Iterator[list[Override]]:
+    """Fewer processes; the CPU in place of a GPU."""
+    if pool.kind is PoolKind.RAY:
+        while num_workers > 1:
+            num_workers //= 2
+            yield [("pool.workers", num_workers)]
+    if device != "cpu":
+        yield [("device", "cpu")]
+
+
+def fitting(
+    candidates: Iterator[list[Override]], needs: Callable[[list[Override]], tuple[int, int]], now_bytes: int
+) -> list[Change]:
+    """The first few changes that fit and need less than now.
+
+    Args:
+        candidates: overrides to try, in order; those with the keys of one that fits, and more of them, are not tried.
+        needs: peak memory with some overrides, and what there is of it.
+        now_bytes: peak memory without any.
+    """
+    found: list[Change] = []
+    kept: list[set[str]] = []
+    for overrides in candidates:
+        keys = {key for key, _ in overrides}
+        if len(found) == MOST_NAMED or any(keys >= earlier for earlier in kept):
+            continue
+        need, limit = needs(overrides)
+        if need <= limit and need < now_bytes:
+            typed = [f"{key}={str(value).replace(' ', '')}" for key, value in overrides]
+            found.append(Change(overrides=typed, memory_bytes=need))
+            kept.append(keys)
+    return found

@@ -1,0 +1,63 @@
+"""The plan of a training run."""
+
+from __future__ import annotations
+
+from drivesim.core.machine import resident_bytes
+from drivesim.data.source import ClipSource
+from drivesim.planning.changes import Override, applied, fitting, training_changes
+from drivesim.planning.disk import cached_frames, training_disk
+from drivesim.planning.hardware import TRAINER_BYTES, PlanConfig, choose_hardware, training_device
+from drivesim.planning.plan import Plan, flop_rows, memory_rows, sheet_note, time_rows
+from drivesim.planning.speed import choose_speed
+from drivesim.planning.training_demand import FindRecipe, stage_parts, training_demand
+from drivesim.rollout.pools import torch_threads
+from drivesim.train.config import StageName, TrainConfig
+from drivesim.train.recipes import RECIPES
+
+
+def plan_training(config: TrainConfig, wanted: PlanConfig, find_recipe: FindRecipe, source: ClipSource | None) -> Plan:
+    """What a training run will need.
+
+    Args:
+        config: the stage and its settings.
+        wanted: the hardware, and how closely to measure.
+        find_recipe: the recipe that writes a model folder, for an `init` that is not there yet.
+        source: of the clips; None = not there yet.
+
+    Raises:
+        ValueError: parts whose sizes are not known, or settings that fit no model.
+    """
+    now_bytes = resident_bytes()
+    hardware = choose_hardware(wanted, training_device(config.trainer.accelerator))
+    num_cached = cached_frames(source, config.cache_fps)
+    parts = stage_parts(config, find_recipe)
+    demand = training_demand(config, parts, num_cached)
+    with torch_threads(config.trainer.num_threads):
+        speed = choose_speed(hardware, [phase.work for phase in demand.phases], wanted.measure_s)
+    process_bytes = hardware.process_bytes(now_bytes + TRAINER_BYTES)
+    recipe = RECIPES[StageName(config.stage)]
+    encoder = None if recipe.learns_from_pictures else parts["autoencoder"]
+    notes = ["each process; the batch, and so the time of a step, is a process's"] if config.trainer.devices > 1 else []
+    if config.loader.num_workers:
+        notes.append(f"the {config.loader.num_workers} loader processes of the machine are not in the peak")
+    if num_cached is None:
+        notes.append("the data are not there yet: caches are those of an hour of video, and their time is left out")
+    plan = Plan(
+        what=f"training of stage {StageName(config.stage).value} ({config.name})",
+        hardware=hardware,
+        parts=demand.parts,
+        memory=memory_rows(demand, process_bytes, hardware.heap_share),
+        flops=flop_rows(demand),
+        disk=training_disk(config, demand, num_cached, autoencoder=encoder, scale=recipe.scale(config)),
+        time=time_rows(demand, speed),
+        notes=notes if hardware.sheet is None else [sheet_note(), *notes],
+    )
+
+    def needs(overrides: list[Override]) -> tuple[int, int]:
+        changed = training_demand(applied(config, overrides), parts)
+        rows = memory_rows(changed, process_bytes, hardware.heap_share)
+        return int(sum(row.value for row in rows)), hardware.memory_bytes
+
+    if wanted.changes or not plan.fits:
+        plan.changes = fitting(training_changes(config), needs, plan.memory_bytes)
+    return plan

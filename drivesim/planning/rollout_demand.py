@@ -1,0 +1,190 @@
+"""What a rollout asks for: the model's own calls, run on the meta device at the shapes of a rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drivesim.conditioning.driving import DrivingConditions
+from drivesim.core.boxes import MAX_BOXES
+from drivesim.diffusion.settings import PredictionOverrides, SamplingConfig
+from drivesim.families.driving import DrivingModel, model_facts
+from drivesim.families.fitting import check_fit
+from drivesim.families.folder import blank_parts, find_model, part_names
+from drivesim.families.stages import StagesConfig
+from drivesim.planning.as_on_device import AsOnDevice
+from drivesim.planning.demand import Demand, Phase, part_sizes, weight_bytes
+from drivesim.planning.speed import Work
+from drivesim.planning.tally import Tally
+from drivesim.rollout.cascade import WINDOWS_AT_ONCE
+from drivesim.rollout.plan import Plan
+from drivesim.rollout.run import RolloutConfig
+
+_COUNTED_STEPS = 2  # of sampling: multistep samplers remember one
+_FINISHED_AT_ONCE = 16  # frames of which the work of decoding, and of what follows it, is counted
+
+
+@dataclass(kw_only=True, slots=True)
+class BlankModel:
+    """A model without weights, which takes no memory."""
+
+    model: DrivingModel
+    parts: dict[str, Any]
+
+
+def blank_model(folder_or_name: str, sampling: PredictionOverrides, stages: StagesConfig | None = None) -> BlankModel:
+    """Builds a model on the meta device.
+
+    Args:
+        folder_or_name: which.
+        sampling: what differs from the model's own.
+        stages: which stages behind the prediction run, and how; None = all that the model has.
+
+    Raises:
+        ValueError: no such model, or parts that do not fit together.
+    """
+    folder = find_model(folder_or_name)
+    facts = model_facts(folder, stages)
+    parts = blank_parts(folder, part_names(facts))
+    check_fit(facts, parts)
+    return BlankModel(model=DrivingModel(parts, facts, "", predict_sampling=sampling), parts=parts)
+
+
+def future_plan(config: RolloutConfig, model: DrivingModel) -> Plan:
+    """The calls of one future."""
+    num_frames = max(1, round(config.seconds * model.fps))
+    return Plan(
+        num_frames=num_frames,
+        frames_per_call=model.num_frames,
+        num_given=model.num_given,
+        frames_per_gap=model.frames_per_gap,
+    )
+
+
+def rollout_demand(config: RolloutConfig, blank: BlankModel, *, is_designed: bool) -> Demand:
+    """Counts one process that makes all futures, one after the other.
+
+    Args:
+        config: futures, length.
+        blank: what `blank_model` gives.
+        is_designed: whether the start frame is made from a scene.
+    """
+    model = blank.model
+    plan = future_plan(config, model)
+    latent = (model.autoencoder.config.latent_channels, *model.video_unet.backbone.config.sample_size)
+    num_chunks = config.futures * plan.num_chunks
+    phases = _beginning(model, latent) if is_designed else [_encoding(model)]
+    given = torch.zeros(1, model.num_given, *latent, device="meta")
+    phases.append(
+        _sampled("predicting key frames", num_chunks, (model, "predict_sampling"), lambda: _predict(model, given))
+    )
+    if model.num_passes:
+        phases.append(_filling_in(model, num_chunks, latent))
+    piece = torch.zeros(min(plan.num_frames, _FINISHED_AT_ONCE), *latent, device="meta")
+    pieces = config.futures * plan.num_frames / len(piece)
+    phases.append(
+        _sampled(
+            f"finishing {len(piece)} frames", pieces, (model.finishing.upsampling, "sampling"),
+            lambda: model.finish({}, piece, key=(0,), is_last=True),
+        )
+    )  # fmt: skip
+    networks = [part for part in blank.parts.values() if isinstance(part, torch.nn.Module)]
+    return Demand(
+        parts=part_sizes(blank.parts),
+        resident={"weights": sum(weight_bytes(network) for network in networks)},
+        phases=phases,
+        passing={"frames of a chunk": _chunk_bytes(model, plan), "video encoder": encoder_bytes(model.size_hw)},
+    )
+
+
+def _encoding(model: DrivingModel) -> Phase:
+    picture_1HWC = np.zeros((1, *model.size_hw, 3), dtype=np.uint8)
+    return _counted("encoding the start", 1, lambda: model.encode(picture_1HWC))
+
+
+def _beginning(model: DrivingModel, latent: tuple[int, ...]) -> list[Phase]:
+    """What makes a start frame from a scene: its latents, and the picture of them."""
+    drawn = torch.zeros(*latent, device="meta")
+    return [
+        _sampled("designing the start", 1, (model, "design_sampling"), lambda: _design(model)),
+        _sampled("drawing the start", 1, (model.finishing.alone, "sampling"), lambda: model.picture(drawn, key=(0,))),
+    ]
+
+
+def _design(model: DrivingModel) -> None:
+    unknown = DrivingConditions.unknown(1, "meta")
+    unknown.boxes_BN4 = torch.zeros(1, MAX_BOXES, 4, device="meta")
+    unknown.classes_BN = torch.zeros(1, MAX_BOXES, dtype=torch.int64, device="meta")
+    model.design(unknown, [torch.Generator()])
+
+
+def _predict(model: DrivingModel, given_BSCHW: Tensor) -> None:
+    model.predict(given_BSCHW, generators=[torch.Generator()], is_night=[None])
+
+
+def _filling_in(model: DrivingModel, num_chunks: int, latent: tuple[int, ...]) -> Phase:
+    """All passes of interpolation, in batches of windows; the number of batches is that of a whole chunk."""
+    assert model.interpolator is not None
+    factor = int(model.interpolator.temporal.config.num_frames) - 1
+    gaps = [(model.num_frames - model.num_given) * factor**number for number in range(model.num_passes)]
+    calls = sum(-(-gap // WINDOWS_AT_ONCE) for gap in gaps)
+    windows = min(WINDOWS_AT_ONCE, max(gaps))
+    ends = torch.zeros(windows, 2, *latent, device="meta")
+    generators = [torch.Generator() for _ in range(windows)]
+
+    def run() -> None:
+        model.interpolate(ends, 0, generators=generators, is_night=[None] * windows)
+
+    return _sampled("filling in frames", num_chunks * calls, (model, "interpolate_sampling"), run)
+
+
+def _counted(name: str, count: float, run: Callable[[], object]) -> Phase:
+    with Tally() as tally, AsOnDevice(), torch.no_grad():
+        run()
+    return Phase(name=name, peak_bytes=tally.peak_bytes, work=Work.of(tally), count=count)
+
+
+def _sampled(name: str, count: float, settings: tuple[Any, str], run: Callable[[], object]) -> Phase:
+    """A sampling loop, of which two steps are run and the others are as the second.
+
+    Args:
+        name: of the phase.
+        count: how often it is run.
+        settings: who holds the loop's settings, and under which name; None = there is no loop.
+        run: with the settings as they are then.
+    """
+    owner, attribute = settings
+    if owner is None:
+        return _counted(name, count, run)
+    whole: SamplingConfig = getattr(owner, attribute)
+    works = []
+    try:
+        for steps in range(1, min(whole.steps, _COUNTED_STEPS) + 1):
+            setattr(owner, attribute, replace(whole, steps=steps))
+            phase = _counted(name, count, run)
+            works.append(phase.work)
+    finally:
+        setattr(owner, attribute, whole)
+    if whole.steps > _COUNTED_STEPS:
+        phase.work = works[-1].plus(works[-1].plus(works[-2], -1), whole.steps - _COUNTED_STEPS)
+    return phase
+
+
+def _chunk_bytes(model: DrivingModel, plan: Plan) -> int:
+    """A chunk's pictures twice, piece by piece and joined: as bytes, and before upsampling as 32-bit numbers."""
+    (height, width), (small_height, small_width) = model.size_hw, model.small_hw
+    return 2 * 3 * plan.chunk(0).num_new * (height * width + 4 * small_height * small_width)
+
+
+def encoder_bytes(size_hw: tuple[int, int]) -> int:
+    """What x264 holds at preset medium: 40 frames of look-ahead and 3 references, with half-pixel planes of each.
+
+    An estimate: 4 planes of luma and 2 of chroma at a quarter, a frame.
+    """
+    height, width = size_hw
+    return int(44 * 4.5 * height * width)

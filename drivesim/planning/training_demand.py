@@ -1,0 +1,171 @@
+"""What a training run asks for: its own loss and optimizer, run for two steps on the meta device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drivesim.families.folder import blank_parts, find_model
+from drivesim.models.autoencoder import FRAMES_AT_ONCE, Autoencoder, encode
+from drivesim.planning.as_on_device import AsOnDevice
+from drivesim.planning.demand import Demand, Phase, part_sizes, weight_bytes
+from drivesim.planning.speed import Work
+from drivesim.planning.tally import Tally
+from drivesim.train.config import StageName, TrainConfig
+from drivesim.train.fit import check_size
+from drivesim.train.optim import make_optimizer
+from drivesim.train.recipes import RECIPES, Parts
+from drivesim.train.stage import Stage
+
+# The recipe that writes a model folder; None = no recipe does.
+FindRecipe = Callable[[str], TrainConfig | None]
+_PRECISIONS = {"16": torch.float16, "bf16": torch.bfloat16, "32": torch.float32, "64": torch.float64}
+
+
+def training_demand(config: TrainConfig, parts: Parts, num_cached: int | None = None) -> Demand:
+    """Counts a training run without its data and without memory.
+
+    Args:
+        config: the stage and its settings.
+        parts: what `stage_parts` gives.
+        num_cached: frames of the source at the cache's rate; None = unknown.
+
+    Raises:
+        ValueError: an unknown precision.
+    """
+    recipe = RECIPES[StageName(config.stage)]
+    low, everything = _precision(config.trainer.precision)
+    with torch.device("meta"):
+        stage = recipe.stage(config, parts).to("meta", everything)
+        batches = {
+            is_training: _cast(recipe.example_batch(config, parts, is_training=is_training), everything)
+            for is_training in (True, False)
+        }
+    demand = _steps(stage, config, batches, low)
+    demand.parts = part_sizes(parts, recipe.trains)
+    if not recipe.learns_from_pictures:
+        demand.phases.insert(0, _caching(parts["autoencoder"], config, num_cached or 0))
+    return demand
+
+
+def stage_parts(config: TrainConfig, find_recipe: FindRecipe) -> Parts:
+    """All parts of a stage, without weights.
+
+    Args:
+        config: the stage and its settings.
+        find_recipe: the recipe behind an `init` that is not there yet: its parts are made in place of those.
+
+    Raises:
+        ValueError: parts of `init` that are neither there nor made by a recipe, or do not fit.
+    """
+    recipe = RECIPES[StageName(config.stage)]
+    parts: Parts = {}
+    if recipe.needs:
+        assert config.init is not None
+        before = None if Path(config.init).is_dir() else find_recipe(config.init)
+        if before is None:
+            parts = blank_parts(_model_folder(config.init, recipe.needs), recipe.needs)
+        else:
+            earlier = stage_parts(before, find_recipe)
+            parts = {name: earlier[name] for name in recipe.needs}
+    check_size(config, parts)
+    with torch.device("meta"):
+        return parts | recipe.make(config, parts)
+
+
+def _model_folder(init: str, needs: tuple[str, ...]) -> Path:
+    try:
+        return find_model(init)
+    except ValueError as error:
+        raise ValueError(
+            f"init={init}: {error}; no shipped recipe writes that folder, so the sizes of {', '.join(needs)} "
+            "are not known"
+        ) from error
+
+
+def _precision(name: str) -> tuple[torch.dtype | None, torch.dtype]:
+    """The 16-bit type of mixed precision (None = not mixed) and the type of weights and batches."""
+    bits, _, kind = name.partition("-")
+    if bits not in _PRECISIONS or kind not in ("true", "mixed", ""):
+        raise ValueError(f"trainer.precision={name}; valid: 32-true, bf16-mixed, 16-mixed, bf16-true, 16-true, 64-true")
+    low = _PRECISIONS[bits]
+    return (low, torch.float32) if kind == "mixed" else (None, low)
+
+
+def _cast(batch: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in batch.items()}
+
+
+def _steps(stage: Stage, config: TrainConfig, batches: dict[bool, dict[str, Tensor]], low: Any) -> Demand:
+    """What stays in memory, and the phases of steps and validations; in the order in which Lightning does them."""
+    stage.train()
+    stage.frozen.eval()
+    optimizer, _ = make_optimizer(stage.trained, config.optim, config.trainer.max_steps)
+    tally = Tally()
+    _step(stage, optimizer, config, batches[True], tally, low)  # the first one makes the optimizer's state
+    tally.begin()
+    _step(stage, optimizer, config, batches[True], tally, low)
+    state = _state_bytes(optimizer)
+    step = Phase(name="training step", peak_bytes=tally.peak_bytes - state, work=Work.of(tally), count=0)
+    step.count = config.trainer.max_steps
+    tally.begin()
+    with tally, AsOnDevice(low), torch.no_grad():
+        stage.eval()
+        with stage.ema.swapped_in():
+            stage.loss(batches[False], torch.Generator())
+    num_batches = -(-config.loader.num_val_items // len(next(iter(batches[False].values()))))
+    validation = Phase(
+        name="validation batch",
+        peak_bytes=tally.peak_bytes - state,
+        work=Work.of(tally),
+        count=config.trainer.max_steps // config.trainer.validate_every * num_batches,
+    )
+    resident = {
+        "trained weights": weight_bytes(stage.trained),
+        "frozen weights": weight_bytes(stage.frozen),
+        "averaged weights": weight_bytes(stage.ema),
+        "optimizer state": state,
+        "batch": sum(t.numel() * t.element_size() for t in batches[True].values()),
+    }
+    if config.trainer.devices > 1:
+        resident["gradients in the making"] = sum(
+            p.numel() * p.element_size() for p in stage.trained.parameters() if p.requires_grad
+        )
+    return Demand(parts=[], resident=resident, phases=[step, validation])
+
+
+def _step(
+    stage: Stage, optimizer: torch.optim.Optimizer, config: TrainConfig, batch: dict[str, Tensor], tally: Tally,
+    low: Any,
+) -> None:  # fmt: skip
+    """One optimizer step; as in Lightning, the gradients of the step before are freed between forward and backward."""
+    for micro in range(config.trainer.accumulate):
+        with tally, AsOnDevice(low):
+            loss = stage.loss(batch, torch.Generator())["loss"]
+            if micro == 0:
+                optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            del loss
+    with tally:
+        optimizer.step()
+
+
+def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    values = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    return sum(value.numel() * value.element_size() for value in values if value.is_meta)
+
+
+def _caching(autoencoder: Autoencoder, config: TrainConfig, num_cached: int) -> Phase:
+    """Encoding of the source's frames, before the first step."""
+    height, width = config.size_hw
+    with Tally() as tally, AsOnDevice():
+        encode(autoencoder, np.zeros((FRAMES_AT_ONCE, height, width, 3), dtype=np.uint8))
+    count = num_cached / FRAMES_AT_ONCE
+    return Phase(
+        name=f"latents of {FRAMES_AT_ONCE} frames", peak_bytes=tally.peak_bytes, work=Work.of(tally), count=count
+    )

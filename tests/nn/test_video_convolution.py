@@ -1,0 +1,60 @@
+"""Convolutions over time and space: the same map as Conv3d, frame by frame."""
+
+import pytest
+import torch
+from torch import nn
+
+from drivesim.nn.temporal import Mix
+from drivesim.nn.video_convolution import VideoConv, VideoConvLayer
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("side", "stride"), [(3, 1), (4, 2)])
+@pytest.mark.parametrize("num_frames", [1, 2, 5])
+def test_it_is_conv3d_with_the_same_weights(side: int, stride: int, bias: bool, num_frames: int) -> None:
+    torch.manual_seed(0)
+    conv = VideoConv(3, 5, side, stride=stride, bias=bias)
+    clips = torch.randn(2, num_frames, 3, 8, 6, requires_grad=True)
+    wanted = nn.Conv3d.forward(conv, clips.transpose(1, 2)).transpose(1, 2)
+    made = conv(clips)
+    torch.testing.assert_close(made, wanted)
+    pull = torch.randn(made.shape)
+    for a, b in zip(
+        *(torch.autograd.grad((m * pull).sum(), [clips, conv.weight]) for m in (made, wanted)), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("cut", [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_frames_that_are_cut_are_context_for_the_others(cut: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    conv = VideoConv(3, 5)
+    clips = torch.randn(1, 4, 3, 6, 6)
+    assert torch.equal(conv(clips, cut), conv(clips)[:, cut[0] : 4 - cut[1]])
+
+
+@pytest.mark.parametrize("num_convolutions", [1, 3])
+@pytest.mark.parametrize("cut", [(0, 0), (1, 0), (1, 1)])
+def test_a_layer_cuts_as_late_as_it_can(num_convolutions: int, cut: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    layer = VideoConvLayer(8, num_convolutions, groups=2)
+    clips = torch.randn(2, 7, 8, 4, 4)
+    assert torch.equal(layer(clips), clips)  # a fresh one changes nothing
+    for parameter in layer.parameters():
+        parameter.data.normal_(0, 0.3)
+    assert layer.radius == num_convolutions
+    deepest = tuple(num_convolutions * side for side in cut)
+    for left_out in (cut, deepest):
+        wanted = layer(clips)[:, left_out[0] : 7 - left_out[1]]
+        torch.testing.assert_close(layer(clips, left_out), wanted, rtol=0, atol=1e-6)
+
+
+def test_alpha_one_leaves_frames_as_they_are_bit_for_bit() -> None:
+    torch.manual_seed(0)
+    layer = VideoConvLayer(8, 1, groups=2)
+    for parameter in layer.parameters():
+        parameter.data.normal_(0, 0.3)
+    clips = torch.randn(2, 3, 8, 4, 4)
+    mix: Mix = layer.mix
+    mix.set_alpha(1.0)
+    assert torch.equal(layer(clips), clips)

@@ -1,0 +1,98 @@
+"""What a rollout asks for: the model's own calls, counted without weights."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from drivesim.diffusion.settings import PredictionOverrides
+from drivesim.families.folder import blank_parts, load_parts
+from drivesim.planning import rollout_demand as counting
+from drivesim.planning.demand import Demand
+from drivesim.planning.hardware import PlanConfig
+from drivesim.planning.plan import Plan
+from drivesim.planning.plan_rollout import plan_rollout
+from drivesim.rollout.pools import PoolConfig, PoolKind
+from drivesim.rollout.run import RolloutConfig
+from tests.families.tiny_family import write_tiny_family
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_family(tmp_path_factory.mktemp("family") / "tiny")
+
+
+def demand(model: Path, config: RolloutConfig, **sampling: float) -> Demand:
+    blank = counting.blank_model(str(model), PredictionOverrides(**sampling))
+    return counting.rollout_demand(config, blank, is_designed=True)
+
+
+def test_blank_parts_have_the_shapes_of_the_stored_ones_and_no_memory(model: Path) -> None:
+    real, blank = load_parts(model), blank_parts(model)
+    for name, part in real.items():
+        if isinstance(part, torch.nn.Module):
+            shapes = {key: value.shape for key, value in part.state_dict().items()}
+            assert {key: value.shape for key, value in blank[name].state_dict().items()} == shapes
+            assert all(value.is_meta for value in blank[name].state_dict().values())
+
+
+def test_steps_that_are_not_run_are_counted_as_the_second_one(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = RolloutConfig(futures=1, seconds=2)
+    short = demand(model, config, steps=6)
+    monkeypatch.setattr(counting, "_COUNTED_STEPS", 6)
+    for phase, expected in zip(short.phases, demand(model, config, steps=6).phases, strict=True):
+        assert phase.work.flops == pytest.approx(expected.work.flops), phase.name
+        assert phase.peak_bytes == pytest.approx(expected.peak_bytes, rel=0.02), phase.name
+
+
+def test_guidance_doubles_the_network_calls(model: Path) -> None:
+    config = RolloutConfig(futures=1, seconds=2)
+    plain, guided = (demand(model, config, guidance=scale) for scale in (1.0, 2.0))
+    name = "predicting key frames"
+    flops = [next(p for p in d.phases if p.name == name).work.flops for d in (plain, guided)]
+    assert flops[1] == pytest.approx(2 * flops[0], rel=0.01)
+
+
+def test_a_rollout_twice_as_long_takes_twice_the_work_and_the_same_memory(model: Path) -> None:
+    # 10 + 8 n key frames at 4 a second
+    short, long = (demand(model, RolloutConfig(futures=2, seconds=frames / 4)) for frames in (26, 50))
+    assert short.peak_bytes == long.peak_bytes
+    counts = [{p.name: p.count for p in d.phases} for d in (short, long)]
+    assert [c["predicting key frames"] for c in counts] == [2 * 3, 2 * 6]
+    assert [c["finishing 16 frames"] * 16 for c in counts] == [2 * 26, 2 * 50]
+    assert all(c["designing the start"] == 1 for c in counts)
+
+
+def plan(model: Path, pool: PoolConfig, **wanted: float | str) -> Plan:
+    return plan_rollout(
+        RolloutConfig(futures=4, seconds=2, pool=pool),
+        PlanConfig(measure_s=0, **wanted),
+        counting.blank_model(str(model), PredictionOverrides()),
+        device="cpu",
+        is_designed=False,
+    )
+
+
+def test_workers_hold_the_model_each_and_fewer_of_them_are_offered(model: Path) -> None:
+    pool = PoolConfig(kind=PoolKind.RAY, workers=4)
+    four = plan(model, pool)
+    one = plan(model, PoolConfig())
+    assert four.memory_bytes > 4 * one.memory_bytes
+    tight = plan(model, pool, memory_gib=0.7 * four.memory_bytes / (1 << 30))
+    assert [change.overrides for change in tight.changes or []] == [["pool.workers=2"]]
+
+
+def test_a_gpu_that_is_not_here_is_marked_as_not_measured(model: Path) -> None:
+    text = plan(model, PoolConfig(), hardware="l4").text()
+    assert "on l4 (not measured: from its data sheet)" in text
+    assert "% of the data sheet's peak" in text
+
+
+def test_a_rollouts_plan_imports_no_lightning(repo_root: Path) -> None:
+    code = "import sys, drivesim.planning.plan_rollout; print('lightning' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=repo_root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

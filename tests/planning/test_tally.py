@@ -1,0 +1,87 @@
+"""FLOPs and memory of code on the meta device, against closed forms and against real tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from drivesim.planning.as_on_device import AsOnDevice
+from drivesim.planning.speed import Work
+from drivesim.planning.tally import Tally
+
+MIB = 1 << 20
+
+
+def test_flops_of_a_convolution_and_of_its_backward_pass() -> None:
+    layer = nn.Conv2d(3, 8, 3, padding=1, device="meta")
+    x = torch.empty(2, 3, 16, 32, device="meta")
+    forward = 2 * 2 * 8 * 3 * 9 * 16 * 32
+    with Tally() as tally:
+        made = layer(x)
+    assert Work.of(tally).flops == forward
+    with tally:
+        made.sum().backward()
+    assert Work.of(tally).flops == 2 * forward, "the input asks for no gradient: the weight's alone"
+
+
+def test_the_peak_is_what_is_held_at_once_and_not_what_was_made() -> None:
+    x = torch.empty(MIB // 4, device="meta")  # from before: not counted
+    with Tally() as tally:
+        for _ in range(10):
+            y = x + 1
+            y.mul_(2)
+            y.view(2, -1)
+        assert tally.live_bytes == MIB
+        assert tally.peak_bytes == 2 * MIB, "the new one is made before the old one is freed"
+        del y
+        assert tally.live_bytes == 0
+        tally.begin()
+        assert tally.peak_bytes == 0
+
+
+def test_tensors_that_are_saved_for_the_backward_pass_are_held() -> None:
+    layers = nn.Sequential(*[nn.SiLU() for _ in range(5)])
+    x = torch.empty(MIB // 4, device="meta", requires_grad=True)
+    with Tally() as tally:
+        made = layers(x)
+        assert tally.live_bytes == 5 * MIB
+        with torch.no_grad():
+            tally.begin()
+            layers(x)
+            assert tally.peak_bytes == 7 * MIB
+    del made
+
+
+def test_attention_is_counted_as_fused() -> None:
+    b, heads, length, dim = 2, 4, 256, 8
+    q, k, v = (torch.empty(b, heads, length, dim, device="meta", requires_grad=True) for _ in range(3))
+    with Tally() as tally, AsOnDevice():
+        out = F.scaled_dot_product_attention(q, k, v)
+    assert out.shape == q.shape
+    assert tally.peak_bytes < b * heads * length * length * 4, "a matrix of all scores was made"
+    assert Work.of(tally).flops == 2 * 2 * b * heads * length * length * dim
+
+
+def test_mixed_precision_runs_layers_in_16_bits_and_norms_in_32_with_one_copy_of_a_weight() -> None:
+    layer, norm = nn.Linear(64, 64, device="meta"), nn.LayerNorm(64, device="meta")
+    x = torch.empty(8, 64, device="meta")
+    with Tally() as tally, AsOnDevice(torch.bfloat16):
+        first = layer(x)
+        before = tally.live_bytes
+        second = layer(first)
+        assert (first.dtype, norm(second).dtype) == (torch.bfloat16, torch.float32)
+    assert before >= 64 * 64 * 2
+    assert tally.live_bytes - before == second.numel() * 2, "the weight's copy was made twice"
+
+
+def test_results_leave_the_meta_device_without_memory() -> None:
+    x = torch.empty(1000, 1000, 1000, device="meta")
+    with AsOnDevice():
+        picture = x.cpu().numpy()
+        assert bool(torch.isfinite(x).all())
+        assert x.to("cpu").is_meta
+    assert picture.shape == (1000, 1000, 1000)
+    assert picture.dtype == np.float32
+    assert picture.strides == (0, 0, 0)

@@ -1,0 +1,127 @@
+"""What every stage asks for: counted without memory, and equal to what the real classes hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from drivesim.config import recipe_that_writes
+from drivesim.planning.changes import applied, training_changes
+from drivesim.planning.demand import weight_bytes
+from drivesim.planning.hardware import PlanConfig
+from drivesim.planning.plan_training import plan_training
+from drivesim.planning.training_demand import stage_parts, training_demand
+from drivesim.train.config import StageName, TrainConfig
+from drivesim.train.optim import OptimizerName
+from drivesim.train.recipes import RECIPES
+from tests.train.test_fit import config as tiny_config
+
+FOLDERS = {stage: f"nowhere/{stage.value}" for stage in StageName}
+
+
+def config(stage: StageName) -> TrainConfig:
+    """A tiny recipe whose `init` is the first stage that makes the parts it needs."""
+    init = None
+    if RECIPES[stage].needs:
+        makers = [s for s in StageName if RECIPES[stage].needs[-1] in (*RECIPES[s].trains, *_carried(s))]
+        init = Path(FOLDERS[makers[0]])
+    made = tiny_config(stage, Path("cache"), init)
+    made.trainer.accumulate = 1
+    return made
+
+
+def _carried(stage: StageName) -> tuple[str, ...]:
+    return ("scheduler",) if stage is StageName.IMAGE else ()
+
+
+def recipe(folder: str) -> TrainConfig | None:
+    return next((config(stage) for stage, name in FOLDERS.items() if name == folder), None)
+
+
+@pytest.mark.parametrize("stage", list(StageName))
+def test_every_stage_is_counted_from_its_own_loss(stage: StageName) -> None:
+    settings = config(stage)
+    parts = stage_parts(settings, recipe)
+    assert all(p.is_meta for part in parts.values() if isinstance(part, torch.nn.Module) for p in part.parameters())
+    demand = training_demand(settings, parts, num_cached=80)
+    trained = sum(part.num_parameters for part in demand.parts if part.is_trained)
+    assert trained > 0
+    assert {part.name for part in demand.parts} >= set(RECIPES[stage].trains)
+    # The discriminator of an adversarial loss is trained, and is no part of the model.
+    assert demand.resident["trained weights"] >= 4 * trained
+    step, validation = demand.phases[-2:]
+    assert step.work.flops > 2 * validation.work.flops > 0
+    assert step.peak_bytes > demand.resident["averaged weights"], "gradients are in it"
+    caching = demand.phases[:-2]
+    assert len(caching) == (0 if RECIPES[stage].learns_from_pictures else 1)
+    assert all(phase.count == 10 for phase in caching)
+
+
+def test_adamw_keeps_two_numbers_a_weight_and_muon_one_for_matrices() -> None:
+    settings = config(StageName.IMAGE)
+    parts = stage_parts(settings, recipe)
+    state = {}
+    for name in OptimizerName:
+        settings.optim.optimizer = name
+        demand = training_demand(settings, parts)
+        state[name] = demand.resident["optimizer state"] / demand.resident["averaged weights"]
+    assert state[OptimizerName.ADAMW] == pytest.approx(2)
+    assert 1 < state[OptimizerName.MUON] < 1.5
+
+
+def test_half_the_batch_in_two_parts_is_the_same_work_in_less_memory() -> None:
+    settings = config(StageName.IMAGE)
+    parts = stage_parts(settings, recipe)
+    overrides = next(iter(training_changes(settings)))
+    assert overrides == [("loader.batch_size", 1), ("trainer.accumulate", 2)]
+    whole, half = (training_demand(c, parts).phases[-2] for c in (settings, applied(settings, overrides)))
+    assert half.work.flops == pytest.approx(whole.work.flops, rel=0.02)
+    assert half.peak_bytes < whole.peak_bytes
+    assert settings.loader.batch_size == 2, "the config itself was changed"
+
+
+def test_mixed_precision_needs_less_memory() -> None:
+    settings = config(StageName.AUTOENCODER)
+    parts = stage_parts(settings, recipe)
+    settings.loader.batch_size = 32
+    full = training_demand(settings, parts).phases[-2].peak_bytes
+    settings.trainer.precision = "bf16-mixed"
+    assert 0.3 * full < training_demand(settings, parts).phases[-2].peak_bytes < 0.9 * full
+    settings.trainer.precision = "8-mixed"
+    with pytest.raises(ValueError, match="trainer.precision=8-mixed; valid: 32-true"):
+        training_demand(settings, parts)
+
+
+def test_a_plan_that_does_not_fit_names_changes_that_do() -> None:
+    settings = config(StageName.AUTOENCODER)
+    settings.loader.batch_size, settings.crop.size_hw = 64, []
+    wanted = PlanConfig(measure_s=0)
+    whole = plan_training(settings, wanted, recipe, None)
+    assert whole.fits and whole.changes is None
+    wanted.memory_gib = (whole.memory_bytes - (20 << 20)) / (1 << 30)
+    plan = plan_training(settings, wanted, recipe, None)
+    assert not plan.fits
+    assert plan.changes
+    limit = wanted.memory_gib * (1 << 30)
+    assert all(change.memory_bytes <= limit for change in plan.changes)
+    assert plan.changes[0].overrides == ["loader.batch_size=32", "trainer.accumulate=2"]
+    text = plan.text()
+    assert "does not fit: " in text
+    assert "loader.batch_size=32 trainer.accumulate=2" in text
+    wanted.memory_gib = 0.001
+    assert "no change of the configured keys would make it fit" in plan_training(settings, wanted, recipe, None).text()
+
+
+def test_parts_of_a_recipe_that_was_not_run_yet_come_from_the_recipe() -> None:
+    settings = config(StageName.PREDICTION)
+    settings.init = "runs/driving/image/model"
+    settings.size_hw = [128, 256]
+    parts = stage_parts(settings, recipe_that_writes)
+    assert parts["autoencoder"].config.num_vq_embeddings == 16384
+    assert tuple(parts["backbone"].config.block_out_channels) == (224, 448, 448, 672, 896)
+    assert weight_bytes(parts["backbone"]) > 1e9
+    settings.init = "runs/nobody/model"
+    with pytest.raises(ValueError, match="init=runs/nobody/model: .* the sizes of autoencoder, backbone"):
+        stage_parts(settings, recipe_that_writes)
