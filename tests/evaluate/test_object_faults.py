@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from drivesim.core.boxes import Boxes2D, ObjectClass
-from drivesim.evaluate.detector import Detections
-from drivesim.evaluate.faults import FaultKind
-from drivesim.evaluate.object_faults import ObjectLimits, find_object_faults, natural_object_limits
+from drivesim.evaluate.detector import Detections, Detector
+from drivesim.evaluate.faults import Fault, FaultKind
+from drivesim.evaluate.object_faults import (
+    ObjectLimits,
+    add_object_faults,
+    find_object_faults,
+    natural_object_limits,
+)
 from drivesim.evaluate.object_tracks import follow
+from tests.evaluate.town_videos import ONSET, TownVideo, boxes_of, car_in_sight, drive, pictures, without
 
 SIZE_HW = (128, 256)
 CAR = ObjectClass.CAR.id
@@ -72,3 +81,36 @@ def test_what_comes_and_goes_in_real_video_raises_the_limit() -> None:
     assert limits.size == 1.5 * 48 / 128
     assert find_object_faults(video(standing(range(9))), SIZE_HW, limits) == []
     assert natural_object_limits(real[1:], SIZE_HW) == ObjectLimits()
+
+
+def test_what_a_fault_of_the_whole_picture_explains_is_not_named_again() -> None:
+    frozen = Fault(kind=FaultKind.FROZEN_TAIL, onset_frame=8, size=2.0)
+    faults = {"frozen": [frozen]}
+    made = {"frozen": video(standing(range(9))), "whole": video(standing(range(9)))}
+    add_object_faults(faults, made, [video(standing(range(NUM_FRAMES)))], SIZE_HW)
+    assert faults["frozen"] == [frozen]
+    assert [fault.kind for fault in faults["whole"]] == [FaultKind.REMOVED_OBJECT]
+
+
+@pytest.fixture(scope="module")
+def town_video() -> TownVideo:
+    return drive(62)
+
+
+def test_a_car_taken_out_of_or_put_into_a_toytown_drive_is_named_without_a_reference(town_video: TownVideo) -> None:
+    """With the shipped detector; `evaluation/toytown-detector` says how often it succeeds."""
+    detector = Detector.shipped()
+    size_hw = (64, 128)
+    assert find_object_faults(detector(town_video.frames_THWC), size_hw) == []
+    track = car_in_sight(town_video, 6)
+    boxes = boxes_of(town_video)[ONSET]
+    left, top, right, bottom = boxes.xyxy_px[list(boxes.track_ids).index(track)]
+    motion = town_video.episode.motion
+    pose = motion.pose.copy()
+    pose[:ONSET, int(track.rsplit("-", 1)[1]), :2] += 5000.0
+    added = pictures(replace(town_video.episode, motion=replace(motion, pose=pose)))
+    for kind, frames in ((FaultKind.REMOVED_OBJECT, without(town_video, track)), (FaultKind.ADDED_OBJECT, added)):
+        (fault,) = find_object_faults(detector(frames), size_hw)
+        assert (fault.kind, fault.object_class) == (kind, ObjectClass.CAR)
+        assert abs(fault.onset_frame - ONSET) <= 1
+        assert 0.5 < fault.size / ((right - left) * (bottom - top)) < 2
