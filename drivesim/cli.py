@@ -7,9 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +26,6 @@ from drivesim.config import (
     PrepareCommand,
     RolloutCommand,
     ToytownData,
-    compose_protocols,
     conf_dir,
     config_name,
     errors_as_they_are,
@@ -50,8 +47,6 @@ from drivesim.planning.advice import what_fits
 from drivesim.rollout.rows import OUT_OF_MEMORY
 
 if TYPE_CHECKING:
-    from drivesim.evaluate.drift import Drift
-    from drivesim.evaluate.extractors import Extractor, ExtractorConfig
     from drivesim.rollout.rows import Progress, Row
     from drivesim.rollout.start import Start
     from drivesim.simulator import Simulator
@@ -280,14 +275,15 @@ def _save_beginning(out: Path, pictures: dict[str, NDArray[np.uint8]], record: R
 
 def _start(config: RolloutCommand, simulator: Simulator) -> tuple[Start, dict[str, NDArray[np.uint8]]]:
     """The start frame, designed from a scene or taken from a picture or video; and pictures of it by file name."""
-    from drivesim.rollout.start import is_scene, start_from_file
+    from drivesim.rollout.start import start_from_file
     from drivesim.simulator import BOXES_SCALE
+    from drivesim.sweep.starts import scene_of
     from drivesim.viz.overlays import draw_boxes
 
-    if not is_scene(config.start):
+    scene = scene_of(config.start, lambda name: scene_paths(name)[0])
+    if scene is None:
         start = start_from_file(config.start, simulator.size_hw, start_s=config.start_s, is_night=config.is_night)
         return start, {"start.png": start.frame_HWC}
-    scene = Scene.load(scene_paths(config.start)[0])
     start = simulator.start(scene, seed=config.seed)
     boxes = draw_boxes(start.frame_HWC, scene.picture_boxes(simulator.size_hw), BOXES_SCALE)
     return start, {"start.png": start.frame_HWC, "start_boxes.png": boxes}
@@ -310,89 +306,14 @@ def _show_progress(progress: Progress) -> None:
 
 
 def _evaluate(config: EvaluateCommand, out: Path, record: Record) -> None:
-    from drivesim.evaluate.lines import protocol_lines
-    from drivesim.evaluate.networks import network_configs
-    from drivesim.evaluate.obedience_run import is_of_scenes
-    from drivesim.evaluate.run import evaluate_protocols
+    from drivesim.evaluate_command import CommandLine, evaluate_command
 
-    if config.compare is not None:
-        _compare(config, out, record)
-        return
-    if config.generated is not None and is_of_scenes(config.generated):
-        _obedience(config, out, record)
-        return
-    generated, real = config.sets()
-    overrides = list(HydraConfig.get().overrides.task)
-    protocols = compose_protocols(config.protocols, overrides) if config.protocols else [config.protocol]
-    for extractor in chain(*network_configs(protocols, config.networks)):
-        check_device(extractor.device)
-    scores = evaluate_protocols(
-        config,
-        protocols,
-        generated,
-        real,
-        out,
-        makers={"clip-vit-b-32": _text_frame_extractor},
-        draw_drift=_draw_drift,
+    line = CommandLine(
+        overrides=list(HydraConfig.get().overrides.task),
+        make_source=_source,
+        on_progress=_show_progress,
     )
-    record()
-    print(*protocol_lines(scores), f"report: {scores[0].report}", sep="\n")
-
-
-def _text_frame_extractor(config: ExtractorConfig) -> Extractor:
-    """CLIP, from a folder in transformers' format or the hub; for CLIPSIM."""
-    from drivesim.evaluate.text_similarity import TextFrameExtractor
-    from drivesim.models.text_frame_embeddings import VIT_B_32, TextFrameEmbedder
-
-    return TextFrameExtractor(TextFrameEmbedder.from_pretrained(config.weights or VIT_B_32, config.device), config)
-
-
-def _obedience(config: EvaluateCommand, out: Path, record: Record) -> None:
-    from drivesim.evaluate.obedience_report import obedience_lines
-    from drivesim.evaluate.obedience_run import evaluate_obedience
-
-    assert config.generated is not None, "the caller has looked into it"
-    found = evaluate_obedience(config.obedience, config.generated, config.real, out)
-    record()
-    notes = [f"note: {warning}" for warning in found.warnings]
-    print(*notes, *obedience_lines(found.rows), f"report: {found.report}", sep="\n")
-
-
-def _compare(config: EvaluateCommand, out: Path, record: Record) -> None:
-    from drivesim.evaluate.compare import compare
-    from drivesim.evaluate.lines import comparison_lines
-
-    if config.generated is not None or config.real is not None:
-        raise ValueError("compare reads two evaluations that are done; leave generated and real out")
-    comparison = compare(config.compare or [], config.uncertainty, config.force)
-    record()
-    write_json(out / "comparison.json", asdict(comparison))
-    print(*comparison_lines(comparison), f"comparison: {out / 'comparison.json'}", sep="\n")
-
-
-def _draw_drift(drift: Drift, out_png: Path) -> None:
-    """The curves of an evaluation with real video's bands, as one picture."""
-    from drivesim.viz.curves import CurvePanel, draw_curves
-
-    panels = []
-    for curve in drift.curves:
-        band = curve.band
-        panel = CurvePanel(
-            title=curve.measure.value, times_s=np.arange(len(curve.generated)) / drift.fps, values=curve.generated
-        )
-        if band is not None:
-            panel.band_times_s, panel.band_low, panel.band_high = (
-                np.arange(len(band.low)) / drift.fps,
-                band.low,
-                band.high,
-            )
-        panels.append(panel)
-    if drift.frechet is not None:
-        panel = CurvePanel(title="Fréchet distance", times_s=drift.frechet.times_s, values=drift.frechet.distance)
-        if (floor := drift.frechet_floor) is not None:
-            panel.band_times_s, panel.band_low, panel.band_high = floor.times_s, 0 * floor.distance, floor.distance
-        panels.append(panel)
-    draw_curves(panels, out_png)
+    evaluate_command(config, out, record, line)
 
 
 if __name__ == "__main__":

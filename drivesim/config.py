@@ -33,6 +33,8 @@ from drivesim.families.stages import StagesConfig
 from drivesim.planning.hardware import PlanConfig
 from drivesim.rollout.pools import PoolConfig
 from drivesim.rollout.run import RolloutConfig
+from drivesim.sweep.claims import ClaimsConfig
+from drivesim.sweep.run import SweepConfig
 from drivesim.toytown.config import TownConfig
 
 # What Hydra raises at a person's mistake; `explain` makes one line of each. The assertion is OmegaConf's answer to a
@@ -87,7 +89,7 @@ class RolloutCommand(RolloutConfig):
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class EvaluateCommand(EvaluateConfig):
-    """Two sets of videos to score against each other, designed scenes to check, or two evaluations side by side."""
+    """Videos or a sweep to score, claims to test, designed scenes to check, or two evaluations to compare."""
 
     generated: str | None = None  # folder of videos, one video, or folder of designed scenes
     real: str | None = None  # the same of real driving
@@ -95,6 +97,9 @@ class EvaluateCommand(EvaluateConfig):
     obedience: ObedienceConfig = dataclasses.field(default_factory=ObedienceConfig)  # of designed scenes
     compare: list[str] | None = None  # instead of both: two folders of earlier evaluations
     force: bool = False  # compare evaluations whose cards differ
+    sweep: SweepConfig = dataclasses.field(default_factory=SweepConfig)  # rollouts to make and score
+    claims: ClaimsConfig | None = None  # group claims: the paper's claims, trained and scored
+    pool: PoolConfig = dataclasses.field(default_factory=PoolConfig)  # group pool, of the rollouts of sweep and claims
     out: str | None = None  # folder of scores and report; None = runs/evaluate/TIME
 
     def sets(self) -> tuple[str, str]:
@@ -109,6 +114,18 @@ class EvaluateCommand(EvaluateConfig):
             missing = [name for name in ("generated", "real") if getattr(self, name) is None]
             raise ValueError(f"no value for {', '.join(missing)}; give one as {missing[0]}=FOLDER, or compare='[A, B]'")
         return self.generated, self.real
+
+    def real_of_sweep(self) -> str:
+        """The real videos of a sweep.
+
+        Raises:
+            ValueError: none, or what a sweep does not read is given, too.
+        """
+        if self.generated is not None or self.force or self.protocols is not None:
+            raise ValueError("a sweep makes its own videos under one protocol; leave generated, protocols, force out")
+        if self.real is None:
+            raise ValueError("no value for real; a sweep is scored against real videos: real=FOLDER")
+        return self.real
 
 
 @functools.cache
@@ -170,6 +187,7 @@ _SCHEMAS: dict[str, type] = {
     "sampler": SamplerOverrides,
     "pool": PoolConfig,
     "protocol": ProtocolConfig,
+    "claims": ClaimsConfig,
 }
 
 

@@ -31,8 +31,9 @@ GROUPS = {
     "data": ["prepare", "train"],
     "export": ["prepare"],
     "sampler": ["design", "rollout"],
-    "pool": ["rollout"],
+    "pool": ["rollout", "evaluate"],
     "protocol": ["evaluate"],
+    "claims": ["evaluate"],
 }
 CHOICES = [
     (command, group, path.stem)

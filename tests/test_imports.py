@@ -13,10 +13,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # The design's order from top to bottom; names in one set are strangers to each other. `simulator` is the interface for
-# use from Python: it puts the parts together, as the command line does.
+# use from Python: it puts the parts together, as the command line does. `sweep` rolls out and scores in one command, so
+# it stands above both.
 LAYERS: list[set[str]] = [
     {"cli"},
+    {"evaluate_command"},
     {"config"},
+    {"sweep"},
     {"simulator", "planning"},
     {"train", "rollout", "evaluate", "viz"},
     {"families"},

@@ -26,7 +26,7 @@ TOP_LEVEL = {
 LEFTOVERS = {"build", "dist", "runs", "drivesim.egg-info", "__pycache__"}
 PACKAGES = {
     "core", "toytown", "data", "diffusion", "nn", "conditioning", "models", "train", "rollout", "evaluate",
-    "families", "planning", "viz",
+    "families", "planning", "sweep", "viz",
 }  # fmt: skip
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
@@ -49,7 +49,7 @@ def test_the_parts_are_those_of_the_design() -> None:
     folders = {path.name for path in (ROOT / "drivesim").iterdir() if path.is_dir() and path.name != "__pycache__"}
     modules = {path.name for path in (ROOT / "drivesim").glob("*.py")}
     assert folders == PACKAGES
-    assert modules == {"__init__.py", "cli.py", "config.py", "simulator.py"}
+    assert modules == {"__init__.py", "cli.py", "config.py", "evaluate_command.py", "simulator.py"}
 
 
 @pytest.mark.parametrize("folder", ["datasets", "evaluation"])

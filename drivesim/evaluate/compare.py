@@ -7,17 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drivesim.core.files import read_json, read_rows
-from drivesim.evaluate.controls import Variant
-from drivesim.evaluate.extractors import FeatureKind
-from drivesim.evaluate.feature_store import FeatureSet, FeatureStore, StoredVideo
 from drivesim.evaluate.frechet import Covariance
 from drivesim.evaluate.metric_kinds import MetricKind
 from drivesim.evaluate.protocol import comparable_fields
-from drivesim.evaluate.run import ROWS_FILE, SCORES_FILE
 from drivesim.evaluate.score_rows import sample_of
 from drivesim.evaluate.scorer import Side
 from drivesim.evaluate.scores import ScoreRow
+from drivesim.evaluate.stored_scores import StoredScores
 from drivesim.evaluate.uncertainty import Interval, UncertaintyConfig, frechet_difference, why_no_interval
 
 
@@ -43,15 +39,6 @@ class Comparison:
     notes: list[str]  # what a reader has to know, such as cards that differ
 
 
-@dataclass(kw_only=True, slots=True)
-class _Result:
-    """What an evaluation has left in its folder under one protocol."""
-
-    folder: Path
-    scores: dict[str, Any]
-    rows: list[dict[str, Any]]
-
-
 def compare(paths: Sequence[str | Path], config: UncertaintyConfig, force: bool = False) -> Comparison:
     """Sets the scores of two evaluations beside each other.
 
@@ -66,7 +53,7 @@ def compare(paths: Sequence[str | Path], config: UncertaintyConfig, force: bool 
     """
     if len(paths) != 2:
         raise ValueError(f"{len(paths)} evaluations to compare; give two, as in compare='[runs/a, runs/b]'")
-    both = [_load(Path(path)) for path in paths]
+    both = [StoredScores.load(Path(path)) for path in paths]
     comparison = Comparison(names=[str(results[0].folder) for results in both], scores=[], notes=[])
     for first, second in _pairs(*both):
         name = first.scores["card"]["protocol"]["name"]
@@ -80,7 +67,7 @@ def compare(paths: Sequence[str | Path], config: UncertaintyConfig, force: bool 
     return comparison
 
 
-def _pairs(first: list[_Result], second: list[_Result]) -> list[tuple[_Result, _Result]]:
+def _pairs(first: list[StoredScores], second: list[StoredScores]) -> list[tuple[StoredScores, StoredScores]]:
     """Results of the same protocol; two single ones whatever their names, which are for people alone.
 
     Raises:
@@ -97,7 +84,7 @@ def _pairs(first: list[_Result], second: list[_Result]) -> list[tuple[_Result, _
 
 
 def _compared(
-    protocol: str, first: _Result, second: _Result, config: UncertaintyConfig
+    protocol: str, first: StoredScores, second: StoredScores, config: UncertaintyConfig
 ) -> tuple[list[ComparedScore], list[str]]:
     """The rows that both have, and notes on them."""
     notes = _notes(first, second)
@@ -132,22 +119,7 @@ def card_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> lis
     ]
 
 
-def _load(path: Path) -> list[_Result]:
-    """What is there of each protocol."""
-    folder = path.parent if path.name == SCORES_FILE else path
-    content = read_json(folder / SCORES_FILE)
-    parts = content.get("protocols", [content]) if isinstance(content, dict) else []
-    if not parts or not all(isinstance(part, dict) and {"card", "scores"} <= set(part) for part in parts):
-        raise ValueError(f"{folder / SCORES_FILE}: not the scores of an evaluation")
-    rows = read_rows(folder / ROWS_FILE)
-    names = [part["card"]["protocol"]["name"] for part in parts]
-    return [
-        _Result(folder=folder, scores=part, rows=[row for row in rows if row.get("protocol", name) == name])
-        for part, name in zip(parts, names, strict=True)
-    ]
-
-
-def _notes(first: _Result, second: _Result) -> list[str]:
+def _notes(first: StoredScores, second: StoredScores) -> list[str]:
     """What does not forbid a comparison and yet may count."""
     notes = []
     cards = [result.scores["card"] for result in (first, second)]
@@ -166,23 +138,21 @@ def _notes(first: _Result, second: _Result) -> list[str]:
 
 
 def _difference(
-    first: _Result, second: _Result, extractor: str, config: UncertaintyConfig
+    first: StoredScores, second: StoredScores, extractor: str, config: UncertaintyConfig
 ) -> tuple[Interval | None, str | None]:
     """The paired difference, or why there is none."""
     if first.scores["card"]["real"]["sha256"] != second.scores["card"]["real"]["sha256"]:
         return None, "the real sets differ"
     if not all("features" in result.scores for result in (first, second)):
         return None, "no features were stored; evaluate again"
-    wanted = ((first, Side.GENERATED), (second, Side.GENERATED), (first, Side.REAL), (second, Side.REAL))
-    recipes = [_recipe(result, side, extractor) for result, side in wanted]
-    if recipes[2]["recipe"] != recipes[3]["recipe"]:
+    if first.recipe(Side.REAL, extractor) != second.recipe(Side.REAL, extractor):
         return None, "the real features were made in different ways"
-    network = next(n for n in first.scores["card"]["extractors"] if n["name"] == extractor)
+    network = first.network(extractor)
     if network["feature_dim"] > config.max_features:
         return None, f"{network['feature_dim']} features, above uncertainty.max_features {config.max_features}"
     sides = []
-    for (result, side), recipe in zip(wanted[:3], recipes, strict=False):
-        features = _stored(result, side, recipe, network)
+    for result, side in ((first, Side.GENERATED), (second, Side.GENERATED), (first, Side.REAL)):
+        features = result.features(side, extractor)
         if features is None:
             return None, f"features of {result.folder} are gone; evaluate it again"
         sides.append(sample_of(features))
@@ -190,26 +160,3 @@ def _difference(
         return None, problem
     covariance = Covariance(first.scores["card"]["protocol"]["covariance"])
     return frechet_difference(sides[0], sides[1], sides[2], config, covariance), None
-
-
-def _recipe(result: _Result, side: Side, extractor: str) -> dict[str, Any]:
-    wanted = {"set": side.value, "extractor": extractor, "variant": Variant.PLAIN.value}
-    found: list[dict[str, Any]] = [
-        stored for stored in result.scores["features"]["sets"] if wanted.items() <= stored.items()
-    ]
-    return found[0]
-
-
-def _stored(result: _Result, side: Side, recipe: Mapping[str, Any], network: Mapping[str, Any]) -> FeatureSet | None:
-    """One side's features from the store; None = not all of them are there."""
-    store = FeatureStore(result.folder / result.scores["features"]["folder"])
-    videos = []
-    for row in result.rows:
-        if row["set"] != side.value or not row["ok"]:
-            continue
-        path = store.path(recipe["recipe"], row["sha256"], row["name"] if recipe["by_name"] else None)
-        if not store.has(path):
-            return None
-        clips = slice(0, row["num_clips"])
-        videos.append(StoredVideo(path=path, name=row["name"], sha256=row["sha256"], drive=row["drive"], clips=clips))
-    return FeatureSet(kind=FeatureKind(network["kind"]), feature_dim=network["feature_dim"], videos=videos)

@@ -47,7 +47,7 @@ class ReportConfig:
 
 def write_report(config: ReportConfig, scores: Sequence[Scores], videos: dict[Side, list[Video]], path: Path) -> None:
     """Writes the report on `videos`, a section a protocol; a video that cannot be read is named in it."""
-    budget = _Budget(int(config.max_video_mb * 1e6))
+    budget = VideoBudget(int(config.max_video_mb * 1e6))
     first = scores[0]
     fields = {
         "title": html.escape(config.title),
@@ -56,8 +56,8 @@ def write_report(config: ReportConfig, scores: Sequence[Scores], videos: dict[Si
         + futures_section(first.futures)
         + neighbour_section(first.neighbours),
         "drift": drift_section(first.drift),
-        "generated": "".join(_figure(video, budget) for video in videos[Side.GENERATED]),
-        "real": "".join(_figure(video, budget) for video in videos[Side.REAL]),
+        "generated": "".join(video_figure(video, budget) for video in videos[Side.GENERATED]),
+        "real": "".join(video_figure(video, budget) for video in videos[Side.REAL]),
         "more": _more(first.card.generated.num_videos - len(videos[Side.GENERATED])),
     }
     text = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(fields)
@@ -65,7 +65,7 @@ def write_report(config: ReportConfig, scores: Sequence[Scores], videos: dict[Si
         temporary.write_text(text, encoding="utf-8")
 
 
-class _Budget:
+class VideoBudget:
     """Bytes that videos may still take."""
 
     def __init__(self, left: int) -> None:
@@ -83,7 +83,7 @@ def _more(num_hidden: int) -> str:
     return f"<p>{num_hidden} more generated videos were scored and are not shown.</p>" if num_hidden else ""
 
 
-def _figure(video: Video, budget: _Budget) -> str:
+def video_figure(video: Video, budget: VideoBudget) -> str:
     """A video with its film strip; the strip alone when the video does not fit."""
     name = html.escape(video.name)
     try:

@@ -37,6 +37,7 @@ from drivesim.families.folder import (
 from drivesim.families.generate import generate_frames, interpolate_frames, predict_frames
 from drivesim.families.stages import StagesConfig
 from drivesim.models import autoencoder as coder
+from drivesim.models.build import SpatialLayers
 from drivesim.models.video_unet import VideoUNet
 
 _OVERRIDDEN = ("design_sampling", "predict_sampling")  # facts of the index that a person may replace
@@ -186,7 +187,17 @@ class DrivingModel:
         return self.finishing.push(pending, latents_TCHW, key=key, is_last=is_last)
 
     def design(self, conditions: DrivingConditions, generators: Sequence[torch.Generator]) -> Tensor:
-        """Latents (B, C, h, w) of start frames that obey boxes and labels, one generator a frame."""
+        """Latents (B, C, h, w) of start frames that obey boxes and labels, one generator a frame.
+
+        Raises:
+            ValueError: the image layers were trained with the temporal ones, and make no single frames.
+        """
+        spatial = self.video_unet.temporal.config.spatial
+        if spatial != SpatialLayers.FROZEN.value:
+            raise ValueError(
+                f"model {self.name!r} designs no start frames: its image layers were trained with its temporal ones "
+                f"(temporal.spatial={spatial}); start from a picture or a video, or design with the image model"
+            )
         return generate_frames(
             self.video_unet.backbone, self.conditioner, self.schedule, conditions, self.design_sampling, generators
         )

@@ -96,6 +96,19 @@ def make_backbone(
     )
 
 
+class SpatialLayers(str, Enum):
+    """What the training of the temporal layers does with the image layers."""
+
+    FROZEN = "frozen"  # they stay the image model's, as in the paper
+    TUNED = "tuned"  # they begin as the image model's and are trained, too
+    SCRATCH = "scratch"  # fresh weights of the same shape: the paper's comparison
+
+    @property
+    def trained_parts(self) -> tuple[str, ...]:
+        """Parts that are trained beside the temporal layers."""
+        return () if self is SpatialLayers.FROZEN else ("backbone", "conditioner")
+
+
 @dataclass(kw_only=True, slots=True)
 class TemporalConfig:
     """Temporal layers (Table 8)."""
@@ -106,6 +119,13 @@ class TemporalConfig:
     feed_forward_mult: int = 4  # width of the temporal feed-forward layers
     hold_context: bool = False  # later frames see the last given one, as in Stable Video Diffusion; False = zeros
     context_noise: int = 0  # given frames are noised to diffusion steps up to this, and the step is told; 0 = clean
+    time_kernel: int = 3  # frames that a temporal convolution sees; 1 = attention alone sees other frames
+    spatial: SpatialLayers = SpatialLayers.FROZEN  # what becomes of the image layers
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be built."""
+        if self.time_kernel < 1 or self.time_kernel % 2 == 0:
+            raise ValueError(f"temporal.time_kernel is {self.time_kernel}; it must be an odd number, such as 1 or 3")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -155,4 +175,6 @@ def make_temporal_stack(config: TemporalConfig, backbone: UNet2DConditionModel) 
         feed_forward_mult=config.feed_forward_mult,
         hold_context=config.hold_context,
         context_noise=config.context_noise,
+        time_kernel=config.time_kernel,
+        spatial=SpatialLayers(config.spatial).value,
     )

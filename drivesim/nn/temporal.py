@@ -93,27 +93,39 @@ class TemporalResBlock(nn.Module):
     """Residual block of two (3, 1, 1) convolutions over time, as in Stable Video Diffusion.
 
     With `context_channels` the given frames' features are concatenated before the first convolution
-    (fig. 4). The last convolution starts at zero, so a fresh block changes nothing.
+    (fig. 4). The last convolution starts at zero, so a fresh block changes nothing. With a `time_kernel` of 1
+    it still brings the context in, and sees and normalises each frame by itself: attention alone then sees others.
     """
 
-    def __init__(self, channels: int, time_embed_dim: int, *, groups: int = 32, context_channels: int = 0):
+    def __init__(
+        self, channels: int, time_embed_dim: int, *, groups: int = 32, context_channels: int = 0, time_kernel: int = 3
+    ):
         super().__init__()
         wide = channels + context_channels
+        kernel, padding = (time_kernel, 1), (time_kernel // 2, 0)
+        self.sees_one_frame = time_kernel == 1
         self.norm1 = nn.GroupNorm(math.gcd(groups, wide), wide, eps=1e-6)
-        self.conv1 = nn.Conv2d(wide, channels, (3, 1), padding=(1, 0))
+        self.conv1 = nn.Conv2d(wide, channels, kernel, padding=padding)
         self.time_emb_proj = nn.Linear(time_embed_dim, channels)
         self.norm2 = nn.GroupNorm(groups, channels, eps=1e-6)
-        self.conv2 = nn.Conv2d(channels, channels, (3, 1), padding=(1, 0))
+        self.conv2 = nn.Conv2d(channels, channels, kernel, padding=padding)
         for parameter in self.conv2.parameters():
             nn.init.zeros_(parameter)
 
     def forward(self, video_BCTP: Tensor, time_embed_BTD: Tensor, context_BCTP: Tensor | None = None) -> Tensor:
         """`B C T P` -> `B C T P`."""
         x = video_BCTP if context_BCTP is None else torch.cat([video_BCTP, context_BCTP], dim=1)
-        x = self.conv1(F.silu(self.norm1(x)))
+        x = self.conv1(F.silu(self._normalised(self.norm1, x)))
         x = x + self.time_emb_proj(F.silu(time_embed_BTD)).transpose(1, 2)[..., None]
-        x = self.conv2(F.silu(self.norm2(x)))
+        x = self.conv2(F.silu(self._normalised(self.norm2, x)))
         return video_BCTP + x
+
+    def _normalised(self, norm: nn.GroupNorm, x_BCTP: Tensor) -> Tensor:
+        """Groups over all frames, or over each frame by itself."""
+        if not self.sees_one_frame:
+            return norm(x_BCTP)  # type: ignore[no-any-return]
+        frames_NCP = x_BCTP.transpose(1, 2).flatten(0, 1)
+        return norm(frames_NCP).unflatten(0, (len(x_BCTP), -1)).transpose(1, 2)  # type: ignore[no-any-return]
 
 
 class FeedForward(nn.Module):

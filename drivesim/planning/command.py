@@ -21,7 +21,8 @@ def plan_command(config: Any, find_recipe: Callable[[str], Any]) -> Plan:
     Raises:
         ValueError: a config that nothing can be planned of; says why.
     """
-    if isinstance(config, RolloutConfig):
+    is_rollout = isinstance(config, RolloutConfig)  # the command line's own config has more fields than that
+    if is_rollout:
         from drivesim.planning.plan_rollout import plan_rollout
 
         return plan_rollout(config, config.plan)

@@ -19,7 +19,7 @@ from drivesim.planning.tally import Tally
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.fit import check_size
 from drivesim.train.optim import make_optimizer
-from drivesim.train.recipes import RECIPES, Parts
+from drivesim.train.recipes import RECIPES, Parts, trained_parts
 from drivesim.train.stage import Stage
 
 # The recipe that writes a model folder; None = no recipe does.
@@ -47,7 +47,7 @@ def training_demand(config: TrainConfig, parts: Parts, num_cached: int | None = 
             for is_training in (True, False)
         }
     demand = _steps(stage, config, batches, low)
-    demand.parts = part_sizes(parts, recipe.trains)
+    demand.parts = part_sizes(parts, trained_parts(config))
     if not recipe.learns_from_pictures:
         demand.phases.insert(0, _caching(parts["autoencoder"], config, num_cached or 0))
     return demand

@@ -96,6 +96,24 @@ def run_ray(config: PoolConfig, tasks: Sequence[Task], load_model: LoadModel) ->
             ray.shutdown()
 
 
+@contextmanager
+def kept_running(config: PoolConfig) -> Iterator[None]:
+    """Keeps Ray up during a block, for several rollouts one after the other; nothing to do for the other pool."""
+    if config.kind is not PoolKind.RAY:
+        yield
+        return
+    import ray
+
+    starts_ray = not ray.is_initialized()
+    if starts_ray:
+        start_ray((config.workers or max(1, num_cores() // config.threads)) * config.threads)
+    try:
+        yield
+    finally:
+        if starts_ray:
+            ray.shutdown()
+
+
 def start_ray(num_cpus: int) -> None:
     """Starts Ray on this machine: no dashboard, no chatter, workers as urgent as this process."""
     import ray

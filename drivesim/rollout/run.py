@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,18 +72,37 @@ def run_rollout(
     Raises:
         ValueError: a number in the config, the start frame's size, or the folder holds another run.
     """
+    return run_rollouts(config, {Path(run_dir): start}, load_model, on_progress)[0]
+
+
+def run_rollouts(
+    config: RolloutConfig,
+    starts: Mapping[Path, Start],
+    load_model: LoadModel,
+    on_progress: OnProgress | None = None,
+) -> list[list[Row]]:
+    """As `run_rollout`, for several start frames at once: a pool's workers load the model once for all of them.
+
+    Args:
+        config: Futures of each start, length, seed, pool.
+        starts: A start for each run folder; their names differ.
+        load_model: Makes the model.
+        on_progress: Called after every chunk of every future; None = nobody listens.
+
+    Returns:
+        The rows of each start, in order.
+
+    Raises:
+        ValueError: as `run_rollout`, or two starts of one name.
+    """
     config.validate()
-    run_dir = Path(run_dir).resolve()
+    names = [start.name for start in starts.values()]
+    if len(set(names)) < len(names):
+        raise ValueError(f"starts need names that differ, which their frames' noise follows from: {', '.join(names)}")
     model: PredictionModel | None = load_model()
     assert model is not None
-    tasks = _tasks(config, start, model, run_dir)
-    claim_folder(run_dir, _identity(config, start, model, tasks[0].num_frames))
-    rows_path = run_dir / "rows.jsonl"
-    rows = {future: row for future, row in last_rows(rows_path).items() if _is_whole(row, run_dir)}
-    missing = [task for task in tasks if task.future not in rows]
-    fps = model.fps
-    for future in rows:  # a kill between a row and this leaves them behind
-        FutureWriter(run_dir, future, fps=fps, crf=config.crf).remove_parts()
+    runs = {start.name: _Run(config, start, model, folder.resolve()) for folder, start in starts.items()}
+    missing = [task for run in runs.values() for task in run.missing()]
     if config.pool.kind is PoolKind.HERE:
         events = run_here(config.pool, missing, model)
     else:
@@ -90,14 +110,36 @@ def run_rollout(
         events = run_ray(config.pool, missing, load_model)
     with closing(events):  # an interrupt ends workers and unfinished files now, not when memory is collected
         for row in _listen(events, on_progress):
-            try:
-                write_row(rows_path, row)
-            except OSError as error:
-                raise OSError(error.errno, f"{error.strerror}; the same command goes on", str(rows_path)) from error
-            rows[row.future] = row
-            if row.ok:
-                FutureWriter(run_dir, row.future, fps=fps, crf=config.crf).remove_parts()
-    return [rows[task.future] for task in tasks]
+            runs[row.start].add(row)
+    return [[run.rows[task.future] for task in run.tasks] for run in runs.values()]
+
+
+class _Run:
+    """One start's futures and the folder that keeps them."""
+
+    def __init__(self, config: RolloutConfig, start: Start, model: PredictionModel, folder: Path) -> None:
+        self.tasks = _tasks(config, start, model, folder)
+        claim_folder(folder, _identity(config, start, model, self.tasks[0].num_frames))
+        self.rows_path = folder / "rows.jsonl"
+        self.rows = {future: row for future, row in last_rows(self.rows_path).items() if _is_whole(row, folder)}
+        self._writer = partial(FutureWriter, folder, fps=model.fps, crf=config.crf)
+        for future in self.rows:  # a kill between a row and this leaves them behind
+            self._writer(future).remove_parts()
+
+    def missing(self) -> list[Task]:
+        """The futures that the folder does not hold yet."""
+        return [task for task in self.tasks if task.future not in self.rows]
+
+    def add(self, row: Row) -> None:
+        """Notes how a future ended."""
+        try:
+            write_row(self.rows_path, row)
+        except OSError as error:
+            cause = f"{error.strerror}; the same command goes on"
+            raise OSError(error.errno, cause, str(self.rows_path)) from error
+        self.rows[row.future] = row
+        if row.ok:
+            self._writer(row.future).remove_parts()
 
 
 def _listen(events: Events, on_progress: OnProgress | None) -> Iterator[Row]:

@@ -29,9 +29,10 @@ from drivesim.data.source import ClipSource
 from drivesim.families.folder import find_model, fingerprint, load_parts, save_parts, write_index
 from drivesim.families.joining import carry, check_joined
 from drivesim.models.autoencoder import downsampling, encode, measure_scale
+from drivesim.models.temporal_stack import TemporalStack
 from drivesim.train.checkpoints import AtomicCheckpointIO, SamplePictures
 from drivesim.train.config import StageName, TrainConfig
-from drivesim.train.recipes import RECIPES, Parts
+from drivesim.train.recipes import RECIPES, Parts, trained_parts
 
 _log = logging.getLogger(__name__)
 SCALE_FRAMES = 512  # frames from which the latent scale is measured
@@ -95,7 +96,7 @@ def _identity(config: TrainConfig, source: ClipSource) -> dict[str, Any]:
     settings |= {name: length[name] for name in ("max_steps", "accumulate", "devices", "precision")}
     recipe = RECIPES[StageName(config.stage)]
     settings["data"] = source.fingerprint
-    for name, parts in (("init", recipe.needs), ("warm_start", recipe.trains)):
+    for name, parts in (("init", recipe.needs), ("warm_start", trained_parts(config))):
         folder = settings[name]
         settings[name] = fingerprint(find_model(folder), parts) if folder is not None and parts else None
     return settings
@@ -112,7 +113,7 @@ def _frames(config: TrainConfig, source: ClipSource, split: str) -> FrameCache |
 def _parts(config: TrainConfig) -> Parts:
     """Frozen parts from `init`, fresh or warm-started ones for the stage."""
     recipe = RECIPES[StageName(config.stage)]
-    check_joined(_folders(config), recipe.trains)
+    check_joined(_folders(config), trained_parts(config))
     parts: Parts = {}
     if recipe.needs:
         assert config.init is not None
@@ -120,7 +121,7 @@ def _parts(config: TrainConfig) -> Parts:
     check_size(config, parts)
     parts |= recipe.make(config, parts)
     if config.warm_start is not None:
-        warm = load_parts(find_model(config.warm_start), recipe.trains)
+        warm = load_parts(find_model(config.warm_start), trained_parts(config))
         for name, part in warm.items():
             try:
                 _warm_start(parts[name], part)
@@ -219,8 +220,12 @@ def _export(config: TrainConfig, parts: Parts, frames: FrameCache | None, folder
     recipe = RECIPES[stage]
     if folder.exists():  # of a start that was stopped while it wrote
         shutil.rmtree(folder)
-    save_parts(folder, {name: part for name, part in parts.items() if name not in recipe.needs}, _dtype(config))
-    carried = carry(_folders(config), recipe.trains, folder)
+    trained = trained_parts(config)
+    made = {name: part for name, part in parts.items() if name in trained or name not in recipe.needs}
+    if config.position_tables:
+        made |= {name: part.with_position_table() for name, part in made.items() if isinstance(part, TemporalStack)}
+    save_parts(folder, made, _dtype(config))
+    carried = carry(_folders(config), trained, folder)
     index = carried | recipe.index(config)
     if index:
         write_index(folder, {"name": config.name} | index)

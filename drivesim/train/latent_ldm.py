@@ -16,6 +16,7 @@ from drivesim.diffusion.objective import add_noise, diffusion_loss, draw_timeste
 from drivesim.diffusion.settings import PredictionSamplingConfig, SamplingConfig
 from drivesim.families.generate import generate_frames, predict_frames
 from drivesim.models.autoencoder import decode
+from drivesim.models.build import SpatialLayers
 from drivesim.models.video_unet import VideoUNet
 from drivesim.train.box_weights import box_weights
 from drivesim.train.optim import OptimConfig
@@ -118,7 +119,7 @@ def known_on_the_way(batch: Batch, drop_night_B: Tensor) -> DrivingConditions:
 
 
 class PredictionStage(Stage):
-    """Trains the temporal layers in the frozen image model to continue given frames.
+    """Trains the temporal layers in the image model, frozen or not (`temporal.spatial`), to continue given frames.
 
     Parts: autoencoder, backbone, conditioner, temporal, scheduler.
     """
@@ -131,8 +132,10 @@ class PredictionStage(Stage):
         optim: OptimConfig,
         seed: int,
     ):
-        frozen = nn.ModuleDict({name: parts[name] for name in ("autoencoder", "backbone", "conditioner")})
-        super().__init__(nn.ModuleDict({"temporal": parts["temporal"]}), frozen, optim, seed)
+        trained = ("temporal", *SpatialLayers(parts["temporal"].config.spatial).trained_parts)
+        frozen = [name for name in ("autoencoder", "backbone", "conditioner") if name not in trained]
+        groups = [nn.ModuleDict({name: parts[name] for name in names}) for names in (trained, frozen)]
+        super().__init__(groups[0], groups[1], optim, seed)
         self.autoencoder, self.conditioner = parts["autoencoder"], parts["conditioner"]
         self.schedule = parts["scheduler"]
         self.video_unet = VideoUNet(parts["backbone"], parts["temporal"])

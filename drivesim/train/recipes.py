@@ -14,7 +14,13 @@ from drivesim.conditioning.rate_label import RateLabel
 from drivesim.diffusion.schedule import training_schedule
 from drivesim.diffusion.settings import as_facts
 from drivesim.models.autoencoder import downsampling
-from drivesim.models.build import make_autoencoder, make_backbone, make_interpolation_stack, make_temporal_stack
+from drivesim.models.build import (
+    SpatialLayers,
+    make_autoencoder,
+    make_backbone,
+    make_interpolation_stack,
+    make_temporal_stack,
+)
 from drivesim.models.upsampler import make_upsampler, make_upsampler_temporal
 from drivesim.models.video_decoder import VideoDecoder
 from drivesim.train.autoencoder import AutoencoderStage
@@ -88,9 +94,22 @@ def _make_image(config: TrainConfig, parts: Parts) -> Parts:
     }
 
 
+def _make_prediction(config: TrainConfig, parts: Parts) -> Parts:
+    made = {"temporal": make_temporal_stack(config.temporal, parts["backbone"])}
+    if SpatialLayers(config.temporal.spatial) is SpatialLayers.SCRATCH:
+        made |= {name: type(parts[name]).from_config(parts[name].config) for name in ("backbone", "conditioner")}
+    return made
+
+
 def _make_interpolation(config: TrainConfig, parts: Parts) -> Parts:
     settings = config.interpolation
     settings.check(config.fps)
+    spatial = parts["temporal"].config.spatial
+    if spatial != SpatialLayers.FROZEN.value:
+        raise ValueError(
+            f"init={config.init}: its image layers were trained with its prediction (temporal.spatial={spatial}); "
+            "an interpolation needs those of an image model"
+        )
     return {
         "interpolation": make_interpolation_stack(settings, parts["backbone"]),
         "rate_label": RateLabel(num_rates=len(settings.rates), dim=settings.label_dim),
@@ -187,7 +206,7 @@ RECIPES: dict[StageName, Recipe] = {
     StageName.PREDICTION: Recipe(
         needs=_IMAGE,
         trains=("temporal",),
-        make=lambda config, parts: {"temporal": make_temporal_stack(config.temporal, parts["backbone"])},
+        make=_make_prediction,
         stage=lambda config, parts: PredictionStage(
             parts, config.prediction_loss, config.predict_sampling, config.optim, config.seed
         ),
@@ -243,3 +262,10 @@ RECIPES: dict[StageName, Recipe] = {
         align_px=_upsampler_grid_px,
     ),
 }
+
+
+def trained_parts(config: TrainConfig) -> tuple[str, ...]:
+    """The parts that a training makes and trains: its stage's, and the image layers where they are not frozen."""
+    stage = StageName(config.stage)
+    spatial = SpatialLayers(config.temporal.spatial).trained_parts if stage is StageName.PREDICTION else ()
+    return RECIPES[stage].trains + spatial

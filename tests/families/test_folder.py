@@ -93,7 +93,7 @@ def test_a_model_runs_in_the_type_it_was_loaded_in(whole: Path, dtype: torch.dty
 
 def test_weights_of_another_size_are_refused(folder: Path) -> None:
     path = folder / "backbone" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"block_out_channels": [24, 32]}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"norm_num_groups": 4, "time_embedding_dim": 32}))
     with pytest.raises(ValueError, match="part 'backbone': weights and config do not belong together"):
         DrivingModel.from_pretrained(folder)
 

@@ -46,8 +46,8 @@ def check_that_it_flickers_less(model: Path, videos: Iterable[Frames]) -> None:
                 meter.update(real[clip], decoded[name][clip])
     image, video = (meters[name].compute() for name in ("image", "video"))
     print(f"\nimage decoder: {image}\nvideo decoder: {video}")
-    print(f"ratio of {extractor.metric_name}s: {video.clip_distance / image.clip_distance:.3f}")
-    print(f"ratio of change errors: {video.change_error / image.change_error:.3f}")
+    print(f"ratio of the two in {extractor.metric_name}: {video.clip_distance / image.clip_distance:.3f}")
+    print(f"ratio of the two in change errors: {video.change_error / image.change_error:.3f}")
     assert video.clip_distance < image.clip_distance
     assert video.change_error < image.change_error
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from drivesim.config import recipe_that_writes
+from drivesim.models.build import SpatialLayers
 from drivesim.planning.changes import applied, training_changes
 from drivesim.planning.demand import weight_bytes
 from drivesim.planning.hardware import PlanConfig
@@ -53,6 +54,18 @@ def test_every_stage_is_counted_from_its_own_loss(stage: StageName) -> None:
     caching = demand.phases[:-2]
     assert len(caching) == (0 if RECIPES[stage].learns_from_pictures else 1)
     assert all(phase.count == 10 for phase in caching)
+
+
+def test_image_layers_that_are_trained_from_scratch_are_counted_as_trained() -> None:
+    trained = {}
+    for spatial in (SpatialLayers.FROZEN, SpatialLayers.SCRATCH):
+        settings = config(StageName.PREDICTION)
+        settings.temporal.spatial = spatial
+        demand = training_demand(settings, stage_parts(settings, recipe))
+        trained[spatial] = ({part.name for part in demand.parts if part.is_trained}, demand.resident["trained weights"])
+    assert trained[SpatialLayers.FROZEN][0] == {"temporal"}
+    assert trained[SpatialLayers.SCRATCH][0] == {"temporal", "backbone", "conditioner"}
+    assert trained[SpatialLayers.SCRATCH][1] > trained[SpatialLayers.FROZEN][1]
 
 
 def test_adamw_keeps_two_numbers_a_weight_and_muon_one_for_matrices() -> None:

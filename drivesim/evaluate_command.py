@@ -1,0 +1,145 @@
+"""What `drivesim evaluate` does: scores, sweeps, claims, designed scenes, comparisons; it puts their parts together."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from drivesim.config import EvaluateCommand, compose, compose_protocols, scene_paths
+from drivesim.core.devices import check_device
+from drivesim.core.terminal import Counter
+from drivesim.data import ClipSource
+
+if TYPE_CHECKING:
+    from drivesim.evaluate.extractors import Extractor, ExtractorConfig
+    from drivesim.rollout.run import OnProgress
+    from drivesim.sweep.claims import ClaimsConfig
+
+Record = Callable[..., None]  # writes config and origin into the run folder
+
+
+@dataclass(kw_only=True, slots=True)
+class CommandLine:
+    """What the command line hands over beside the config."""
+
+    overrides: Sequence[str]  # as typed
+    make_source: Callable[[Any], ClipSource]  # of a group `data`
+    on_progress: OnProgress  # shows how far rollouts are
+
+
+def evaluate_command(config: EvaluateCommand, out: Path, record: Record, line: CommandLine) -> None:
+    """Scores videos or a sweep, tests claims, checks designed scenes, or compares: what the config asks for."""
+    from drivesim.evaluate.lines import protocol_lines
+    from drivesim.evaluate.networks import network_configs
+    from drivesim.evaluate.obedience_run import is_of_scenes
+    from drivesim.evaluate.run import evaluate_protocols
+    from drivesim.sweep.drift_picture import draw_drift
+
+    if config.compare is not None:
+        _compare(config, out, record)
+        return
+    if config.generated is not None and is_of_scenes(config.generated):
+        _obedience(config, out, record)
+        return
+    if config.claims is not None:
+        _claims(config, config.claims, out, record, line)
+        return
+    if config.sweep.start:
+        _sweep(config, out, record, line)
+        return
+    generated, real = config.sets()
+    protocols = compose_protocols(config.protocols, line.overrides) if config.protocols else [config.protocol]
+    for extractor in chain(*network_configs(protocols, config.networks)):
+        check_device(extractor.device)
+    scores = evaluate_protocols(
+        config,
+        protocols,
+        generated,
+        real,
+        out,
+        makers={"clip-vit-b-32": _text_frame_extractor},
+        draw_drift=draw_drift,
+    )
+    record()
+    print(*protocol_lines(scores), f"report: {scores[0].report}", sep="\n")
+
+
+def _text_frame_extractor(config: ExtractorConfig) -> Extractor:
+    """CLIP, from a folder in transformers' format or the hub; for CLIPSIM."""
+    from drivesim.evaluate.text_similarity import TextFrameExtractor
+    from drivesim.models.text_frame_embeddings import VIT_B_32, TextFrameEmbedder
+
+    return TextFrameExtractor(TextFrameEmbedder.from_pretrained(config.weights or VIT_B_32, config.device), config)
+
+
+def _obedience(config: EvaluateCommand, out: Path, record: Record) -> None:
+    from drivesim.evaluate.obedience_report import obedience_lines
+    from drivesim.evaluate.obedience_run import evaluate_obedience
+
+    assert config.generated is not None, "the caller has looked into it"
+    found = evaluate_obedience(config.obedience, config.generated, config.real, out)
+    record()
+    notes = [f"note: {warning}" for warning in found.warnings]
+    print(*notes, *obedience_lines(found.rows), f"report: {found.report}", sep="\n")
+
+
+def _compare(config: EvaluateCommand, out: Path, record: Record) -> None:
+    from drivesim.core.files import write_json
+    from drivesim.evaluate.compare import compare
+    from drivesim.evaluate.lines import comparison_lines
+
+    if config.generated is not None or config.real is not None:
+        raise ValueError("compare reads two evaluations that are done; leave generated and real out")
+    comparison = compare(config.compare or [], config.uncertainty, config.force)
+    record()
+    write_json(out / "comparison.json", asdict(comparison))
+    print(*comparison_lines(comparison), f"comparison: {out / 'comparison.json'}", sep="\n")
+
+
+def _claims(config: EvaluateCommand, claims: ClaimsConfig, out: Path, record: Record, line: CommandLine) -> None:
+    from drivesim.sweep.claim_table import write_claims
+    from drivesim.sweep.claims import ClaimInputs, run_claims
+
+    record()
+    inputs = ClaimInputs(
+        settings=config,
+        pool=config.pool,
+        compose_training=partial(compose, "train"),
+        make_source=line.make_source,
+    )
+    found = run_claims(claims, inputs, out)
+    table = write_claims(claims.claims, found, Path(claims.results))
+    print(table.as_markdown() + f"results: {claims.results}")
+
+
+def _sweep(config: EvaluateCommand, out: Path, record: Record, line: CommandLine) -> None:
+    from drivesim.evaluate.networks import network_configs
+    from drivesim.sweep.drift_picture import draw_drift
+    from drivesim.sweep.report import write_sweep
+    from drivesim.sweep.run import SweepInputs, run_sweep
+
+    real = config.real_of_sweep()
+    (networks,) = network_configs([config.protocol], config.networks)
+    for device in (config.sweep.device, *(network.device for network in networks)):
+        check_device(device)
+    record()
+    inputs = SweepInputs(
+        settings=config,
+        real=real,
+        pool=config.pool,
+        find_scene=lambda name: scene_paths(name)[0],
+        draw_drift=draw_drift,
+        on_progress=line.on_progress,
+        on_cell=Counter("cell"),
+    )
+    sweep = run_sweep(config.sweep, inputs, out)
+    print(write_sweep(sweep, config.report, real, out).as_markdown() + f"report: {out / 'report.html'}")
+    for text in [*sweep.notes, *sweep.failures]:
+        print(text, file=sys.stderr)
+    if sweep.failures:
+        raise SystemExit(f"drivesim: {len(sweep.failures)} failures; again with out={out} tries them again")
