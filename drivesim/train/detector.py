@@ -22,6 +22,7 @@ from drivesim.core.files import atomic_path
 from drivesim.core.picture import resize_area
 from drivesim.core.seeds import derive_seed, numpy_generator, torch_generator
 from drivesim.families.driving import DrivingModel
+from drivesim.models.autoencoder import decode, encode
 from drivesim.train.detector_pictures import DetectorPicture, DetectorVariation, Redraw, draw_sample
 from drivesim.train.detector_targets import DetectorTargets, collate, must_be_found
 
@@ -211,9 +212,9 @@ def redraw_by(model: DrivingModel, largest_noise: float = 0.5) -> Redraw:
     """
 
     def redraw(frames_MHWC: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-        latents = model.encode(resize_area(frames_MHWC, model.size_hw))
+        latents = encode(model.autoencoder, resize_area(frames_MHWC, model.small_hw))
         strength = torch.from_numpy(rng.uniform(0, largest_noise, size=(len(latents), 1, 1, 1))).float()
         noise = torch.randn(latents.shape, generator=torch_generator(int(rng.integers(2**31))))
-        return model.decode(latents + strength * noise)
+        return decode(model.autoencoder, latents + strength * noise)
 
     return redraw
