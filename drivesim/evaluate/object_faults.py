@@ -27,7 +27,7 @@ _COVERED = 0.25  # share of its expected place that lies behind a nearer box
 class ObjectLimits:
     """What is no fault yet; the defaults were measured on toytown, see `evaluation/toytown-detector`."""
 
-    size: float = 0.17  # root of the area over the picture's height, up to which real objects come and go at once
+    size: float = 0.15  # root of the area over the picture's height, up to which real objects come and go at once
     sure_score: float = 0.5  # of the detector
 
 
