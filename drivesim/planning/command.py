@@ -9,7 +9,6 @@ from typing import Any
 from drivesim.data import make_source
 from drivesim.planning.plan import Plan
 from drivesim.rollout.run import RolloutConfig
-from drivesim.rollout.start import is_scene
 
 
 def plan_command(config: Any, find_recipe: Callable[[str], Any]) -> Plan:
@@ -25,10 +24,8 @@ def plan_command(config: Any, find_recipe: Callable[[str], Any]) -> Plan:
     is_rollout = isinstance(config, RolloutConfig)  # the command line's own config has more fields than that
     if is_rollout:
         from drivesim.planning.plan_rollout import plan_rollout
-        from drivesim.planning.rollout_demand import blank_model
 
-        blank = blank_model(config.model, config.sampler, config.stages)
-        return plan_rollout(config, config.plan, blank, device=config.device, is_designed=is_scene(config.start))
+        return plan_rollout(config, config.plan)
     from drivesim.planning.plan_training import plan_training  # Lightning, which takes seconds to import
 
     there = Path(config.data.root, getattr(config.data, "version", "")).expanduser().is_dir()
