@@ -125,7 +125,7 @@ def by_name(rows: list[ConditionUse]) -> dict[tuple[str, Change], ConditionUse]:
 
 def test_designed_frames_use_boxes_in_their_place_and_night(model: DrivingModel) -> None:
     items = []
-    for video in videos(4):
+    for video in videos(5):
         boxes = boxes_of(video)[0]
         items.append(Design(boxes=boxes, is_night=video.episode.is_night, num_cars=boxes.num_cars()))
 
@@ -142,7 +142,7 @@ def test_designed_frames_use_boxes_in_their_place_and_night(model: DrivingModel)
 
 def test_predicted_frames_use_the_given_ones(model: DrivingModel) -> None:
     items = []
-    for video in videos(3):
+    for video in videos(4):
         pictures = np.stack([render(video.episode, frame, CAMERA) for frame in (0, 1)])
         items.append(Given(latents_SCHW=model.encode(pictures), is_night=video.episode.is_night))
 
@@ -153,4 +153,4 @@ def test_predicted_frames_use_the_given_ones(model: DrivingModel) -> None:
 
     rows = by_name(condition_use(predict, items, GIVEN_INPUTS))
     assert rows["given frames", Change.SHUFFLED].is_used
-    assert rows["given frames", Change.ZEROED].is_used
+    assert rows["given frames", Change.ZEROED].excess > 0
