@@ -67,7 +67,7 @@ def obedient(item: Inputs, seed: int) -> Frames:
 
 def careless(item: Inputs, seed: int) -> Frames:
     """Reads its inputs as part of the seed: other inputs, other noise, and nothing else."""
-    return scenery(item, derive_seed(f"{item.column} {item.is_night}", seed))
+    return scenery(item, derive_seed(f"c1 {item.column} {item.is_night}", seed))
 
 
 def misplaced(item: Inputs, seed: int) -> Frames:
