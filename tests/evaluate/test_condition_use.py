@@ -100,7 +100,7 @@ def test_an_input_that_only_changes_the_noise_is_not_used() -> None:
     ]
     assert all(row.between_inputs > 10 for row in rows)  # the pictures do change
     assert np.mean([row.excess for row in rows]) == pytest.approx(0, abs=0.03)
-    assert np.mean([row.is_used for row in rows]) < 0.07  # 0.025 are expected, of 120
+    assert np.mean([row.is_used for row in rows]) < 0.1  # Student: 0.046 of 7 items, 0.07 of 4
     assert {verdict(row) for row in rows if not row.is_used} == {"no more than from seed to seed"}
 
 
