@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from drivesim.core.picture import load_picture, save_png
 from drivesim.core.seeds import numpy_generator
 from drivesim.core.video import VideoWriter, probe
 from drivesim.simulator import Simulator
+from tests.command_line import drivesim
 from tests.families.tiny_family import write_tiny_family
 
 TOWN = [
@@ -37,22 +37,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-
-
-def drivesim(*arguments: str) -> int:
-    """Runs a command line in this process and returns its exit code."""
-    before = sys.argv
-    sys.argv = ["drivesim", *arguments]
-    try:
-        cli.main()
-    except SystemExit as error:
-        if isinstance(error.code, str):
-            print(error.code, file=sys.stderr)
-            return 1
-        return int(error.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 def noise_picture(path: Path, size_hw: tuple[int, int]) -> Path:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from drivesim.evaluate.network_files import load_weights, save_weights
 
 INPUT_HW = (64, 128)
 
@@ -153,7 +153,7 @@ class ClipNetwork(nn.Module):
 
     def save(self, path: Path) -> None:
         """Writes the weights as fp16 safetensors."""
-        save_file({name: value.half().contiguous() for name, value in self.state_dict().items()}, path)
+        save_weights(self, path)
 
     @classmethod
     def load(cls, path: Path) -> ClipNetwork:
@@ -163,16 +163,7 @@ class ClipNetwork(nn.Module):
             FileNotFoundError: there is no such file.
             ValueError: the file holds other tensors than this network has.
         """
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file; the weights of the clip network belong there")
-        network = cls()
-        with safe_open(path, framework="pt") as file:
-            weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (no mapping)
-        try:
-            network.load_state_dict(weights)
-        except RuntimeError as error:
-            raise ValueError(f"{path}: not the weights of this clip network: {error}") from error
-        return network.eval()
+        return load_weights(cls(), path, "clip network")
 
 
 def _log_change(stem: Tensor, lag: int) -> Tensor:

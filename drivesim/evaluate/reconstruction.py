@@ -24,6 +24,16 @@ class Reconstruction:
     error: float  # grey levels of 255, frame by frame
 
 
+def clip_errors(real_THWC: NDArray[np.uint8], decoded_THWC: NDArray[np.uint8]) -> tuple[float, float]:
+    """Mean absolute errors of a clip in grey levels: of what changes from frame to frame, and of its frames.
+
+    Both clips have one shape and two frames at least. A change error of 0 says that they flicker alike.
+    """
+    error_THWC = decoded_THWC.astype(np.float32) - real_THWC
+    # (decoded - real) changes by what the changes differ: |(x' - x) - (y' - y)| = |(x' - y') - (x - y)|
+    return float(np.abs(np.diff(error_THWC, axis=0)).mean()), float(np.abs(error_THWC).mean())
+
+
 class ReconstructionMeter:
     """Collects one decoder's videos, clip by clip; keeps sums alone.
 
@@ -50,9 +60,7 @@ class ReconstructionMeter:
             )
         self._distance.update(real_THWC[None], real=True)
         self._distance.update(decoded_THWC[None], real=False)
-        error_THWC = decoded_THWC.astype(np.float32) - real_THWC
-        # (decoded - real) changes by what the changes differ: |(x' - x) - (y' - y)| = |(x' - y') - (x - y)|
-        self._errors += [np.abs(np.diff(error_THWC, axis=0)).mean(), np.abs(error_THWC).mean()]
+        self._errors += clip_errors(real_THWC, decoded_THWC)
         self._num_clips += 1
 
     def compute(self) -> Reconstruction:

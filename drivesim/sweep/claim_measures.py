@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,7 +20,9 @@ from drivesim.core.files import read_json
 from drivesim.core.picture import resize_area
 from drivesim.data import ClipSource
 from drivesim.data.export import ExportConfig, export_videos
+from drivesim.data.frames import file_stem
 from drivesim.diffusion.settings import PredictionOverrides
+from drivesim.evaluate.reconstruction import clip_errors
 from drivesim.evaluate.run import EvaluateConfig, evaluate
 from drivesim.evaluate.scores import ScoreRow
 from drivesim.evaluate.videos import Video, find_videos
@@ -27,6 +30,7 @@ from drivesim.families.driving import DrivingModel
 from drivesim.families.folder import INDEX, load_parts
 from drivesim.families.upsample import UpsamplingModel, upsample_portion
 from drivesim.models.autoencoder import decode, encode, to_model_range, to_picture_range
+from drivesim.models.video_decoding import decode_clip
 from drivesim.rollout.pools import PoolConfig, PoolKind, torch_threads
 from drivesim.rollout.run import RolloutConfig, run_rollouts
 from drivesim.rollout.start import start_from_clip
@@ -70,67 +74,50 @@ class HeldOut:
             yield clip.frames_THWC
 
 
-class MeasureUnit(Protocol):
-    """Measures one arm's model with one seed."""
+@dataclass(kw_only=True, slots=True)
+class Unit:
+    """One arm's model with one seed, and how it is measured."""
 
-    def __call__(
-        self,
-        trained: Path,
-        arm: ArmConfig,
-        held_out: HeldOut,
-        *,
-        settings: EvaluateConfig,
-        pool: PoolConfig,
-        seed: int,
-        folder: Path,
-    ) -> dict[str, float]:
-        """Numbers by their names; lower is nearer to real video."""
+    trained: Path  # model folder
+    arm: ArmConfig
+    held_out: HeldOut
+    settings: EvaluateConfig  # of the distances
+    pool: PoolConfig  # of rollouts
+    seed: int
+    folder: Path  # for what the measurement writes
 
 
-def measure_rollout(
-    trained: Path,
-    arm: ArmConfig,
-    held_out: HeldOut,
-    *,
-    settings: EvaluateConfig,
-    pool: PoolConfig,
-    seed: int,
-    folder: Path,
-) -> dict[str, float]:
+def measure_rollout(unit: Unit) -> dict[str, float]:
     """Distances of one future of each held-out start frame to all clips of the held-out drives."""
-    load = _loader(trained, arm.guidance)
+    load = _loader(unit.trained, unit.arm.guidance)
     model = load()
-    real = folder.parent / f"real_{model.key_fps:g}fps_{model.size_hw[0]}x{model.size_hw[1]}"
+    real = unit.folder.parent / f"real_{model.key_fps:g}fps_{model.size_hw[0]}x{model.size_hw[1]}"
     export = ExportConfig(split="val", fps=model.key_fps, size_hw=model.size_hw)
-    for drive, problem in export_videos(held_out.source, export, real):
+    for drive, problem in export_videos(unit.held_out.source, export, real):
         if problem is not None:
             raise ValueError(f"no video of held-out drive {drive}: {problem}")
     seconds = model.num_frames / model.fps
-    with torch_threads(pool.threads):
-        moments = _moments(held_out, seconds)
+    with torch_threads(unit.pool.threads):
+        moments = _moments(unit.held_out, seconds)
         starts = [start_from_clip(real / f"{drive}.mp4", model.size_hw, start_s=start_s) for drive, start_s in moments]
-    rollout = RolloutConfig(futures=1, seconds=seconds, seed=seed, pool=pool)
+    rollout = RolloutConfig(futures=1, seconds=seconds, seed=unit.seed, pool=unit.pool)
     rows = run_rollouts(
         rollout,
-        {folder / "rollouts" / start.name: start for start in starts},
-        (lambda: model) if pool.kind is PoolKind.HERE else load,
+        {unit.folder / "rollouts" / start.name: start for start in starts},
+        (lambda: model) if unit.pool.kind is PoolKind.HERE else load,
     )
     failed = [row for of_start in rows for row in of_start if not row.ok]
     if failed:
-        raise ValueError(f"{folder}: {len(failed)} futures failed, the first one: {failed[0].error}")
-    return _distances(settings, find_videos(folder / "rollouts"), find_videos(real), folder / "scores")
+        raise ValueError(f"{unit.folder}: {len(failed)} futures failed, the first one: {failed[0].error}")
+    return _distances(unit.settings, find_videos(unit.folder / "rollouts"), find_videos(real), unit.folder / "scores")
 
 
 def _loader(trained: Path, guidance: float | None) -> Callable[[], DrivingModel]:
-    from functools import partial
-
     return partial(DrivingModel.from_pretrained, trained, predict_sampling=PredictionOverrides(guidance=guidance))
 
 
 def _moments(held_out: HeldOut, seconds: float) -> list[tuple[str, float]]:
     """Drives and times of the start frames, spread as `HeldOut.clips` spreads clips."""
-    from drivesim.data.frames import file_stem
-
     drives = held_out.source.drives("val")
     if not drives:
         raise ValueError(f"{held_out.source.name}: no held-out drive; raise data.val_share")
@@ -143,58 +130,42 @@ def _moments(held_out: HeldOut, seconds: float) -> list[tuple[str, float]]:
     return found
 
 
-def measure_reconstruction(
-    trained: Path,
-    arm: ArmConfig,
-    held_out: HeldOut,
-    *,
-    settings: EvaluateConfig,
-    pool: PoolConfig,
-    seed: int,
-    folder: Path,
-) -> dict[str, float]:
-    """Distances and errors of held-out clips that were encoded and decoded, against the clips themselves."""
-    del seed  # nothing is random here: seeds differ by their trainings
-    names = ("autoencoder",) if "video_decoder" in arm.parts_off else ("autoencoder", "video_decoder")
-    parts = load_parts(trained, names)
-    config = held_out.training
+def measure_reconstruction(unit: Unit) -> dict[str, float]:
+    """Distances and errors of held-out clips that were encoded and decoded, against the clips themselves.
+
+    Nothing is random here: seeds differ by their trainings.
+    """
+    names = ("autoencoder",) if "video_decoder" in unit.arm.parts_off else ("autoencoder", "video_decoder")
+    parts = load_parts(unit.trained, names)
+    config = unit.held_out.training
     size_hw = (config.size_hw[0], config.size_hw[1])
     pairs = []
-    with torch_threads(pool.threads), torch.no_grad():
-        for clip in held_out.clips(size_hw, config.video_decoder.fps, _CLIP_FRAMES):
+    with torch_threads(unit.pool.threads), torch.no_grad():
+        for clip in unit.held_out.clips(size_hw, config.video_decoder.fps, _CLIP_FRAMES):
             latents_TCHW = encode(parts["autoencoder"], clip)
             if "video_decoder" in parts:
-                made = to_picture_range(parts["video_decoder"](latents_TCHW[None])[0].clamp(-1, 1))
+                made = to_picture_range(decode_clip(parts["video_decoder"], latents_TCHW, 0, len(latents_TCHW)))
             else:
                 made = decode(parts["autoencoder"], latents_TCHW)
             pairs.append((clip, made))
-    return _paired(settings, pairs, config.video_decoder.fps, folder)
+    return _paired(unit, pairs, config.video_decoder.fps)
 
 
-def measure_upsampling(
-    trained: Path,
-    arm: ArmConfig,
-    held_out: HeldOut,
-    *,
-    settings: EvaluateConfig,
-    pool: PoolConfig,
-    seed: int,
-    folder: Path,
-) -> dict[str, float]:
+def measure_upsampling(unit: Unit) -> dict[str, float]:
     """Distances and errors of held-out clips that were made small and upsampled, piece by piece at full resolution."""
-    config = held_out.training
-    model, autoencoder = _upsampling_model(trained, arm, config.fps)
+    config = unit.held_out.training
+    model, autoencoder = _upsampling_model(unit.trained, unit.arm, config.fps)
     scale = model.networks.scale
     size_hw = (scale * config.size_hw[0], scale * config.size_hw[1])
     pairs: list[tuple[Frames, Frames]] = []
-    with torch_threads(pool.threads), torch.no_grad():
-        for index, clip in enumerate(held_out.clips(size_hw, config.fps, _CLIP_FRAMES)):
+    with torch_threads(unit.pool.threads), torch.no_grad():
+        for index, clip in enumerate(unit.held_out.clips(size_hw, config.fps, _CLIP_FRAMES)):
             low = resize_area(clip, (config.size_hw[0], config.size_hw[1]))
             if config.upsampler_loss.through_autoencoder:
                 low = decode(autoencoder, encode(autoencoder, low))
-            made = upsample_portion(model, to_model_range(low), first_frame=0, key=(seed, "claim", index))
+            made = upsample_portion(model, to_model_range(low), first_frame=0, key=(unit.seed, "claim", index))
             pairs += zip(_pieces(clip), _pieces(to_picture_range(made.clamp(-1, 1))), strict=True)
-    return _paired(settings, pairs, config.fps, folder)
+    return _paired(unit, pairs, config.fps)
 
 
 def _upsampling_model(trained: Path, arm: ArmConfig, fps: float) -> tuple[UpsamplingModel, Any]:
@@ -220,22 +191,14 @@ def _pieces(frames_THWC: Frames) -> list[Frames]:
     ]
 
 
-def _paired(settings: EvaluateConfig, pairs: list[tuple[Frames, Frames]], fps: float, folder: Path) -> dict[str, float]:
+def _paired(unit: Unit, pairs: list[tuple[Frames, Frames]], fps: float) -> dict[str, float]:
     """Distances of what was made to what was there, and the errors of frames and of their differences."""
     real = [Video(name=f"clip_{index:04d}", frames=clip, fps=fps) for index, (clip, _) in enumerate(pairs)]
     made = [Video(name=f"clip_{index:04d}", frames=clip, fps=fps) for index, (_, clip) in enumerate(pairs)]
-    protocol = replace(settings.protocol, context_frames=0)
-    found = _distances(replace(settings, protocol=protocol), made, real, folder / "scores")
-    return found | {
-        DIFFERENCE: float(np.mean([difference_error(clip, other) for clip, other in pairs])),
-        ERROR: float(np.mean([np.abs(clip.astype(np.float32) - other).mean() for clip, other in pairs])),
-    }
-
-
-def difference_error(clip_THWC: Frames, other_THWC: Frames) -> float:
-    """Mean absolute error of what changes from frame to frame, in grey levels of 255: 0 = the clips flicker alike."""
-    a, b = (np.diff(frames.astype(np.float32), axis=0) for frames in (clip_THWC, other_THWC))
-    return float(np.abs(a - b).mean())
+    protocol = replace(unit.settings.protocol, context_frames=0)
+    found = _distances(replace(unit.settings, protocol=protocol), made, real, unit.folder / "scores")
+    difference, error = np.mean([clip_errors(clip, other) for clip, other in pairs], axis=0)
+    return found | {DIFFERENCE: float(difference), ERROR: float(error)}
 
 
 def _distances(settings: EvaluateConfig, made: list[Video], real: list[Video], folder: Path) -> dict[str, float]:
@@ -243,7 +206,7 @@ def _distances(settings: EvaluateConfig, made: list[Video], real: list[Video], f
     return {score.metric: score.value for score in scores.scores if score.row is ScoreRow.GENERATED}
 
 
-MEASURES: dict[Measure, MeasureUnit] = {
+MEASURES: dict[Measure, Callable[[Unit], dict[str, float]]] = {  # numbers by name; lower is nearer to real video
     Measure.ROLLOUT: measure_rollout,
     Measure.RECONSTRUCTION: measure_reconstruction,
     Measure.UPSAMPLING: measure_upsampling,

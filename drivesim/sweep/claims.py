@@ -244,7 +244,7 @@ class _Runner:
         return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
 
     def _measured(self, claim: ClaimConfig, arm: ArmConfig, trained: Path, seed: int, folder: Path) -> dict[str, float]:
-        from drivesim.sweep.claim_measures import MEASURES, HeldOut
+        from drivesim.sweep.claim_measures import MEASURES, HeldOut, Unit
 
         config = self._composed(arm.training, seed, self.out / "init" / arm.training)
         own = {part.name: getattr(self.inputs.settings, part.name) for part in fields(EvaluateConfig)}
@@ -253,7 +253,15 @@ class _Runner:
             source=self.inputs.make_source(config.data), training=config, num_clips=self.config.num_clips
         )
         return MEASURES[Measure(claim.measure)](
-            trained, arm, held_out, settings=settings, pool=self.inputs.pool, seed=seed, folder=folder
+            Unit(
+                trained=trained,
+                arm=arm,
+                held_out=held_out,
+                settings=settings,
+                pool=self.inputs.pool,
+                seed=seed,
+                folder=folder,
+            )
         )
 
 

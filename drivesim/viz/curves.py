@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from drivesim.core.picture import save_png
+from drivesim.viz.panels import draw_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,25 +59,13 @@ def draw_curves(panels: Sequence[CurvePanel], out_png: str | Path, *, num_column
     Raises:
         ValueError: no panels, or arrays that do not belong together.
     """
-    if not panels or num_columns < 1:
-        raise ValueError(f"{len(panels)} panels in {num_columns} columns; at least 1 of each is needed")
     for panel in panels:
         panel.validate()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here: takes half a second to import
-    from matplotlib.figure import Figure
+    draw_panels(panels, _draw, out_png, num_columns=num_columns, panel_inches=_PANEL_INCHES, margins=_margins)
 
-    num_columns = min(num_columns, len(panels))
-    num_rows = -(-len(panels) // num_columns)
-    figure = Figure(figsize=(_PANEL_INCHES[0] * num_columns, _PANEL_INCHES[1] * num_rows))
-    figure.subplots_adjust(left=0.06, right=0.98, bottom=0.2 / num_rows, top=1 - 0.12 / num_rows, hspace=0.5)
-    axes = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
-    for axis, panel in zip(axes, panels, strict=False):
-        _draw(axis, panel)
-    for axis in axes[len(panels) :]:
-        axis.set_visible(False)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    save_png(out_png, np.array(canvas.buffer_rgba())[..., :3])
+
+def _margins(num_rows: int) -> dict[str, float]:
+    return {"left": 0.06, "right": 0.98, "bottom": 0.2 / num_rows, "top": 1 - 0.12 / num_rows, "hspace": 0.5}
 
 
 def _draw(axis: Axes, panel: CurvePanel) -> None:

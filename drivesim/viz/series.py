@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from drivesim.core.picture import save_png
+from drivesim.viz.panels import draw_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,26 +53,10 @@ def draw_series(panels: Sequence[SeriesPanel], out_png: str | Path, *, num_colum
     Raises:
         ValueError: no panels, or one without a point.
     """
-    if not panels or num_columns < 1:
-        raise ValueError(f"{len(panels)} panels in {num_columns} columns; at least 1 of each is needed")
     for panel in panels:
         if not any(panel.series.values()):
             raise ValueError(f"panel {panel.title}: no point to draw")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here: takes half a second to import
-    from matplotlib.figure import Figure
-
-    num_columns = min(num_columns, len(panels))
-    num_rows = -(-len(panels) // num_columns)
-    size = (_PANEL_INCHES[0] * num_columns, _PANEL_INCHES[1] * num_rows)
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
-    for axis, panel in zip(axes, panels, strict=False):
-        _draw(axis, panel)
-    for axis in axes[len(panels) :]:
-        axis.set_visible(False)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    save_png(out_png, np.array(canvas.buffer_rgba())[..., :3])
+    draw_panels(panels, _draw, out_png, num_columns=num_columns, panel_inches=_PANEL_INCHES)
 
 
 def _draw(axis: Axes, panel: SeriesPanel) -> None:

@@ -95,7 +95,10 @@ def test_shipped_weights_are_small() -> None:
     import drivesim.evaluate
 
     folder = Path(drivesim.evaluate.__file__).parent / "weights"
-    assert sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= 3e6
+    files = {path.name: path.stat().st_size for path in folder.glob("*.safetensors")}
+    detector = files.pop("toytown_detector.safetensors")  # has a size of its own
+    assert sum(files.values()) <= 1.5e6
+    assert detector <= 2e6
 
 
 def test_unknown_extractor_names_the_choices() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,17 +12,15 @@ import torch
 from numpy.typing import NDArray
 
 from drivesim.core.files import read_json, read_rows
-from drivesim.core.video import VideoWriter, iter_frames
-from drivesim.evaluate import videos as videos_module
 from drivesim.evaluate.controls import ControlsConfig, Variant
 from drivesim.evaluate.drift import DriftConfig
-from drivesim.evaluate.extractors import FeatureKind
 from drivesim.evaluate.feature_store import FeatureStore, StoredVideo, make_recipe
 from drivesim.evaluate.frechet import Covariance
 from drivesim.evaluate.protocol import ClipChoice, Crop, ProtocolConfig, ResizeFilter
 from drivesim.evaluate.report import ReportConfig
 from drivesim.evaluate.run import EvaluateConfig, evaluate
 from drivesim.evaluate.scores import Scores
+from tests.evaluate.colour_videos import Ends, record_decoded, write_set
 
 Frames = NDArray[np.uint8]
 PROTOCOL = ProtocolConfig(num_frames=4, context_frames=0)
@@ -36,35 +33,6 @@ CONFIG = EvaluateConfig(
 )
 
 
-class Ends:
-    """The colours of the first and the last frame; counts what it is shown."""
-
-    name = "ends"
-    kind = FeatureKind.CLIP
-    feature_dim = 6
-    min_frames = 1
-    fingerprint = "a"
-    is_standard = False
-    metric_name = "Fréchet clip distance (ends)"
-
-    def __init__(self) -> None:
-        self.num_clips = 0
-
-    def __call__(self, frames_BTHWC: Frames) -> torch.Tensor:
-        self.num_clips += len(frames_BTHWC)
-        means = torch.from_numpy(frames_BTHWC.astype(np.float32)).mean(dim=(2, 3))
-        return torch.cat([means[:, 0], means[:, -1]], dim=1)
-
-
-def write_set(folder: Path, seeds: range, num_frames: int = 16) -> Path:
-    for seed in seeds:
-        rng = np.random.default_rng(seed)
-        with VideoWriter(folder / f"v_{seed:03d}.mp4", 4.0) as writer:
-            for level in rng.uniform(30, 200, size=num_frames):
-                writer.write(np.full((16, 32, 3), level, dtype=np.uint8))
-    return folder
-
-
 @pytest.fixture
 def sets(tmp_path: Path) -> tuple[Path, Path]:
     return write_set(tmp_path / "made", range(3)), write_set(tmp_path / "real", range(10, 14))
@@ -73,14 +41,7 @@ def sets(tmp_path: Path) -> tuple[Path, Path]:
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that have been decoded to their end."""
-    names: list[str] = []
-
-    def counted(path: Path) -> Iterator[tuple[float, Frames]]:
-        yield from iter_frames(path)
-        names.append(Path(path).name)
-
-    monkeypatch.setattr(videos_module, "iter_frames", counted)
-    return names
+    return record_decoded(monkeypatch)
 
 
 def run(sets: tuple[Path, Path], out: Path, config: EvaluateConfig = CONFIG, extractor: Ends | None = None) -> Scores:

@@ -15,7 +15,7 @@ from drivesim.core.files import read_json, read_rows
 from drivesim.evaluate.compare import compare
 from drivesim.evaluate.controls import ControlsConfig
 from drivesim.evaluate.drift import DriftConfig
-from drivesim.evaluate.extractors import ClassScores, Extractor, ExtractorConfig, FeatureKind, make_extractor
+from drivesim.evaluate.extractors import ClassScores, Extractor, ExtractorConfig, make_extractor
 from drivesim.evaluate.kernel_distance import KernelDistance, kernel_distance, kernel_interval
 from drivesim.evaluate.metric_kinds import MetricKind, metric_title
 from drivesim.evaluate.protocol import ProtocolConfig
@@ -25,6 +25,7 @@ from drivesim.evaluate.scores import ScoreRow
 from drivesim.evaluate.text_similarity import TextFrameExtractor
 from drivesim.evaluate.uncertainty import Sample, UncertaintyConfig, jackknife_interval
 from drivesim.evaluate.videos import Video
+from tests.evaluate import colour_videos
 
 Frames = NDArray[np.uint8]
 CONFIG = EvaluateConfig(
@@ -36,22 +37,14 @@ CONFIG = EvaluateConfig(
 )
 
 
-class Ends:
+class Ends(colour_videos.Ends):
     """A classifier of six classes by the colours of a clip's first and last frame."""
 
-    name = "ends"
-    kind = FeatureKind.CLIP
-    feature_dim = 6
-    min_frames = 1
-    fingerprint = "a"
-    is_standard = False
-    metric_name = "Fréchet clip distance (ends)"
     class_scores = ClassScores.LOGITS
     metrics = (MetricKind.FRECHET, MetricKind.KERNEL, MetricKind.INCEPTION_SCORE)
 
     def __call__(self, frames_BTHWC: Frames) -> torch.Tensor:
-        means = torch.from_numpy(frames_BTHWC.astype(np.float32)).mean(dim=(2, 3)) / 30
-        return torch.cat([means[:, 0], means[:, -1]], dim=1)
+        return super().__call__(frames_BTHWC) / 30
 
 
 class Colours:

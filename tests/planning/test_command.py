@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from drivesim.families.driving import DrivingModel
 from drivesim.planning import advice
 from drivesim.planning.command import plan_command
 from drivesim.rollout.rows import OUT_OF_MEMORY
+from tests.command_line import drivesim
 from tests.families.tiny_family import write_tiny_family
 
 CPU_WORDS = (
@@ -38,21 +38,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-
-
-def drivesim(*arguments: str) -> int:
-    before = sys.argv
-    sys.argv = ["drivesim", *arguments]
-    try:
-        cli.main()
-    except SystemExit as error:
-        if isinstance(error.code, str):
-            print(error.code, file=sys.stderr)
-            return 1
-        return int(error.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 @pytest.fixture

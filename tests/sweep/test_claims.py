@@ -18,6 +18,7 @@ from drivesim.diffusion.settings import ScheduleConfig
 from drivesim.evaluate.controls import ControlsConfig
 from drivesim.evaluate.drift import DriftConfig
 from drivesim.evaluate.protocol import ProtocolConfig
+from drivesim.evaluate.reconstruction import clip_errors
 from drivesim.evaluate.run import EvaluateConfig
 from drivesim.families.folder import load_parts, save_parts, write_index
 from drivesim.models.build import SpatialLayers, TemporalConfig
@@ -30,7 +31,7 @@ from drivesim.models.upsampler import (
 from drivesim.models.video_decoder import VideoDecoderConfig
 from drivesim.rollout.pools import PoolConfig
 from drivesim.sweep import claim_measures
-from drivesim.sweep.claim_measures import DIFFERENCE, ERROR, HeldOut, difference_error, measure_upsampling
+from drivesim.sweep.claim_measures import DIFFERENCE, ERROR, HeldOut, Unit, measure_upsampling
 from drivesim.sweep.claim_table import Verdict, outcomes, verdict_of, write_claims
 from drivesim.sweep.claims import (
     ArmConfig,
@@ -216,15 +217,16 @@ def test_an_upsampler_without_its_layers_makes_each_frame_by_itself(place: Path,
     given = inputs(place)
     values = {}
     for name, parts_off in (("video", []), ("image", ["upsampler_temporal"]), ("again", [])):
-        values[name] = measure_upsampling(
-            tmp_path / "model",
-            ArmConfig(name=name, training="upsampler", parts_off=parts_off),
-            HeldOut(source=given.make_source(None), training=config, num_clips=2),
+        unit = Unit(
+            trained=tmp_path / "model",
+            arm=ArmConfig(name=name, training="upsampler", parts_off=parts_off),
+            held_out=HeldOut(source=given.make_source(None), training=config, num_clips=2),
             settings=given.settings,
             pool=given.pool,
             seed=3,
             folder=tmp_path / name,
         )
+        values[name] = measure_upsampling(unit)
     assert values["video"] == values["again"]
     assert values["video"][DIFFERENCE] != values["image"][DIFFERENCE]
     assert set(values["video"]) >= {DIFFERENCE, ERROR, "Fréchet clip distance (toytown-clip)"}
@@ -264,9 +266,9 @@ def test_a_difference_whose_interval_touches_zero_is_open() -> None:
 
 def test_the_error_of_differences_is_0_for_another_brightness_and_twice_the_flicker_else() -> None:
     clip = np.full((6, 4, 8, 3), 100, dtype=np.uint8)
-    assert difference_error(clip, clip + 20) == 0.0
+    assert clip_errors(clip, clip + 20)[0] == 0.0
     flicker = clip + np.array([0, 5, 0, 5, 0, 5], dtype=np.uint8)[:, None, None, None]
-    assert difference_error(clip, flicker) == pytest.approx(5.0)
+    assert clip_errors(clip, flicker)[0] == pytest.approx(5.0)
 
 
 @pytest.mark.parametrize(
