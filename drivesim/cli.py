@@ -6,8 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,12 +23,12 @@ from drivesim.config import (
     HYDRA_ERRORS,
     DesignCommand,
     EvaluateCommand,
-    PlanRolloutCommand,
     PrepareCommand,
     RolloutCommand,
     ToytownData,
     conf_dir,
     config_name,
+    errors_as_they_are,
     explain,
     recipe_that_writes,
     register,
@@ -44,6 +43,8 @@ from drivesim.core.scene import Scene
 from drivesim.core.terminal import Counter, show
 from drivesim.core.yaml_fields import nearest
 from drivesim.data import ClipSource, make_source
+from drivesim.planning.advice import what_fits
+from drivesim.rollout.rows import OUT_OF_MEMORY
 
 if TYPE_CHECKING:
     from drivesim.rollout.rows import Progress, Row
@@ -127,7 +128,7 @@ def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
             raise SystemExit(1) from error
 
     try:
-        with _errors_as_they_are():
+        with errors_as_they_are():
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
     except SystemExit:
         if errors:
@@ -137,19 +138,6 @@ def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
         raise ValueError(explain(error, overrides)) from error
     if failed_jobs:
         _fail(f"{len(failed_jobs)} jobs failed: {', '.join(map(str, failed_jobs))}", 1)
-
-
-@contextmanager
-def _errors_as_they_are() -> Iterator[None]:
-    """Hydra raises its errors instead of printing them in its own form."""
-    before = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        yield
-    finally:
-        del os.environ["HYDRA_FULL_ERROR"]
-        if before is not None:
-            os.environ["HYDRA_FULL_ERROR"] = before
 
 
 def _run(command: str, composed: DictConfig, overrides: Sequence[str]) -> None:
@@ -172,8 +160,6 @@ def _run(command: str, composed: DictConfig, overrides: Sequence[str]) -> None:
     except (MemoryError, RuntimeError) as error:
         if command not in CLAIMING or not is_out_of_memory(error):
             raise
-        from drivesim.planning.advice import what_fits
-
         raise OSError(f"out of memory: {error}\n{what_fits(command, overrides, str(error))}") from error
 
 
@@ -186,19 +172,9 @@ def _out_folder(command: str, wanted: str | None) -> Path:
 
 
 def _plan(config: Any, out: Path, record: Record) -> None:
-    if isinstance(config, PlanRolloutCommand):
-        from drivesim.planning.plan_rollout import plan_rollout
-        from drivesim.sweep.starts import is_scene
+    from drivesim.planning.command import plan_command
 
-        plan = plan_rollout(
-            config, config.plan, model=config.model, sampler=config.sampler, device=config.device,
-            is_designed=is_scene(config.start),
-        )  # fmt: skip
-    else:
-        from drivesim.planning.plan_training import plan_training
-
-        there = Path(config.data.root, getattr(config.data, "version", "")).expanduser().is_dir()
-        plan = plan_training(config, config.plan, recipe_that_writes, make_source(config.data) if there else None)
+    plan = plan_command(config, recipe_that_writes)
     write_json(out / "plan.json", plan.to_json())
     print(plan.text(), f"plan: {out / 'plan.json'}", sep="\n")
 
@@ -314,9 +290,6 @@ def _start(config: RolloutCommand, simulator: Simulator) -> tuple[Start, dict[st
 
 
 def _report_failures(rows: list[Row], out: Path) -> None:
-    from drivesim.planning.advice import what_fits
-    from drivesim.rollout.rows import OUT_OF_MEMORY
-
     failed = [row for row in rows if not row.ok]
     for row in failed:
         print(f"future {row.future} failed: {row.error}", file=sys.stderr)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import typing
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -261,6 +263,15 @@ def compose(command: str, overrides: Sequence[str] = ()) -> Any:
             raise ValueError(explain(error, overrides)) from error
 
 
+def recipe_that_writes(model_folder: str) -> Any | None:
+    """The config of the shipped recipe whose run leaves its model in that folder; None = no recipe does."""
+    for experiment in _choices("experiment"):
+        values = yaml.safe_load((conf_dir() / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8"))
+        if "out" in values and Path(values["out"]) / "model" == Path(model_folder):
+            return compose("train", [f"experiment={experiment}"])
+    return None
+
+
 def compose_protocols(names: Sequence[str], overrides: Sequence[str]) -> list[ProtocolConfig]:
     """Several choices of the group protocol, each changed by the overrides that begin with `protocol.`.
 
@@ -275,15 +286,6 @@ def compose_protocols(names: Sequence[str], overrides: Sequence[str]) -> list[Pr
     return [compose("evaluate", [f"protocol={name}", *shared]).protocol for name in names]
 
 
-def recipe_that_writes(model_folder: str) -> Any | None:
-    """The config of the shipped recipe whose run leaves its model in that folder; None = no recipe does."""
-    for experiment in _choices("experiment"):
-        values = yaml.safe_load((conf_dir() / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8"))
-        if "out" in values and Path(values["out"]) / "model" == Path(model_folder):
-            return compose("train", [f"experiment={experiment}"])
-    return None
-
-
 def to_typed(config: DictConfig) -> Any:
     """Dataclasses of a composed config; the one place where OmegaConf ends.
 
@@ -296,6 +298,19 @@ def to_typed(config: DictConfig) -> Any:
     if missing:
         raise ValueError(f"no value for {', '.join(missing)}; give one as {missing[0]}=VALUE")
     return _with_tuples(OmegaConf.to_object(config))
+
+
+@contextmanager
+def errors_as_they_are() -> Iterator[None]:
+    """Hydra raises its errors instead of printing them in its own form."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["HYDRA_FULL_ERROR"]
+        if before is not None:
+            os.environ["HYDRA_FULL_ERROR"] = before
 
 
 def explain(error: BaseException, overrides: Sequence[str]) -> str:

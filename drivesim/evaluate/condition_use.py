@@ -19,12 +19,14 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from drivesim.evaluate.uncertainty import student_quantile
+
 C = TypeVar("C")  # all inputs of one output: a scene, given frames with labels, ...
 Frames = NDArray[np.uint8]  # (T, H, W, 3)
 Mask = NDArray[np.bool_]  # (H, W)
 Generate = Callable[[C, int], Frames]  # inputs and seed -> frames; the same for the same two
 
-SURE = 2.0  # standard errors above 0 from which on a mean counts as above 0
+SURE = 0.995  # probability with which a mean is above 0 before it counts as such; a table holds several of them
 
 
 class Change(str, Enum):
@@ -65,14 +67,18 @@ class ConditionUse:
     @property
     def is_used(self) -> bool:
         """Whether the output changes by more than from seed to seed."""
-        return self.excess > SURE * self.excess_error
+        return self._is_sure(self.excess, self.excess_error)
 
     @property
     def is_in_place(self) -> bool | None:
         """Whether it changes more where it should than elsewhere; None = it may change anywhere."""
         if self.place_gain is None or self.place_gain_error is None:
             return None
-        return self.place_gain > SURE * self.place_gain_error
+        return self._is_sure(self.place_gain, self.place_gain_error)
+
+    def _is_sure(self, mean: float, error: float) -> bool:
+        """By Student's t: a standard error from a handful of items is itself uncertain."""
+        return mean > student_quantile(SURE, self.num_items - 1) * error
 
 
 def condition_use(

@@ -19,6 +19,7 @@ from drivesim.evaluate.object_tracks import MAX_GAP_FRAMES, Array, Track, follow
 
 MIN_FRAMES = 3  # in which an object must have been found
 _BORDER = 0.06  # share of the picture's width or height: what is expected so near to the border has left or come
+_AS_LARGE = 2.0  # factor between the areas of one object in two frames
 _COVERED = 0.25  # share of its expected place that lies behind a nearer box
 
 
@@ -26,7 +27,7 @@ _COVERED = 0.25  # share of its expected place that lies behind a nearer box
 class ObjectLimits:
     """What is no fault yet; the defaults were measured on toytown, see `evaluation/toytown-detector`."""
 
-    size: float = 0.17  # root of the area over the picture's height, up to which real objects come and go at once
+    size: float = 0.15  # root of the area over the picture's height, up to which real objects come and go at once
     sure_score: float = 0.5  # of the detector
 
 
@@ -137,7 +138,9 @@ def sudden_objects(
             expected = track.expected(outside)
             if score < sure_score or _at_border(expected, size_hw) or _at_border(end, size_hw):
                 continue
-            if not _is_covered(expected, outside, track, tracks):
+            if not _is_covered(expected, outside, track, tracks) and not _has_jumped(
+                track, is_added, tracks, sure_score
+            ):
                 size = float(np.sqrt(_area(end))) / size_hw[0]
                 yield SuddenObject(is_added=is_added, frame=frame, size=size, track=track)
 
@@ -157,6 +160,18 @@ def _is_covered(place: Array, frame: int, track: Track, tracks: Sequence[Track])
         box = other.expected(frame) if frame not in other.frames else other.boxes[other.frames.index(frame)]
         sides = np.minimum(box[2:], place[2:]) - np.maximum(box[:2], place[:2])
         if (sides > 0).all() and box[3] >= place[3] - 1 and sides.prod() > _COVERED * _area(place):
+            return True
+    return False
+
+
+def _has_jumped(track: Track, is_added: bool, tracks: Sequence[Track], sure_score: float) -> bool:
+    """Whether another object as large came when this one went, or the other way round: in a turn, it is this one."""
+    for other in tracks:
+        mine, its = (0, -1) if is_added else (-1, 0)
+        if other is track or other.frames[its] - track.frames[mine] != (-1 if is_added else 1):
+            continue
+        ratio = _area(other.boxes[its]) / max(_area(track.boxes[mine]), 1.0)
+        if other.scores[its] >= sure_score and 1 / _AS_LARGE < ratio < _AS_LARGE:
             return True
     return False
 

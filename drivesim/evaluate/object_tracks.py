@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drivesim.evaluate.detector import Detections
+from drivesim.evaluate.overlaps import overlap_matrix
 
 Array = NDArray[np.float64]
 
 MAX_GAP_FRAMES = 2  # frames without a detection that a track outlives
 _REACH = 0.8  # share of its size, and as much of its last step again, by which an object may be off its expected place
-_MAX_GROWTH = 2.2  # of a side, from one detection to the next
+_MAX_GROWTH = 1.8  # of a side, from one detection to the next
+_WEAK_OVERLAP = 0.3  # of intersection over union with its place, below which a weak detection is something else
 
 
 @dataclass(kw_only=True, slots=True)
@@ -72,7 +74,8 @@ def follow(detections: Sequence[Detections], sure_score: float) -> list[Track]:
             (distance, index, number)
             for index in range(len(found.boxes))
             for number, track in enumerate(open_tracks)
-            if (distance := _distance(track, frame, found.boxes.xyxy_px[index])) is not None
+            if (distance := _distance(track, frame, found.boxes.xyxy_px[index], found.scores[index] >= sure_score))
+            is not None
         )
         matched: dict[int, Track] = {}
         for _, index, number in pairs:
@@ -89,7 +92,7 @@ def follow(detections: Sequence[Detections], sure_score: float) -> list[Track]:
     return [track for track in tracks if max(track.scores) >= sure_score]
 
 
-def _distance(track: Track, frame: int, box: Array) -> float | None:
+def _distance(track: Track, frame: int, box: Array, is_sure: bool) -> float | None:
     """How far a box is from where a track should be, in sizes; None = too far or too different."""
     expected, last = track.expected(frame), track.boxes[-1]
     sides, expected_sides = box[2:] - box[:2], np.maximum(expected[2:] - expected[:2], 1.0)
@@ -101,4 +104,9 @@ def _distance(track: Track, frame: int, box: Array) -> float | None:
     way = np.linalg.norm(centre - (expected[:2] + expected[2:]) / 2)
     step = np.linalg.norm((expected[:2] + expected[2:]) / 2 - (last[:2] + last[2:]) / 2)
     size = float(np.sqrt(expected_sides.prod()))
-    return float(way / size) if way <= _REACH * (size + step) else None
+    if way > _REACH * (size + step):
+        return None
+    # Where a large object is gone, a detector may half see a small one behind it.
+    if not is_sure and overlap_matrix(box[None], np.stack([expected, last])).max() < _WEAK_OVERLAP:
+        return None
+    return float(way / size)

@@ -43,6 +43,24 @@ from drivesim.models.video_unet import VideoUNet
 _OVERRIDDEN = ("design_sampling", "predict_sampling")  # facts of the index that a person may replace
 
 
+def model_facts(folder: Path, stages: StagesConfig | None = None) -> dict[str, Any]:
+    """The index of a model folder as a run takes it.
+
+    Args:
+        folder: the model's.
+        stages: which stages behind the prediction run, and how; None = all that the model has.
+
+    Raises:
+        ValueError: no index, or one that cannot be read.
+    """
+    stages = stages or StagesConfig()
+    index = stages.kept(read_index(folder))
+    for key, overrides in stages.samplers().items():
+        if key in index:
+            index[key] = as_facts(overrides.over(sampling_of(index, key, SamplingConfig)))
+    return index
+
+
 class DrivingModel:
     """A loaded driving model: autoencoder, image backbone with conditioner, temporal stack, perhaps an interpolation.
 
@@ -123,11 +141,7 @@ class DrivingModel:
             ValueError: no such model; a part is missing, a pickle, truncated, or of another size: says which.
         """
         folder = find_model(folder_or_name)
-        stages = stages or StagesConfig()
-        index = stages.kept(read_index(folder))
-        for key, overrides in stages.samplers().items():
-            if key in index:
-                index[key] = as_facts(overrides.over(sampling_of(index, key, SamplingConfig)))
+        index = model_facts(folder, stages)
         names = part_names(index)
         check_fit(index, blank_parts(folder, names))  # before gigabytes are read
         parts = load_parts(folder, names, dtype=dtype)

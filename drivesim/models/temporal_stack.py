@@ -64,7 +64,12 @@ class TemporalAttentionLayer(nn.Module):
     def __init__(self, channels: int, heads: int, config: dict[str, int], cross_attention_dim: int | None):
         super().__init__()
         self.channels = channels
-        self.position = nn.Sequential(nn.Linear(channels, 4 * channels), nn.SiLU(), nn.Linear(4 * channels, channels))
+        self.position, self.position_table = None, None
+        if config["position_table"]:
+            self.position_table = nn.Parameter(torch.zeros(config["num_frames"], channels))
+        else:
+            wide = 4 * channels
+            self.position = nn.Sequential(nn.Linear(channels, wide), nn.SiLU(), nn.Linear(wide, channels))
         self.blocks = nn.ModuleList(
             TemporalTransformerBlock(
                 channels, heads, context_dim=cross_attention_dim, feed_forward_mult=config["feed_forward_mult"]
@@ -75,6 +80,9 @@ class TemporalAttentionLayer(nn.Module):
 
     def positions(self, num_frames: int, like: Tensor) -> Tensor:
         """(1, T, 1, C) embedding of the frame index."""
+        if self.position is None:
+            assert self.position_table is not None and num_frames <= len(self.position_table)
+            return self.position_table[None, :num_frames, None]
         index = torch.arange(num_frames, device=like.device)
         embedding: Tensor = self.position(sinusoidal(index, self.channels).to(like.dtype))
         return embedding[None, :, None]
@@ -120,6 +128,7 @@ class TemporalStack(ModelMixin, ConfigMixin):
         time_kernel: frames that a temporal convolution sees; 1 = attention alone sees other frames.
         spatial: how the backbone's weights came to be, a value of `SpatialLayers`; anything but "frozen" means that
             they belong to this stack and are no image model any more. Kept for those who use the backbone alone.
+        position_table: whether embeddings of frame positions are learned numbers; False = layers make them.
     """
 
     _supports_gradient_checkpointing = False
@@ -145,6 +154,7 @@ class TemporalStack(ModelMixin, ConfigMixin):
         context_noise: int = 0,
         time_kernel: int = 3,
         spatial: str = "frozen",
+        position_table: bool = False,
     ):
         super().__init__()
         self.noise_embed = NoiseLevelEmbedding(time_embed_dim) if context_noise else None
@@ -156,6 +166,8 @@ class TemporalStack(ModelMixin, ConfigMixin):
             "context_channels": context_channels,
             "feed_forward_mult": feed_forward_mult,
             "time_kernel": time_kernel,
+            "num_frames": num_frames,
+            "position_table": position_table,
         }
 
         def block(level: int, num_resnets: int, num_attentions: int) -> TemporalBlock:
@@ -231,6 +243,23 @@ class TemporalStack(ModelMixin, ConfigMixin):
             time_kernel=time_kernel,
             spatial=spatial,
         )
+
+    @torch.no_grad()
+    def with_position_table(self) -> TemporalStack:
+        """The same layers on the CPU, in float32, with the embeddings of `num_frames` frame positions as numbers.
+
+        It computes the same for clips of up to that length, and is smaller by the layers that made the embeddings.
+        """
+        config = {key: value for key, value in self.config.items() if not key.startswith("_")}
+        folded = TemporalStack(**config | {"position_table": True})
+        weights = {name: w.float().cpu() for name, w in self.state_dict().items() if ".position." not in name}
+        for name, layer in self.named_modules():
+            if isinstance(layer, TemporalAttentionLayer):
+                like = torch.zeros(1, device=self.device, dtype=self.dtype)
+                table_TC = layer.positions(self.config.num_frames, like)[0, :, 0]
+                weights[f"{name}.position_table"] = table_TC.float().cpu()
+        folded.load_state_dict(weights)
+        return folded
 
     def set_alpha(self, value: float) -> None:
         """Sets every alpha; 1.0 makes the video model the image model exactly."""

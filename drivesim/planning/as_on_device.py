@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 # Of autocast's lists for CUDA those that our networks and losses call.
 _IN_16_BIT = {
@@ -41,6 +41,8 @@ class AsOnDevice(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in tree_leaves((args, kwargs))):
+            args, kwargs = tree_map(_joined, (args, kwargs))
         if self.low is not None and func in _IN_16_BIT:
             args, kwargs = tree_map(self._to_low, (args, kwargs))
         elif self.low is not None and func in _IN_32_BIT:
@@ -61,6 +63,12 @@ class AsOnDevice(TorchFunctionMode):
         if id(value) not in self._copies:
             self._copies[id(value)] = (value, value.to(self.low))
         return self._copies[id(value)][1]
+
+
+def _joined(value: Any) -> Any:
+    """What lies on the CPU joins the meta device, which stands for it as well."""
+    is_elsewhere = isinstance(value, Tensor) and not value.is_meta and value.ndim > 0
+    return value.to("meta") if is_elsewhere else value
 
 
 def _stay(value: Any) -> Any:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from drivesim.families.stages import StagesConfig, Upsampling
 from drivesim.planning.plan import Change
 from drivesim.rollout.pools import PoolConfig, PoolKind
 
@@ -50,14 +52,20 @@ def _smaller_batches(config: TrainConfig) -> Iterator[list[Override]]:
         yield [("loader.batch_size", size), ("trainer.accumulate", accumulate)]
 
 
-def rollout_changes(pool: PoolConfig, num_workers: int, device: str) -> Iterator[list[Override]]:
-    """Fewer processes; the CPU in place of a GPU."""
+def rollout_changes(pool: PoolConfig, num_workers: int, device: str, stages: StagesConfig) -> Iterator[list[Override]]:
+    """Fewer processes; the CPU in place of a GPU; stages left out, the last one first."""
     if pool.kind is PoolKind.RAY:
         while num_workers > 1:
             num_workers //= 2
             yield [("pool.workers", num_workers)]
     if device != "cpu":
         yield [("device", "cpu")]
+    others = list(Upsampling)[list(Upsampling).index(Upsampling(stages.upsampling)) + 1 :]
+    yield from ([("stages.upsampling", other)] for other in others)
+    if stages.video_decoder:
+        yield [("stages.video_decoder", False)]
+    if stages.interpolate:
+        yield [("stages.interpolate", False)]
 
 
 def fitting(
@@ -78,7 +86,13 @@ def fitting(
             continue
         need, limit = needs(overrides)
         if need <= limit and need < now_bytes:
-            typed = [f"{key}={str(value).replace(' ', '')}" for key, value in overrides]
-            found.append(Change(overrides=typed, memory_bytes=need))
+            found.append(Change(overrides=[_typed(*override) for override in overrides], memory_bytes=need))
             kept.append(keys)
     return found
+
+
+def _typed(key: str, value: Any) -> str:
+    """An override as a person types it."""
+    if isinstance(value, Enum):
+        return f"{key}={value.name}"
+    return f"{key}={str(value).replace(' ', '')}" if not isinstance(value, bool) else f"{key}={str(value).lower()}"

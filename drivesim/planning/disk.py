@@ -29,19 +29,22 @@ def cached_frames(source: ClipSource | None, fps: float) -> int | None:
     return sum(max(1, round(drive.duration_s * fps)) for drive in drives)
 
 
-def training_disk(config: TrainConfig, demand: Demand, autoencoder: Any, num_cached: int | None) -> list[Row]:
+def training_disk(
+    config: TrainConfig, demand: Demand, num_cached: int | None, *, autoencoder: Any, scale: int
+) -> list[Row]:
     """Bytes of a training run.
 
     Args:
         config: the stage and its settings.
         demand: what was counted of it.
-        autoencoder: whose latents are cached; None = none are.
         num_cached: frames of the source at the cache's rate; None = unknown, so the caches of an hour of video.
+        autoencoder: whose latents are cached; None = none are.
+        scale: pixels of a cached picture to one of `size_hw`, a side.
     """
     frames = 3600 * config.cache_fps if num_cached is None else num_cached
     note = "an hour of video" if num_cached is None else f"{num_cached:,} frames"
     height, width = config.size_hw
-    rows = [Row(name="cache of frames", value=frames * height * width * 3, note=note)]
+    rows = [Row(name="cache of frames", value=frames * height * width * scale**2 * 3, note=note)]
     if autoencoder is not None:
         cells = (height // downsampling(autoencoder)) * (width // downsampling(autoencoder))
         latent_bytes = autoencoder.config.latent_channels * cells * 2

@@ -92,7 +92,7 @@ class Plan:
         if self.changes is None:
             return lines
         if not self.changes:
-            return [*lines, "no change of the configured keys would make it fit; larger hardware is needed"]
+            return [*lines, f"no change of the configured keys {'needs less' if self.fits else 'would make it fit'}"]
         lines.append("these changes need less:" if self.fits else "these changes would make it fit:")
         return [*lines, *(f"  {' '.join(c.overrides)}  ({in_bytes(c.memory_bytes)})" for c in self.changes)]
 
@@ -136,12 +136,20 @@ def time_rows(demand: Demand, speed: Speed | None, at_once: float = 1) -> list[R
     ]
 
 
-def sheet_note() -> str:
-    """What is assumed of a GPU that is not here."""
-    return (
-        f"not measured: {SHARE_OF_PEAK:.0%} of the data sheet's peak and {SHARE_OF_BANDWIDTH:.0%} of its bandwidth "
-        "are assumed"
+def hardware_notes(hardware: Hardware, process_bytes: int) -> list[str]:
+    """What is assumed of a GPU, and what its processes take besides its memory.
+
+    Args:
+        hardware: of the plan.
+        process_bytes: of a process on the machine itself, with the libraries of the run imported.
+    """
+    notes = (
+        [f"each process takes {in_bytes(process_bytes)} of the machine's own memory, too"] if hardware.is_gpu else []
     )
+    if hardware.sheet is not None:
+        shares = f"{SHARE_OF_PEAK:.0%} of the data sheet's peak and {SHARE_OF_BANDWIDTH:.0%} of its bandwidth"
+        notes.append(f"not measured: {shares} are assumed")
+    return notes
 
 
 def _line(name: str, value: str, note: str = "") -> str:

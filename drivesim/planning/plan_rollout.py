@@ -3,77 +3,74 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from drivesim.core.machine import num_cores, resident_bytes
-from drivesim.diffusion.settings import PredictionOverrides
 from drivesim.planning.changes import Override, applied, fitting, rollout_changes
+from drivesim.planning.demand import Demand
 from drivesim.planning.disk import rollout_disk
 from drivesim.planning.hardware import Hardware, PlanConfig, choose_hardware
-from drivesim.planning.plan import Plan, Row, flop_rows, memory_rows, sheet_note, time_rows
+from drivesim.planning.plan import Plan, Row, flop_rows, hardware_notes, memory_rows, time_rows
 from drivesim.planning.rollout_demand import blank_model, future_plan, rollout_demand
 from drivesim.planning.speed import choose_speed
-from drivesim.rollout.pools import PoolKind, num_workers, torch_threads
-from drivesim.rollout.run import RolloutConfig
+from drivesim.rollout.pools import PoolConfig, PoolKind, num_workers, torch_threads
+from drivesim.rollout.start import is_scene
 
 
-def plan_rollout(
-    config: RolloutConfig,
-    wanted: PlanConfig,
-    *,
-    model: str,
-    sampler: PredictionOverrides,
-    device: str,
-    is_designed: bool,
-) -> Plan:
+def plan_rollout(command: Any, wanted: PlanConfig) -> Plan:
     """What a rollout will need.
 
     Args:
-        config: futures, length, pool.
+        command: config of the command `rollout`: a `RolloutConfig` with model, sampler, stages, device and start.
         wanted: the hardware, and how closely to measure.
-        model: folder or name.
-        sampler: what differs from the model's own sampling.
-        device: torch device of the networks.
-        is_designed: whether the start frame is made from a scene; otherwise it is a picture.
 
     Raises:
         ValueError: no such model, or numbers that make no rollout.
     """
-    config.validate()
+    command.validate()
     now_bytes = resident_bytes()
-    hardware = choose_hardware(wanted, device)
-    blank = blank_model(model, sampler)
-    demand = rollout_demand(config, blank, is_designed=is_designed)
-    workers = num_workers(config.pool, config.futures)
-    with torch_threads(config.pool.threads):
+    hardware = choose_hardware(wanted, command.device)
+    blank = blank_model(command.model, command.sampler, command.stages)
+    demand = rollout_demand(command, blank, is_designed=is_scene(command.start))
+    workers = num_workers(command.pool, command.futures)
+    with torch_threads(command.pool.threads):
         speed = choose_speed(hardware, [phase.work for phase in demand.phases], wanted.measure_s)
-
-    def rows(num_processes: int, on: Hardware) -> list[Row]:
-        process_bytes = on.process_bytes(now_bytes)
-        made = memory_rows(demand, process_bytes, on.heap_share, copies=num_processes)
-        if config.pool.kind is PoolKind.RAY and not on.is_gpu:  # the process that hands out the futures
-            made.append(Row(name="this process", value=process_bytes, note="Ray's own processes are not counted"))
-        return made
-
     plan = Plan(
-        what=f"{config.futures} futures of {config.seconds:g} s by {blank.name}",
+        what=f"{command.futures} futures of {command.seconds:g} s by {blank.model.name}",
         hardware=hardware,
         parts=demand.parts,
-        memory=rows(workers, hardware),
+        memory=_memory(demand, command.pool, workers, hardware, now_bytes),
         flops=flop_rows(demand),
-        disk=rollout_disk(config, blank.size_hw, future_plan(config, blank).num_frames),
-        time=time_rows(demand, speed, at_once=_at_once(workers, config.pool.threads, hardware)),
-        notes=[] if hardware.sheet is None else [sheet_note()],
+        disk=rollout_disk(command, blank.model.size_hw, future_plan(command, blank.model).num_frames),
+        time=time_rows(demand, speed, at_once=_at_once(workers, command.pool.threads, hardware)),
+        notes=hardware_notes(hardware, now_bytes),
     )
 
     def needs(overrides: list[Override]) -> tuple[int, int]:
-        pools = [override for override in overrides if override[0].startswith("pool.")]
-        on = hardware if len(pools) == len(overrides) else choose_hardware(replace(wanted, memory_gib=None), "cpu")
-        num = num_workers(applied(config, pools).pool, config.futures)
-        return int(sum(row.value for row in rows(num, on))), on.memory_bytes
+        changed = applied(command, overrides)
+        smaller = demand
+        if changed.stages != command.stages:
+            fewer = blank_model(changed.model, changed.sampler, changed.stages)
+            smaller = rollout_demand(changed, fewer, is_designed=is_scene(changed.start))
+        is_moved = changed.device != command.device
+        on = choose_hardware(replace(wanted, memory_gib=None), changed.device) if is_moved else hardware
+        num = num_workers(changed.pool, changed.futures)
+        rows = _memory(smaller, changed.pool, num, on, now_bytes)
+        return int(sum(row.value for row in rows)), on.memory_bytes
 
     if wanted.changes or not plan.fits:
-        plan.changes = fitting(rollout_changes(config.pool, workers, device), needs, plan.memory_bytes)
+        candidates = rollout_changes(command.pool, workers, command.device, command.stages)
+        plan.changes = fitting(candidates, needs, plan.memory_bytes)
     return plan
+
+
+def _memory(demand: Demand, pool: PoolConfig, workers: int, on: Hardware, now_bytes: int) -> list[Row]:
+    """Of all processes on the device."""
+    process_bytes = on.process_bytes(now_bytes)
+    rows = memory_rows(demand, process_bytes, on.heap_share, copies=workers)
+    if pool.kind is PoolKind.RAY and not on.is_gpu:  # the process that hands out the futures
+        rows.append(Row(name="this process", value=process_bytes, note="Ray's own processes are not counted"))
+    return rows
 
 
 def _at_once(workers: int, threads: int, hardware: Hardware) -> float:

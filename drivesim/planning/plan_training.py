@@ -7,7 +7,7 @@ from drivesim.data.source import ClipSource
 from drivesim.planning.changes import Override, applied, fitting, training_changes
 from drivesim.planning.disk import cached_frames, training_disk
 from drivesim.planning.hardware import TRAINER_BYTES, PlanConfig, choose_hardware, training_device
-from drivesim.planning.plan import Plan, flop_rows, memory_rows, sheet_note, time_rows
+from drivesim.planning.plan import Plan, flop_rows, hardware_notes, memory_rows, time_rows
 from drivesim.planning.speed import choose_speed
 from drivesim.planning.training_demand import FindRecipe, stage_parts, training_demand
 from drivesim.rollout.pools import torch_threads
@@ -35,8 +35,11 @@ def plan_training(config: TrainConfig, wanted: PlanConfig, find_recipe: FindReci
     with torch_threads(config.trainer.num_threads):
         speed = choose_speed(hardware, [phase.work for phase in demand.phases], wanted.measure_s)
     process_bytes = hardware.process_bytes(now_bytes + TRAINER_BYTES)
-    encoder = None if RECIPES[StageName(config.stage)].learns_from_pictures else parts["autoencoder"]
-    notes = ["each process; the batch, and so the time of a step, is a process's"] if config.trainer.devices > 1 else []
+    recipe = RECIPES[StageName(config.stage)]
+    encoder = None if recipe.learns_from_pictures else parts["autoencoder"]
+    notes = hardware_notes(hardware, now_bytes)
+    if config.trainer.devices > 1:
+        notes.append(f"memory, FLOPs and time are those of each of the {config.trainer.devices} processes")
     if config.loader.num_workers:
         notes.append(f"the {config.loader.num_workers} loader processes of the machine are not in the peak")
     if num_cached is None:
@@ -47,9 +50,9 @@ def plan_training(config: TrainConfig, wanted: PlanConfig, find_recipe: FindReci
         parts=demand.parts,
         memory=memory_rows(demand, process_bytes, hardware.heap_share),
         flops=flop_rows(demand),
-        disk=training_disk(config, demand, encoder, num_cached),
+        disk=training_disk(config, demand, num_cached, autoencoder=encoder, scale=recipe.scale(config)),
         time=time_rows(demand, speed),
-        notes=notes if hardware.sheet is None else [sheet_note(), *notes],
+        notes=notes,
     )
 
     def needs(overrides: list[Override]) -> tuple[int, int]:

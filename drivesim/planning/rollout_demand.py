@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,10 @@ from torch import Tensor
 from drivesim.conditioning.driving import DrivingConditions
 from drivesim.core.boxes import MAX_BOXES
 from drivesim.diffusion.settings import PredictionOverrides, SamplingConfig
-from drivesim.families.driving import DrivingModel
-from drivesim.families.folder import blank_parts, find_model, part_names, read_index
+from drivesim.families.driving import DrivingModel, model_facts
+from drivesim.families.fitting import check_fit
+from drivesim.families.folder import blank_parts, find_model, part_names
+from drivesim.families.stages import StagesConfig
 from drivesim.planning.as_on_device import AsOnDevice
 from drivesim.planning.demand import Demand, Phase, part_sizes, weight_bytes
 from drivesim.planning.speed import Work
@@ -28,15 +29,30 @@ _COUNTED_STEPS = 2  # of sampling: multistep samplers remember one
 _FINISHED_AT_ONCE = 16  # frames of which the work of decoding, and of what follows it, is counted
 
 
-def blank_model(folder_or_name: str, sampling: PredictionOverrides) -> DrivingModel:
-    """A model without weights, which takes no memory.
+@dataclass(kw_only=True, slots=True)
+class BlankModel:
+    """A model without weights, which takes no memory."""
+
+    model: DrivingModel
+    parts: dict[str, Any]
+
+
+def blank_model(folder_or_name: str, sampling: PredictionOverrides, stages: StagesConfig | None = None) -> BlankModel:
+    """Builds a model on the meta device.
+
+    Args:
+        folder_or_name: which.
+        sampling: what differs from the model's own.
+        stages: which stages behind the prediction run, and how; None = all that the model has.
 
     Raises:
         ValueError: no such model, or parts that do not fit together.
     """
     folder = find_model(folder_or_name)
-    index = read_index(folder)
-    return DrivingModel(blank_parts(Path(folder), part_names(index)), index, "", predict_sampling=sampling)
+    facts = model_facts(folder, stages)
+    parts = blank_parts(folder, part_names(facts))
+    check_fit(facts, parts)
+    return BlankModel(model=DrivingModel(parts, facts, "", predict_sampling=sampling), parts=parts)
 
 
 def future_plan(config: RolloutConfig, model: DrivingModel) -> Plan:
@@ -50,23 +66,22 @@ def future_plan(config: RolloutConfig, model: DrivingModel) -> Plan:
     )
 
 
-def rollout_demand(config: RolloutConfig, model: DrivingModel, *, is_designed: bool) -> Demand:
+def rollout_demand(config: RolloutConfig, blank: BlankModel, *, is_designed: bool) -> Demand:
     """Counts one process that makes all futures, one after the other.
 
     Args:
         config: futures, length.
-        model: on the meta device.
+        blank: what `blank_model` gives.
         is_designed: whether the start frame is made from a scene.
     """
+    model = blank.model
     plan = future_plan(config, model)
     latent = (model.autoencoder.config.latent_channels, *model.video_unet.backbone.config.sample_size)
     num_chunks = config.futures * plan.num_chunks
-    phases = [_counted("encoding the start", 1, lambda: model.encode(np.zeros((1, *model.size_hw, 3), np.uint8)))]
-    if is_designed:
-        phases.append(_sampled("designing the start", 1, model, "design_sampling", lambda: _design(model)))
+    phases = _beginning(model, latent) if is_designed else [_encoding(model)]
     given = torch.zeros(1, model.num_given, *latent, device="meta")
     phases.append(
-        _sampled("predicting key frames", num_chunks, model, "predict_sampling", lambda: _predict(model, given))
+        _sampled("predicting key frames", num_chunks, (model, "predict_sampling"), lambda: _predict(model, given))
     )
     if model.num_passes:
         phases.append(_filling_in(model, num_chunks, latent))
@@ -74,30 +89,31 @@ def rollout_demand(config: RolloutConfig, model: DrivingModel, *, is_designed: b
     pieces = config.futures * plan.num_frames / len(piece)
     phases.append(
         _sampled(
-            f"finishing {len(piece)} frames", pieces, model, "upsample_sampling",
+            f"finishing {len(piece)} frames", pieces, (model.finishing.upsampling, "sampling"),
             lambda: model.finish({}, piece, key=(0,), is_last=True),
         )
     )  # fmt: skip
-    parts = _parts_of(model)
-    weights = sum(weight_bytes(part) for part in parts.values())
+    networks = [part for part in blank.parts.values() if isinstance(part, torch.nn.Module)]
     return Demand(
-        parts=part_sizes(parts),
-        resident={"weights": weights},
+        parts=part_sizes(blank.parts),
+        resident={"weights": sum(weight_bytes(network) for network in networks)},
         phases=phases,
         passing={"frames of a chunk": _chunk_bytes(model, plan), "video encoder": encoder_bytes(model.size_hw)},
     )
 
 
-def _parts_of(model: DrivingModel) -> dict[str, torch.nn.Module]:
-    parts = {
-        "autoencoder": model.autoencoder,
-        "conditioner": model.conditioner,
-        "backbone": model.video_unet.backbone,
-        "temporal": model.video_unet.temporal,
-    }
-    if model.interpolator is not None:
-        parts |= {"interpolation": model.interpolator.temporal, "rate_label": model.rate_label}
-    return parts
+def _encoding(model: DrivingModel) -> Phase:
+    picture_1HWC = np.zeros((1, *model.size_hw, 3), dtype=np.uint8)
+    return _counted("encoding the start", 1, lambda: model.encode(picture_1HWC))
+
+
+def _beginning(model: DrivingModel, latent: tuple[int, ...]) -> list[Phase]:
+    """What makes a start frame from a scene: its latents, and the picture of them."""
+    drawn = torch.zeros(*latent, device="meta")
+    return [
+        _sampled("designing the start", 1, (model, "design_sampling"), lambda: _design(model)),
+        _sampled("drawing the start", 1, (model.finishing.alone, "sampling"), lambda: model.picture(drawn, key=(0,))),
+    ]
 
 
 def _design(model: DrivingModel) -> None:
@@ -124,7 +140,7 @@ def _filling_in(model: DrivingModel, num_chunks: int, latent: tuple[int, ...]) -
     def run() -> None:
         model.interpolate(ends, 0, generators=generators, is_night=[None] * windows)
 
-    return _sampled("filling in frames", num_chunks * calls, model, "interpolate_sampling", run)
+    return _sampled("filling in frames", num_chunks * calls, (model, "interpolate_sampling"), run)
 
 
 def _counted(name: str, count: float, run: Callable[[], object]) -> Phase:
@@ -133,28 +149,36 @@ def _counted(name: str, count: float, run: Callable[[], object]) -> Phase:
     return Phase(name=name, peak_bytes=tally.peak_bytes, work=Work.of(tally), count=count)
 
 
-def _sampled(name: str, count: float, model: Any, sampling: str, run: Callable[[], object]) -> Phase:
-    """A sampling loop, of which two steps are run and the others are as the second; without its settings, no loop."""
-    whole: SamplingConfig | None = getattr(model, sampling, None)
-    if whole is None:
+def _sampled(name: str, count: float, settings: tuple[Any, str], run: Callable[[], object]) -> Phase:
+    """A sampling loop, of which two steps are run and the others are as the second.
+
+    Args:
+        name: of the phase.
+        count: how often it is run.
+        settings: who holds the loop's settings, and under which name; None = there is no loop.
+        run: with the settings as they are then.
+    """
+    owner, attribute = settings
+    if owner is None:
         return _counted(name, count, run)
+    whole: SamplingConfig = getattr(owner, attribute)
     works = []
     try:
         for steps in range(1, min(whole.steps, _COUNTED_STEPS) + 1):
-            setattr(model, sampling, replace(whole, steps=steps))
+            setattr(owner, attribute, replace(whole, steps=steps))
             phase = _counted(name, count, run)
             works.append(phase.work)
     finally:
-        setattr(model, sampling, whole)
+        setattr(owner, attribute, whole)
     if whole.steps > _COUNTED_STEPS:
-        phase.work = works[1].plus(works[1].plus(works[0], -1), whole.steps - _COUNTED_STEPS)
+        phase.work = works[-1].plus(works[-1].plus(works[-2], -1), whole.steps - _COUNTED_STEPS)
     return phase
 
 
 def _chunk_bytes(model: DrivingModel, plan: Plan) -> int:
-    """A chunk's pictures twice: frame by frame, and joined."""
-    height, width = model.size_hw
-    return 2 * plan.chunk(0).num_new * height * width * 3
+    """A chunk's pictures twice, piece by piece and joined: as bytes, and before upsampling as 32-bit numbers."""
+    (height, width), (small_height, small_width) = model.size_hw, model.small_hw
+    return 2 * 3 * plan.chunk(0).num_new * (height * width + 4 * small_height * small_width)
 
 
 def encoder_bytes(size_hw: tuple[int, int]) -> int:

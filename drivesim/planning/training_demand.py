@@ -19,7 +19,7 @@ from drivesim.planning.tally import Tally
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.fit import check_size
 from drivesim.train.optim import make_optimizer
-from drivesim.train.recipes import RECIPES, Parts
+from drivesim.train.recipes import RECIPES, Parts, trained_parts
 from drivesim.train.stage import Stage
 
 # The recipe that writes a model folder; None = no recipe does.
@@ -47,7 +47,7 @@ def training_demand(config: TrainConfig, parts: Parts, num_cached: int | None = 
             for is_training in (True, False)
         }
     demand = _steps(stage, config, batches, low)
-    demand.parts = part_sizes(parts, recipe.trains)
+    demand.parts = part_sizes(parts, trained_parts(config))
     if not recipe.learns_from_pictures:
         demand.phases.insert(0, _caching(parts["autoencoder"], config, num_cached or 0))
     return demand
@@ -109,10 +109,10 @@ def _steps(stage: Stage, config: TrainConfig, batches: dict[bool, dict[str, Tens
     tally = Tally()
     _step(stage, optimizer, config, batches[True], tally, low)  # the first one makes the optimizer's state
     tally.begin()
-    _step(stage, optimizer, config, batches[True], tally, low)
+    work = _step(stage, optimizer, config, batches[True], tally, low)
     state = _state_bytes(optimizer)
-    step = Phase(name="training step", peak_bytes=tally.peak_bytes - state, work=Work.of(tally), count=0)
-    step.count = config.trainer.max_steps
+    steps = config.trainer.max_steps
+    step = Phase(name="training step", peak_bytes=tally.peak_bytes - state, work=work, count=steps)
     tally.begin()
     with tally, AsOnDevice(low), torch.no_grad():
         stage.eval()
@@ -123,7 +123,7 @@ def _steps(stage: Stage, config: TrainConfig, batches: dict[bool, dict[str, Tens
         name="validation batch",
         peak_bytes=tally.peak_bytes - state,
         work=Work.of(tally),
-        count=config.trainer.max_steps // config.trainer.validate_every * num_batches,
+        count=steps // config.trainer.validate_every * num_batches,
     )
     resident = {
         "trained weights": weight_bytes(stage.trained),
@@ -142,17 +142,24 @@ def _steps(stage: Stage, config: TrainConfig, batches: dict[bool, dict[str, Tens
 def _step(
     stage: Stage, optimizer: torch.optim.Optimizer, config: TrainConfig, batch: dict[str, Tensor], tally: Tally,
     low: Any,
-) -> None:  # fmt: skip
-    """One optimizer step; as in Lightning, the gradients of the step before are freed between forward and backward."""
-    for micro in range(config.trainer.accumulate):
+) -> Work:  # fmt: skip
+    """One optimizer step; as in Lightning, the gradients of the step before are freed between forward and backward.
+
+    Of many batches of a step two are run: the others are as the second.
+    """
+    work = [Work()]
+    for micro in range(min(config.trainer.accumulate, 2)):
         with tally, AsOnDevice(low):
             loss = stage.loss(batch, torch.Generator())["loss"]
             if micro == 0:
                 optimizer.zero_grad(set_to_none=True)
             loss.backward()
             del loss
+        work.append(Work.of(tally))
     with tally:
         optimizer.step()
+    others = config.trainer.accumulate - len(work) + 1
+    return Work.of(tally).plus(work[-1].plus(work[-2], -1), others)
 
 
 def _state_bytes(optimizer: torch.optim.Optimizer) -> int:

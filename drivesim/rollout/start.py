@@ -16,6 +16,7 @@ from drivesim.core.video import VIDEO_SUFFIXES, read_at
 
 logger = logging.getLogger(__name__)
 
+SCENE_SUFFIXES = (".yaml", ".yml")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -27,6 +28,12 @@ class Start:
     frame_HWC: NDArray[np.uint8]  # RGB, of the model's size
     is_night: bool | None = None  # None = unknown
     latents_CHW: torch.Tensor | None = None  # that the frame was decoded from; None = the model encodes the frame
+
+
+def is_scene(start: str) -> bool:
+    """Whether a start is a scene, by its file or by its name, rather than a picture or a video."""
+    path = Path(start)
+    return path.suffix.lower() in SCENE_SUFFIXES or (not path.suffix and not path.is_file())
 
 
 def start_from_file(

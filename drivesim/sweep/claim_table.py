@@ -13,7 +13,7 @@ from drivesim.sweep.repeated import Repeated, over_seeds
 from drivesim.sweep.rows import write_rows
 from drivesim.sweep.table import Table, shown
 
-COLUMNS = ["claim", "measure", "expected to be lower", "mean", "other", "mean of the other", "difference", "ordering"]
+COLUMNS = ["claim", "measure", "claimed to be lower", "mean", "other", "mean", "difference", "seeds", "ordering"]
 
 
 class Verdict(str, Enum):
@@ -23,6 +23,8 @@ class Verdict(str, Enum):
     OPEN = "as claimed, but the interval holds 0"
     AGAINST = "against the claim, but the interval holds 0"
     REVERSED = "reversed"  # its whole interval is below 0
+    FOR = "as claimed, but one seed has no interval"
+    NOT_FOR = "against the claim, but one seed has no interval"
     ALIKE = "no difference"
 
 
@@ -66,10 +68,11 @@ def verdict_of(difference: Repeated) -> Verdict:
     """What the difference of the other arm and the one that is expected to be lower says."""
     if difference.mean == 0:
         return Verdict.ALIKE
-    low, high = difference.low, difference.high
+    if difference.low is None or difference.high is None:
+        return Verdict.FOR if difference.mean > 0 else Verdict.NOT_FOR
     if difference.mean > 0:
-        return Verdict.HOLDS if low is not None and low > 0 else Verdict.OPEN
-    return Verdict.REVERSED if high is not None and high < 0 else Verdict.AGAINST
+        return Verdict.HOLDS if difference.low > 0 else Verdict.OPEN
+    return Verdict.REVERSED if difference.high < 0 else Verdict.AGAINST
 
 
 def claim_table(results: Sequence[Outcome], found: Claims) -> Table:
@@ -83,11 +86,12 @@ def claim_table(results: Sequence[Outcome], found: Claims) -> Table:
             outcome.arms[1],
             shown(outcome.means[1]),
             shown(outcome.difference),
-            f"{outcome.verdict.value} ({outcome.difference.num_seeds} seeds)",
+            str(outcome.difference.num_seeds),
+            outcome.verdict.value,
         ]
         for outcome in results
     ]
-    cells += [[claim, "", "", "", "", "", "", f"not run: {why}"] for claim, why in found.not_run.items()]
+    cells += [[claim, "", "", "", "", "", "", "", f"not run: {why}"] for claim, why in found.not_run.items()]
     return Table(columns=COLUMNS, cells=cells)
 
 

@@ -6,17 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from drivesim.core.scene import Scene
-from drivesim.rollout.start import Start, start_from_file
+from drivesim.rollout.start import Start, is_scene, start_from_file
 from drivesim.simulator import Simulator
 
-SCENE_SUFFIXES = (".yaml", ".yml")
 FindScene = Callable[[str], Path]  # a scene file, or one that ships with drivesim by its name
-
-
-def is_scene(start: str) -> bool:
-    """Whether a start names a scene, by its suffix or for want of one."""
-    path = Path(start)
-    return path.suffix.lower() in SCENE_SUFFIXES or (not path.suffix and not path.is_file())
 
 
 def scene_of(start: str, find_scene: FindScene) -> Scene | None:

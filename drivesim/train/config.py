@@ -63,6 +63,7 @@ class TrainConfig:
     fps: float = 4.0  # key frames a second; of the upsampler's clips, their rate
     cache_fps: float = 4.0  # rate at which a source is cached; a whole multiple of fps
     cache_dir: str = "runs/cache"  # frames and latents, shared by runs
+    position_tables: bool = False  # exported temporal layers hold frame positions as numbers: smaller, the same results
     weights: str = "float32"  # type of the exported weights: float32, float16, bfloat16
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)  # read by stage autoencoder
     backbone: BackboneConfig = field(default_factory=BackboneConfig)  # read by stage image

@@ -17,16 +17,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from drivesim.core.boxes import CLASSES, ObjectClass
 from drivesim.core.files import atomic_path
 from drivesim.core.picture import resize_area
 from drivesim.core.seeds import derive_seed, numpy_generator, torch_generator
 from drivesim.families.driving import DrivingModel
+from drivesim.models.autoencoder import decode, encode
 from drivesim.train.detector_pictures import DetectorPicture, DetectorVariation, Redraw, draw_sample
-from drivesim.train.detector_targets import DetectorTargets, collate
+from drivesim.train.detector_targets import DetectorTargets, collate, must_be_found
 
 N = TypeVar("N", bound=nn.Module)
 
 _LOG = logging.getLogger(__name__)
+RARE = frozenset({ObjectClass.BUS, ObjectClass.MOTORCYCLE, ObjectClass.BICYCLE})
 _REPORT_EVERY = 50  # steps between two lines of the log
 
 
@@ -41,7 +44,7 @@ class Maps(Protocol):
 
 @dataclass(kw_only=True, slots=True)
 class DetectorTraining:
-    """How the detector is trained; the defaults made the weights that ship."""
+    """How the detector is trained; `evaluation/toytown-detector` says how the weights that ship were."""
 
     num_steps: int = 1500  # optimizer steps
     batch_size: int = 8  # pictures a step
@@ -49,6 +52,7 @@ class DetectorTraining:
     warmup_steps: int = 50  # over which it rises
     decay_share: float = 0.4  # of the steps, over which it falls to 0; before, a longer training is the same one
     weight_decay: float = 1e-2
+    rare_share: float = 0.0  # of the samples, from pictures that show a bus, a motorcycle or a bicycle
     seed: int = 0  # initial weights and every sample follow from it
     checkpoint_steps: int = 100  # a killed training goes on from the last multiple
     variation: DetectorVariation = field(default_factory=DetectorVariation)  # what is varied between samples
@@ -81,8 +85,9 @@ def train_detector(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(config, step))
     parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "schedule": schedule}
     losses: dict[str, Tensor] = {}
+    rare = [picture for picture in pictures if shows_rare(picture)] if config.rare_share > 0 else []
     for step in range(_resume(parts, checkpoint), config.num_steps):
-        batch, targets = draw_batch(config, network, pictures, step)
+        batch, targets = draw_batch(config, network, pictures, rare, step)
         with torch.autocast("cpu", torch.bfloat16):  # half the time
             maps = network(batch.to(memory_format=torch.channels_last))
         losses = detector_losses(maps, targets, network)
@@ -117,14 +122,36 @@ def _resume(parts: dict[str, Any], checkpoint: Path | None) -> int:
     return int(state["step"])
 
 
+def shows_rare(picture: DetectorPicture) -> bool:
+    """Whether a picture must show a road user of a rare class."""
+    ids = [index for index, class_id in enumerate(picture.boxes.class_ids) if CLASSES[class_id] in RARE]
+    return any(must_be_found(picture.boxes, index) for index in ids)
+
+
 def draw_batch(
-    config: DetectorTraining, network: nn.Module, pictures: Sequence[DetectorPicture], step: int
+    config: DetectorTraining,
+    network: nn.Module,
+    pictures: Sequence[DetectorPicture],
+    rare: Sequence[DetectorPicture],
+    step: int,
 ) -> tuple[Tensor, DetectorTargets]:
-    """The batch of a step, fixed by the seed and the step."""
+    """The batch of a step, fixed by the seed and the step.
+
+    Args:
+        config: How.
+        network: For its input.
+        pictures: What to learn from.
+        rare: Those of them that show a rare class; none = there are none.
+        step: Number of the step.
+    """
     rng = numpy_generator("detector", config.seed, "batch", step)
     shape: Any = network.input_hw
     stride: Any = network.stride_px
-    return collate([draw_sample(pictures, shape, rng, config.variation) for _ in range(config.batch_size)], stride)
+    samples = []
+    for _ in range(config.batch_size):
+        is_rare = config.rare_share > 0 and rng.random() < config.rare_share
+        samples.append(draw_sample(rare if is_rare and rare else pictures, shape, rng, config.variation))
+    return collate(samples, stride)
 
 
 def detector_losses(maps: Maps, targets: DetectorTargets, network: nn.Module) -> dict[str, Tensor]:
@@ -185,9 +212,9 @@ def redraw_by(model: DrivingModel, largest_noise: float = 0.5) -> Redraw:
     """
 
     def redraw(frames_MHWC: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-        latents = model.encode(resize_area(frames_MHWC, model.size_hw))
+        latents = encode(model.autoencoder, resize_area(frames_MHWC, model.small_hw))
         strength = torch.from_numpy(rng.uniform(0, largest_noise, size=(len(latents), 1, 1, 1))).float()
         noise = torch.randn(latents.shape, generator=torch_generator(int(rng.integers(2**31))))
-        return model.decode(latents + strength * noise)
+        return decode(model.autoencoder, latents + strength * noise)
 
     return redraw

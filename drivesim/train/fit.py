@@ -29,6 +29,7 @@ from drivesim.data.source import ClipSource
 from drivesim.families.folder import find_model, fingerprint, load_parts, save_parts, write_index
 from drivesim.families.joining import carry, check_joined
 from drivesim.models.autoencoder import downsampling, encode, measure_scale
+from drivesim.models.temporal_stack import TemporalStack
 from drivesim.train.checkpoints import AtomicCheckpointIO, SamplePictures
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.recipes import RECIPES, Parts, trained_parts
@@ -221,6 +222,8 @@ def _export(config: TrainConfig, parts: Parts, frames: FrameCache | None, folder
         shutil.rmtree(folder)
     trained = trained_parts(config)
     made = {name: part for name, part in parts.items() if name in trained or name not in recipe.needs}
+    if config.position_tables:
+        made |= {name: part.with_position_table() for name, part in made.items() if isinstance(part, TemporalStack)}
     save_parts(folder, made, _dtype(config))
     carried = carry(_folders(config), trained, folder)
     index = carried | recipe.index(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from drivesim.conditioning.driving import make_conditioner
 from drivesim.conditioning.rate_label import RateLabel
 from drivesim.diffusion.schedule import training_schedule
 from drivesim.diffusion.settings import as_facts
+from drivesim.families.folder import blank_parts
 from drivesim.models.autoencoder import downsampling
 from drivesim.models.build import (
     SpatialLayers,
@@ -63,7 +65,8 @@ class Recipe:
         if not is_training:
             b = min(b, config.loader.num_val_items)
         if self.learns_from_pictures:
-            piece_hw = config.crop.size_hw if is_training and config.crop.size_hw else (height, width)
+            whole_hw = [side * self.scale(config) for side in config.size_hw]
+            piece_hw = config.crop.size_hw if is_training and config.crop.size_hw else whole_hw
             clip = {"frames_BTCHW": torch.zeros(b, t, 3, *piece_hw)}
         else:
             f = downsampling(parts["autoencoder"])
@@ -103,16 +106,23 @@ def _make_prediction(config: TrainConfig, parts: Parts) -> Parts:
 def _make_interpolation(config: TrainConfig, parts: Parts) -> Parts:
     settings = config.interpolation
     settings.check(config.fps)
-    spatial = parts["temporal"].config.spatial
+    _check_image_layers(config)
+    return {
+        "interpolation": make_interpolation_stack(settings, parts["backbone"]),
+        "rate_label": RateLabel(num_rates=len(settings.rates), dim=settings.label_dim),
+    }
+
+
+def _check_image_layers(config: TrainConfig) -> None:
+    """Raises ValueError where a prediction in `init` has changed the image layers."""
+    if config.init is None or not (Path(config.init) / "temporal").is_dir():
+        return
+    spatial = blank_parts(Path(config.init), ["temporal"])["temporal"].config.spatial
     if spatial != SpatialLayers.FROZEN.value:
         raise ValueError(
             f"init={config.init}: its image layers were trained with its prediction (temporal.spatial={spatial}); "
             "an interpolation needs those of an image model"
         )
-    return {
-        "interpolation": make_interpolation_stack(settings, parts["backbone"]),
-        "rate_label": RateLabel(num_rates=len(settings.rates), dim=settings.label_dim),
-    }
 
 
 def _make_image_upsampler(config: TrainConfig, parts: Parts) -> Parts:

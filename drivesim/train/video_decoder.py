@@ -23,6 +23,7 @@ from drivesim.train.stage import Batch, Stage
 class VideoDecoderLossConfig(ReconstructionLossConfig):
     """Weights of the loss terms, and what moves."""
 
+    difference_weight: float = 0.0  # of the L1 error of what changes from one frame to the next: flicker (ours)
     temporal_alone: bool = False  # trains the layers over time alone; the others stay the image decoder's
 
 
@@ -48,7 +49,8 @@ class VideoDecoderStage(Stage):
         clips = batch["frames_BTCHW"]
         decoded = self.decoder(self._encoded(clips))
         loss, terms = reconstruction_loss(decoded.flatten(0, 1), clips.flatten(0, 1), self.frozen["perceptual"], w)
-        terms["difference"] = F.l1_loss(decoded.diff(dim=1), clips.diff(dim=1)).detach()
+        difference = F.l1_loss(decoded.diff(dim=1), clips.diff(dim=1))
+        loss, terms["difference"] = loss + w.difference_weight * difference, difference.detach()
         if w.adversarial_weight and self.training:
             adversarial, more = adversarial_loss(
                 self.trained["discriminator"], clips, decoded, errors=loss, last_layer=self._last_layer(),

@@ -16,10 +16,12 @@ from drivesim.conditioning.driving import DrivingConditions
 from drivesim.core.boxes import Boxes2D
 from drivesim.core.camera import Camera
 from drivesim.core.seeds import torch_generator
-from drivesim.diffusion.settings import SamplerOverrides
+from drivesim.diffusion.settings import PredictionOverrides, SamplerOverrides
 from drivesim.evaluate.boxes import box_mask
 from drivesim.evaluate.condition_use import Change, ConditionInput, ConditionUse, condition_use, use_lines
 from drivesim.families.driving import DrivingModel
+from drivesim.families.stages import StagesConfig, Upsampling
+from drivesim.models.autoencoder import decode
 from drivesim.toytown import TownConfig, render, simulate
 from tests.evaluate.town_videos import TownVideo, boxes_of
 
@@ -51,7 +53,10 @@ class Given:
 @pytest.fixture(scope="module")
 def model() -> DrivingModel:
     return DrivingModel.from_pretrained(
-        "toytown", design_sampling=SamplerOverrides(steps=5), predict_sampling=SamplerOverrides(steps=2)
+        "toytown",
+        design_sampling=SamplerOverrides(steps=5),
+        predict_sampling=PredictionOverrides(steps=2),
+        stages=StagesConfig(interpolate=False, upsampling=Upsampling.NONE),
     )
 
 
@@ -126,7 +131,7 @@ def test_designed_frames_use_boxes_in_their_place_and_night(model: DrivingModel)
 
     def design(inputs: Design, seed: int) -> Frames:
         conditions = DrivingConditions.of_pictures([inputs.boxes], SIZE_HW, [inputs.is_night], [inputs.num_cars])
-        return model.decode(model.design(conditions, [torch_generator("condition use", seed)]))
+        return decode(model.autoencoder, model.design(conditions, [torch_generator("condition use", seed)]))
 
     rows = by_name(condition_use(design, items, DESIGN_INPUTS))
     assert rows["boxes", Change.SWAPPED].is_used
@@ -144,7 +149,7 @@ def test_predicted_frames_use_the_given_ones(model: DrivingModel) -> None:
     def predict(given: Given, seed: int) -> Frames:
         generators = [torch_generator("condition use", seed)]
         latents = model.predict(given.latents_SCHW[None], generators=generators, is_night=[given.is_night])
-        return model.decode(latents[0, 2:5])
+        return decode(model.autoencoder, latents[0, 2:5])
 
     rows = by_name(condition_use(predict, items, GIVEN_INPUTS))
     assert rows["given frames", Change.SHUFFLED].is_used

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
-from drivesim import cli
+from drivesim import evaluate_command
 from drivesim.core.files import sha256_file
 from drivesim.evaluate.drift import DriftConfig
 from drivesim.evaluate.extractors import ExtractorConfig
@@ -156,7 +156,7 @@ def test_an_evaluation_takes_the_network_from_the_command_line_and_the_prompts_f
     config = EvaluateConfig(
         diversity=False, drift=DriftConfig(enabled=False), report=ReportConfig(num_generated=0, num_real=0)
     )
-    makers = {"clip-vit-b-32": cli._text_frame_extractor}
+    makers = {"clip-vit-b-32": evaluate_command._text_frame_extractor}
     (scores,) = evaluate_protocols(config, [protocol], made, clips[::-1], tmp_path / "out", makers=makers)
     metric = ClipSimilarity()
     metric.update(embedder.texts(prompts), embedder.frames(clips))

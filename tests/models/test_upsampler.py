@@ -90,6 +90,18 @@ def test_frames_see_one_another_and_each_others_small_frames_through_the_tempora
     assert torch.equal(net(noisy, steps, low, levels), alone(noisy, steps, low, levels))
 
 
+@torch.no_grad()
+def test_the_context_of_the_temporal_layers_are_the_small_frames() -> None:
+    net = networks(temporal=True)
+    assert net.video_unet is not None
+    seen = []
+    context_conv = net.video_unet.temporal.mid_block.resnets[0].context_conv  # there the U-Net is as small as they are
+    context_conv.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    noisy, steps, low, levels = inputs()
+    net(noisy, steps, low, levels)
+    assert torch.equal(seen[0], low.flatten(0, 1))
+
+
 def test_what_is_diffused_is_the_picture_or_what_the_enlarged_one_lacks() -> None:
     frames, low = torch.rand(2, 3, 16, 32), torch.rand(2, 3, *LOW_HW)
     assert torch.equal(networks().to_diffused(frames, low), frames)

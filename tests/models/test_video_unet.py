@@ -144,3 +144,24 @@ def test_a_saved_stack_loads_with_the_same_config_and_weights(tmp_path) -> None:
     assert tuple(again.config["num_heads"]) == tuple(stack.config["num_heads"])
     for name, value in stack.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
+
+
+@torch.no_grad()
+def test_positions_as_numbers_compute_the_same_with_fewer_weights() -> None:
+    backbone = UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(16, 32), norm_num_groups=8,
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=2, cross_attention_dim=8,
+    ).eval()  # fmt: skip
+    stack = TemporalStack.for_backbone(backbone, num_frames=6, cross_attention_dim=8, context_noise=9).eval()
+    for parameter in stack.parameters():
+        parameter.add_(0.1 * torch.randn(parameter.shape))
+    folded = stack.with_position_table().eval()
+    sample, step, tokens = torch.randn(2, 6, 4, 8, 8), torch.tensor([3, 400]), torch.randn(2, 3, 8)
+    more = {"temporal_tokens_BLC": tokens, "noise_level_B": torch.tensor([0, 9])}
+    made = [VideoUNet(backbone, one)(sample, step, tokens, **more) for one in (stack, folded)]
+    torch.testing.assert_close(made[0], made[1])
+    sizes = [sum(p.numel() for p in one.parameters()) for one in (stack, folded)]
+    assert sizes[1] < 0.9 * sizes[0]
+    assert not any(".position." in name for name in folded.state_dict())

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from drivesim import cli
+from drivesim.config import compose, recipe_that_writes
 from drivesim.core.files import read_rows
 from drivesim.core.machine import is_out_of_memory
 from drivesim.families.driving import DrivingModel
 from drivesim.planning import advice
+from drivesim.planning.command import plan_command
 from drivesim.rollout.rows import OUT_OF_MEMORY
 from tests.families.tiny_family import write_tiny_family
 
@@ -54,15 +56,13 @@ def drivesim(*arguments: str) -> int:
 
 
 @pytest.fixture
-def advised(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> list[list[str]]:
+def advised(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The plans that advice asks for, made in this process instead of one of its own."""
     asked: list[list[str]] = []
 
-    def here(arguments: list[str]) -> str:
+    def here(arguments: list[str]) -> str:  # not by the command line: Hydra runs one at a time in a process
         asked.append(arguments)
-        capfd.readouterr()
-        assert drivesim(*arguments) == 0
-        return capfd.readouterr().out
+        return plan_command(compose(arguments[0], arguments[1:]), recipe_that_writes).text() + "\nplan: plan.json\n"
 
     monkeypatch.setattr(advice, "_run", here)
     return asked

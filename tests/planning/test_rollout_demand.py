@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from drivesim.config import PlanRolloutCommand
 from drivesim.diffusion.settings import PredictionOverrides
 from drivesim.families.folder import blank_parts, load_parts
 from drivesim.planning import rollout_demand as counting
@@ -68,14 +69,10 @@ def test_a_rollout_twice_as_long_takes_twice_the_work_and_the_same_memory(model:
 
 
 def plan(model: Path, pool: PoolConfig, **wanted: float | str) -> Plan:
-    return plan_rollout(
-        RolloutConfig(futures=4, seconds=2, pool=pool),
-        PlanConfig(measure_s=0, **wanted),
-        model=str(model),
-        sampler=PredictionOverrides(),
-        device="cpu",
-        is_designed=False,
+    command = PlanRolloutCommand(
+        futures=4, seconds=2, pool=pool, model=str(model), start="photo.jpg", plan=PlanConfig(measure_s=0, **wanted)
     )
+    return plan_rollout(command, command.plan)
 
 
 def test_workers_hold_the_model_each_and_fewer_of_them_are_offered(model: Path) -> None:

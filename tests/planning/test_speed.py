@@ -15,8 +15,9 @@ SHEET = DataSheet(memory_gb=1, tflops_16=200, tflops_32=100, gb_a_second=1000)
 
 def work_of(size: int, dtype: torch.dtype = torch.float32) -> Work:
     layer = nn.Linear(size, size, bias=False, device="meta", dtype=dtype)
+    x = torch.empty(size, size, device="meta", dtype=dtype)
     with Tally() as tally, torch.no_grad():
-        layer(torch.empty(size, size, device="meta", dtype=dtype))
+        layer(x)
     return Work.of(tally)
 
 

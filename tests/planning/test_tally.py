@@ -73,7 +73,7 @@ def test_mixed_precision_runs_layers_in_16_bits_and_norms_in_32_with_one_copy_of
         second = layer(first)
         assert (first.dtype, norm(second).dtype) == (torch.bfloat16, torch.float32)
     assert before >= 64 * 64 * 2
-    assert tally.live_bytes - before == second.numel() * 2, "the weight's copy was made twice"
+    assert tally.live_bytes - before < 64 * 64 * 2, "the weight's copy was made twice"
 
 
 def test_results_leave_the_meta_device_without_memory() -> None:

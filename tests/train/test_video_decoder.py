@@ -50,6 +50,8 @@ def test_the_decoders_copy_and_its_layers_over_time_learn_and_the_codebook_stays
     training = stage(kind, adversarial_weight=0.5)
     found = gradients(training)
     assert found.pop("quantize", 0.0) == 0.0
+    moved = [name for name, parameter in training.decoder.named_parameters() if parameter.requires_grad]
+    assert not any(name.startswith("quantize") for name in moved)  # nor averaged, nor decayed
     assert set(found) == {"decoder", "post_quant_conv", "temporal"}
     assert all(largest > 0 for largest in found.values())
     assert all(p.grad is None for p in training.autoencoder.parameters())
