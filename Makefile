@@ -42,5 +42,5 @@ check: $(STAMP)  ## ruff, mypy and the tests that guard the layout
 	$(BIN)/python -m pytest -q tests/test_layout.py tests/test_imports.py
 
 # DRIVESIM_PEER_I3D=PATH of pytorch_i3d.py (github.com/piergiaj/pytorch-i3d) sets ours beside it.
-bench: $(STAMP)  ## measure speeds
+bench: $(STAMP)  ## measure speeds (DRIVESIM_BENCH_ROWS=FILE keeps them as rows)
 	$(BIN)/python -m pytest -q -s tests/benchmarks

@@ -21,6 +21,7 @@ from drivesim.nn.temporal import (
     TemporalResBlock,
     TemporalTransformerBlock,
     from_time_view,
+    positions_at_once,
     sinusoidal,
     to_time_view,
 )
@@ -52,10 +53,9 @@ class TemporalResLayer(nn.Module):
             assert context_NCHW is not None, "this temporal stack was built with context: given frames are needed"
             resized = F.interpolate(context_NCHW, size=h_NCHW.shape[2:], mode="area")
             context = to_time_view(self.context_conv(resized), num_frames)
-        spatial = to_time_view(h_NCHW, num_frames)
-        temporal = self.block(spatial, time_embed_BTD, context)
-        mixed = self.mix(spatial.transpose(1, 2), temporal.transpose(1, 2)).transpose(1, 2)
-        return from_time_view(mixed, h_NCHW)
+        change = from_time_view(self.block(to_time_view(h_NCHW, num_frames), time_embed_BTD, context), h_NCHW)
+        video_shape = (-1, num_frames)
+        return self.mix.add(h_NCHW.unflatten(0, video_shape), change.unflatten(0, video_shape)).flatten(0, 1)  # type: ignore[no-any-return]
 
 
 class TemporalAttentionLayer(nn.Module):
@@ -89,7 +89,10 @@ class TemporalAttentionLayer(nn.Module):
 
     def forward(self, index: int, h_BTPC: Tensor, positions: Tensor, tokens_BLC: Tensor | None) -> Tensor:
         """Output of spatial transformer block `index`, mixed with what attention over time makes of it."""
-        return self.mix(h_BTPC, self.blocks[index](h_BTPC + positions, tokens_BLC))  # type: ignore[no-any-return]
+        block = self.blocks[index]
+        portions = h_BTPC.split(positions_at_once(h_BTPC), dim=2)
+        mixed = [self.mix(portion, block(portion + positions, tokens_BLC)) for portion in portions]
+        return torch.cat(mixed, dim=2)
 
 
 class TemporalBlock(nn.Module):

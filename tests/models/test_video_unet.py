@@ -6,6 +6,7 @@ from diffusers import UNet2DConditionModel
 
 from drivesim.models.temporal_stack import TemporalStack
 from drivesim.models.video_unet import VideoUNet
+from drivesim.nn import temporal
 
 
 def make_backbone(linear: bool = False, layers: int = 2, **told: object) -> UNet2DConditionModel:
@@ -113,6 +114,21 @@ def test_frames_see_one_another_only_through_the_temporal_layers() -> None:
     stack.set_alpha(1.0)
     before, after = video(sample, step, tokens), video(changed, step, tokens)
     assert torch.equal(before[:, :3], after[:, :3])
+
+
+@torch.no_grad()
+def test_positions_that_attend_over_time_in_portions_give_what_all_at_once_give(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backbone = make_backbone()
+    stack = with_random_weights(TemporalStack.for_backbone(backbone, num_frames=4, cross_attention_dim=24))
+    video = VideoUNet(backbone, stack)
+    sample, step, tokens = torch.randn(2, 4, 4, 8, 16), torch.tensor([10, 700]), torch.randn(2, 3, 24)
+    whole = video(sample, step, tokens, temporal_tokens_BLC=tokens)
+    monkeypatch.setattr(temporal, "CPU_PORTION", 2 * 3 * 4 * 64)  # of 2 samples of 4 frames, 3 of 32 positions
+    assert temporal.positions_at_once(torch.empty(2, 4, 32, 64)) == 3
+    in_portions = video(sample, step, tokens, temporal_tokens_BLC=tokens)
+    torch.testing.assert_close(in_portions, whole, atol=1e-5, rtol=1e-4)
 
 
 def test_a_stack_for_another_backbone_is_refused_naming_both_sides() -> None:
