@@ -26,6 +26,7 @@ class Phase:
 
     name: str
     peak_bytes: int  # most at once
+    heap_bytes: int  # most at once of it that comes from a heap, in blocks that are not too large
     work: Work  # of one time
     count: float  # how often
 
@@ -38,12 +39,17 @@ class Demand:
     resident: dict[str, int]  # bytes that stay, by what they are
     phases: list[Phase]
     passing: dict[str, int] = field(default_factory=dict)  # further bytes that are held beside any phase
+    passing_heap_bytes: int = 0  # of these, what comes and goes on a heap, in blocks that are not too large
+
+    @property
+    def largest(self) -> Phase:
+        """The phase that holds most."""
+        return max(self.phases, key=lambda phase: phase.peak_bytes)
 
     @property
     def peak_bytes(self) -> int:
         """Most memory at once, without the process itself."""
-        most = max((phase.peak_bytes for phase in self.phases), default=0)
-        return sum(self.resident.values()) + sum(self.passing.values()) + most
+        return sum(self.resident.values()) + sum(self.passing.values()) + self.largest.peak_bytes
 
 
 def part_sizes(parts: Mapping[str, Any], trained: tuple[str, ...] = ()) -> list[Part]:

@@ -97,21 +97,20 @@ class Plan:
         return [*lines, *(f"  {' '.join(c.overrides)}  ({in_bytes(c.memory_bytes)})" for c in self.changes)]
 
 
-def memory_rows(demand: Demand, process_bytes: int, heap_share: float, copies: int = 1) -> list[Row]:
+def memory_rows(demand: Demand, process_bytes: int, kept_bytes: float, copies: int = 1) -> list[Row]:
     """Peak memory of `copies` processes.
 
     Args:
         demand: of one process.
         process_bytes: of the process itself: interpreter, libraries, or a GPU's context.
-        heap_share: what an allocator keeps beyond what is asked for, as a share of it.
+        kept_bytes: what its allocator keeps beyond what is asked for.
         copies: processes at once.
     """
-    largest = max(demand.phases, key=lambda phase: phase.peak_bytes)
-    of_phase = f"most at once, in: {largest.name}"
     rows = [Row(name="process and libraries", value=process_bytes)]
     rows += [Row(name=name, value=value) for name, value in (demand.resident | demand.passing).items() if value]
-    rows.append(Row(name="activations and gradients", value=largest.peak_bytes, note=of_phase))
-    rows.append(Row(name="kept by the allocator", value=heap_share * largest.peak_bytes, note="an estimate"))
+    of_phase = f"most at once, in: {demand.largest.name}"
+    rows.append(Row(name="activations and gradients", value=demand.largest.peak_bytes, note=of_phase))
+    rows.append(Row(name="kept by the allocator", value=kept_bytes, note="an estimate"))
     if copies > 1:
         rows = [Row(name=row.name, value=copies * row.value, note=f"{copies} processes") for row in rows]
     return rows

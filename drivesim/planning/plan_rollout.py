@@ -9,7 +9,7 @@ from drivesim.core.machine import num_cores, resident_bytes
 from drivesim.planning.changes import Override, applied, fitting, rollout_changes
 from drivesim.planning.demand import Demand
 from drivesim.planning.disk import rollout_disk
-from drivesim.planning.hardware import Hardware, PlanConfig, choose_hardware
+from drivesim.planning.hardware import ROLLOUT_HOLES, Hardware, PlanConfig, choose_hardware
 from drivesim.planning.plan import Plan, Row, flop_rows, hardware_notes, memory_rows, time_rows
 from drivesim.planning.rollout_demand import blank_model, future_plan, rollout_demand
 from drivesim.planning.speed import choose_speed
@@ -67,7 +67,10 @@ def plan_rollout(command: Any, wanted: PlanConfig) -> Plan:
 def _memory(demand: Demand, pool: PoolConfig, workers: int, on: Hardware, now_bytes: int) -> list[Row]:
     """Of all processes on the device."""
     process_bytes = on.process_bytes(now_bytes)
-    rows = memory_rows(demand, process_bytes, on.heap_share, copies=workers)
+    largest = demand.largest
+    heap_bytes = largest.heap_bytes + demand.passing_heap_bytes
+    kept_bytes = on.kept_bytes(largest.peak_bytes, heap_bytes, ROLLOUT_HOLES)
+    rows = memory_rows(demand, process_bytes, kept_bytes, copies=workers)
     if pool.kind is PoolKind.RAY and not on.is_gpu:  # the process that hands out the futures
         rows.append(Row(name="this process", value=process_bytes, note="Ray's own processes are not counted"))
     return rows

@@ -5,9 +5,17 @@ from __future__ import annotations
 from drivesim.core.machine import resident_bytes
 from drivesim.data.source import ClipSource
 from drivesim.planning.changes import Override, applied, fitting, training_changes
+from drivesim.planning.demand import Demand
 from drivesim.planning.disk import cached_frames, training_disk
-from drivesim.planning.hardware import TRAINER_BYTES, PlanConfig, choose_hardware, training_device
-from drivesim.planning.plan import Plan, flop_rows, hardware_notes, memory_rows, time_rows
+from drivesim.planning.hardware import (
+    TRAINER_BYTES,
+    TRAINING_HOLES,
+    Hardware,
+    PlanConfig,
+    choose_hardware,
+    training_device,
+)
+from drivesim.planning.plan import Plan, Row, flop_rows, hardware_notes, memory_rows, time_rows
 from drivesim.planning.speed import choose_speed
 from drivesim.planning.training_demand import FindRecipe, stage_parts, training_demand
 from drivesim.rollout.pools import torch_threads
@@ -48,7 +56,7 @@ def plan_training(config: TrainConfig, wanted: PlanConfig, find_recipe: FindReci
         what=f"training of stage {StageName(config.stage).value} ({config.name})",
         hardware=hardware,
         parts=demand.parts,
-        memory=memory_rows(demand, process_bytes, hardware.heap_share),
+        memory=_memory(demand, process_bytes, hardware),
         flops=flop_rows(demand),
         disk=training_disk(config, demand, num_cached, autoencoder=encoder, scale=recipe.scale(config)),
         time=time_rows(demand, speed),
@@ -57,9 +65,15 @@ def plan_training(config: TrainConfig, wanted: PlanConfig, find_recipe: FindReci
 
     def needs(overrides: list[Override]) -> tuple[int, int]:
         changed = training_demand(applied(config, overrides), parts)
-        rows = memory_rows(changed, process_bytes, hardware.heap_share)
+        rows = _memory(changed, process_bytes, hardware)
         return int(sum(row.value for row in rows)), hardware.memory_bytes
 
     if wanted.changes or not plan.fits:
         plan.changes = fitting(training_changes(config), needs, plan.memory_bytes)
     return plan
+
+
+def _memory(demand: Demand, process_bytes: int, hardware: Hardware) -> list[Row]:
+    largest = demand.largest
+    kept_bytes = hardware.kept_bytes(largest.peak_bytes, largest.heap_bytes, TRAINING_HOLES)
+    return memory_rows(demand, process_bytes, kept_bytes)

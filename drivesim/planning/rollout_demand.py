@@ -20,13 +20,15 @@ from drivesim.families.stages import StagesConfig
 from drivesim.planning.as_on_device import AsOnDevice
 from drivesim.planning.demand import Demand, Phase, part_sizes, weight_bytes
 from drivesim.planning.speed import Work
-from drivesim.planning.tally import Tally
+from drivesim.planning.tally import LARGEST_HEAP_BLOCK, Tally
 from drivesim.rollout.cascade import WINDOWS_AT_ONCE
 from drivesim.rollout.plan import Plan
 from drivesim.rollout.run import RolloutConfig
 
 _COUNTED_STEPS = 2  # of sampling: multistep samplers remember one
-_FINISHED_AT_ONCE = 16  # frames of which the work of decoding, and of what follows it, is counted
+# Frames of which the work of decoding, and of what follows it, is counted: so many that some are decoded with all their
+# neighbours and that there are several portions to upsample.
+_FINISHED_AT_ONCE = 48
 
 
 @dataclass(kw_only=True, slots=True)
@@ -85,7 +87,7 @@ def rollout_demand(config: RolloutConfig, blank: BlankModel, *, is_designed: boo
     )
     if model.num_passes:
         phases.append(_filling_in(model, num_chunks, latent))
-    piece = torch.zeros(min(plan.num_frames, _FINISHED_AT_ONCE), *latent, device="meta")
+    piece = torch.zeros(min(plan.chunk(0).num_new, _FINISHED_AT_ONCE), *latent, device="meta")
     pieces = config.futures * plan.num_frames / len(piece)
     phases.append(
         _sampled(
@@ -94,11 +96,13 @@ def rollout_demand(config: RolloutConfig, blank: BlankModel, *, is_designed: boo
         )
     )  # fmt: skip
     networks = [part for part in blank.parts.values() if isinstance(part, torch.nn.Module)]
+    chunk = _chunk_blocks(model, plan)
     return Demand(
         parts=part_sizes(blank.parts),
         resident={"weights": sum(weight_bytes(network) for network in networks)},
         phases=phases,
-        passing={"frames of a chunk": _chunk_bytes(model, plan), "video encoder": encoder_bytes(model.size_hw)},
+        passing={"frames of a chunk": sum(chunk), "video encoder": encoder_bytes(model.size_hw)},
+        passing_heap_bytes=sum(size for size in chunk if size <= LARGEST_HEAP_BLOCK),
     )
 
 
@@ -146,7 +150,8 @@ def _filling_in(model: DrivingModel, num_chunks: int, latent: tuple[int, ...]) -
 def _counted(name: str, count: float, run: Callable[[], object]) -> Phase:
     with Tally() as tally, AsOnDevice(), torch.no_grad():
         run()
-    return Phase(name=name, peak_bytes=tally.peak_bytes, work=Work.of(tally), count=count)
+    peaks = {"peak_bytes": tally.peak_bytes, "heap_bytes": tally.peak_heap_bytes}
+    return Phase(name=name, work=Work.of(tally), count=count, **peaks)
 
 
 def _sampled(name: str, count: float, settings: tuple[Any, str], run: Callable[[], object]) -> Phase:
@@ -175,10 +180,11 @@ def _sampled(name: str, count: float, settings: tuple[Any, str], run: Callable[[
     return phase
 
 
-def _chunk_bytes(model: DrivingModel, plan: Plan) -> int:
-    """A chunk's pictures twice, piece by piece and joined: as bytes, and before upsampling as 32-bit numbers."""
+def _chunk_blocks(model: DrivingModel, plan: Plan) -> list[int]:
+    """Bytes of a chunk's pictures, piece by piece and joined: as bytes, and before upsampling as 32-bit numbers."""
     (height, width), (small_height, small_width) = model.size_hw, model.small_hw
-    return 2 * 3 * plan.chunk(0).num_new * (height * width + 4 * small_height * small_width)
+    num_numbers = 3 * plan.chunk(0).num_new
+    return 2 * [num_numbers * height * width, 4 * num_numbers * small_height * small_width]
 
 
 def encoder_bytes(size_hw: tuple[int, int]) -> int:

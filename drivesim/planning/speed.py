@@ -24,6 +24,7 @@ _WITH_BATCH: dict[Any, tuple[int, ...]] = {
     _aten.addmm: (1,),
     _aten.bmm: (0, 1),
     _aten._scaled_dot_product_flash_attention_for_cpu: (0, 1, 2),
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: (0, 1, 2, 3, 4, 5),
 }
 _LARGE_FLOPS = 1e9  # a kernel's rate is the same from here on
 _LARGE_BYTES = 64 << 20  # of the copy that bandwidth is measured with: larger than a cache
@@ -94,24 +95,32 @@ class SheetSpeed:
         return total
 
 
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Timed:
+    """One run of a kernel."""
+
+    flops: float
+    seconds: float
+
+
 @dataclass(kw_only=True, slots=True)
 class MeasuredSpeed:
-    """Rates of kernels that were timed; the others take the average of their operator, or of all."""
+    """Kernels that were timed; the others are as fast as those of their operator together, or as all."""
 
-    rates: dict[Kernel, float]  # FLOPs a second
+    timed: dict[Kernel, Timed]
     bandwidth: float  # bytes a second that simple operators read and write
     call_s: float  # of an operator on next to nothing
 
     def seconds(self, work: Work) -> float:
         """Wall time of the work."""
-        of_operator: dict[Any, list[float]] = defaultdict(list)
-        for kernel, rate in self.rates.items():
-            of_operator[kernel.operator].append(rate)
-        every = list(self.rates.values())
+        of_operator: dict[Any, list[Timed]] = defaultdict(list)
+        for kernel, run in self.timed.items():
+            of_operator[kernel.operator].append(run)
         total = work.moved_bytes / self.bandwidth + work.num_calls * self.call_s
         for kernel, count in work.kernels.items():
-            known = of_operator.get(kernel.operator) or every
-            rate = self.rates.get(kernel) or len(known) / sum(1 / rate for rate in known)
+            alike = [self.timed[kernel]] if kernel in self.timed else of_operator.get(kernel.operator)
+            runs = alike or list(self.timed.values())
+            rate = sum(run.flops for run in runs) / sum(run.seconds for run in runs)
             total += count * work.flops_of[kernel] / rate
         return total
 
@@ -143,19 +152,19 @@ def measure_speed(works: Sequence[Work], device: str, budget_s: float) -> Measur
         for kernel, count in work.kernels.items():
             shares[kernel] += count * work.flops_of[kernel]
     began = time.perf_counter()
-    rates: dict[Kernel, float] = {}
+    timed: dict[Kernel, Timed] = {}
     for kernel, share in sorted(shares.items(), key=lambda item: -item[1]):
         if time.perf_counter() - began >= budget_s or share == 0:
             break
         if kernel.operator._overloadpacket in _WITH_BATCH:
-            rates[kernel] = _rate(kernel, flops_of[kernel], device)
-    if not rates:
+            timed[kernel] = _timed(kernel, flops_of[kernel], device)
+    if not timed:
         return None
-    return MeasuredSpeed(rates=rates, bandwidth=_bandwidth(device), call_s=_call_s(device))
+    return MeasuredSpeed(timed=timed, bandwidth=_bandwidth(device), call_s=_call_s(device))
 
 
-def _rate(kernel: Kernel, flops: int, device: str) -> float:
-    """FLOPs a second of one kernel, on a part of its batch where it is large."""
+def _timed(kernel: Kernel, flops: int, device: str) -> Timed:
+    """One kernel, on a part of its batch where it is large."""
     arguments = list(kernel.arguments())
     batched = _WITH_BATCH[kernel.operator._overloadpacket]
     batch = arguments[batched[0]].shape[0]
@@ -164,7 +173,7 @@ def _rate(kernel: Kernel, flops: int, device: str) -> float:
         whole = arguments[place]
         arguments[place] = TensorShape((kept, *whole.shape[1:]), whole.stride, whole.dtype)
     real = tree_map(lambda leaf: _filled(leaf, device) if isinstance(leaf, TensorShape) else leaf, tuple(arguments))
-    return flops * kept / batch / _fastest_s(lambda: kernel.operator(*real), device)
+    return Timed(flops=flops * kept / batch, seconds=_fastest_s(lambda: kernel.operator(*real), device))
 
 
 def _filled(shape: TensorShape, device: str) -> Tensor:

@@ -17,6 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+# glibc takes larger blocks from the system one by one and gives them back at once (M_MMAP_THRESHOLD, mallopt(3)).
+LARGEST_HEAP_BLOCK = 32 << 20
 _ATEN = torch.ops.aten
 _FUSED = _ATEN._scaled_dot_product_flash_attention_for_cpu
 _FUSED_BACKWARD = _ATEN._scaled_dot_product_flash_attention_for_cpu_backward
@@ -70,16 +72,18 @@ class Tally(TorchDispatchMode):
         super().__init__()
         self.live_bytes = 0  # of tensors that were made inside and are still held
         self.peak_bytes = 0  # most of them at once
+        self.peak_heap_bytes = 0  # most at once of those that come from a heap, rather than from the system
         self.num_calls = 0  # operators run, views included
         self.kernels: Counter[Kernel] = Counter()  # operators that have a number of FLOPs, by how often they ran
         self.flops_of: dict[Kernel, int] = {}  # of one run
         self.moved_bytes = 0  # read and written by the other operators, views left out
+        self._live_heap_bytes = 0
         self._held: dict[int, int] = {}  # storages that were made inside -> bytes
         self._older: dict[int, torch.UntypedStorage] = {}  # storages from before; held, or their ids would come again
 
     def begin(self) -> None:
         """Counts anew from here; what is held stays held."""
-        self.peak_bytes = self.live_bytes
+        self.peak_bytes, self.peak_heap_bytes = self.live_bytes, self._live_heap_bytes
         self.num_calls, self.moved_bytes = 0, 0
         self.kernels.clear()
 
@@ -103,14 +107,20 @@ class Tally(TorchDispatchMode):
         number = id(storage)
         if number in self._held or number in self._older:
             return False
+        self._add(storage.nbytes())
         self._held[number] = storage.nbytes()
-        self.live_bytes += storage.nbytes()
-        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
         weakref.finalize(storage, self._free, number)
         return True
 
     def _free(self, number: int) -> None:
-        self.live_bytes -= self._held.pop(number)
+        self._add(-self._held.pop(number))
+
+    def _add(self, num_bytes: int) -> None:
+        self.live_bytes += num_bytes
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+        if abs(num_bytes) <= LARGEST_HEAP_BLOCK:
+            self._live_heap_bytes += num_bytes
+            self.peak_heap_bytes = max(self.peak_heap_bytes, self._live_heap_bytes)
 
     def _count(self, func: Any, call: tuple[Any, Any, Any], inputs: Any, outputs: Any, is_new: bool) -> None:
         args, kwargs, out = call

@@ -112,7 +112,13 @@ def _steps(stage: Stage, config: TrainConfig, batches: dict[bool, dict[str, Tens
     work = _step(stage, optimizer, config, batches[True], tally, low)
     state = _state_bytes(optimizer)
     steps = config.trainer.max_steps
-    step = Phase(name="training step", peak_bytes=tally.peak_bytes - state, work=work, count=steps)
+    step = Phase(
+        name="training step",
+        peak_bytes=tally.peak_bytes - state,
+        heap_bytes=max(0, tally.peak_heap_bytes - state),
+        work=work,
+        count=steps,
+    )
     tally.begin()
     with tally, AsOnDevice(low), torch.no_grad():
         stage.eval()
@@ -122,6 +128,7 @@ def _steps(stage: Stage, config: TrainConfig, batches: dict[bool, dict[str, Tens
     validation = Phase(
         name="validation batch",
         peak_bytes=tally.peak_bytes - state,
+        heap_bytes=max(0, tally.peak_heap_bytes - state),
         work=Work.of(tally),
         count=steps // config.trainer.validate_every * num_batches,
     )
@@ -172,7 +179,10 @@ def _caching(autoencoder: Autoencoder, config: TrainConfig, num_cached: int) -> 
     height, width = config.size_hw
     with Tally() as tally, AsOnDevice():
         encode(autoencoder, np.zeros((FRAMES_AT_ONCE, height, width, 3), dtype=np.uint8))
-    count = num_cached / FRAMES_AT_ONCE
     return Phase(
-        name=f"latents of {FRAMES_AT_ONCE} frames", peak_bytes=tally.peak_bytes, work=Work.of(tally), count=count
+        name=f"latents of {FRAMES_AT_ONCE} frames",
+        peak_bytes=tally.peak_bytes,
+        heap_bytes=tally.peak_heap_bytes,
+        work=Work.of(tally),
+        count=num_cached / FRAMES_AT_ONCE,
     )

@@ -21,13 +21,20 @@ RUNS = {
     "autoencoder": ["train", "experiment=toytown/autoencoder", *SHARED],
     "autoencoder with discriminator": ["train", "experiment=toytown/autoencoder_whole", "warm_start=null", *SHARED],
     "image": ["train", "experiment=toytown/image", *ON_TOYTOWN],
-    "prediction": ["train", "experiment=toytown/prediction", "fps=4", "cache_fps=4", *ON_TOYTOWN],
+    "prediction": ["train", "experiment=toytown/prediction", "warm_start=null", "fps=4", "cache_fps=4", *ON_TOYTOWN],
     "prediction, half the batch, AdamW": [
-        "train", "experiment=toytown/prediction", "fps=4", "cache_fps=4", "loader.batch_size=2",
+        "train", "experiment=toytown/prediction", "warm_start=null", "fps=4", "cache_fps=4", "loader.batch_size=2",
         "optim.optimizer=ADAMW", *ON_TOYTOWN,
     ],
     "interpolation": [
-        "train", "experiment=toytown/interpolation", "fps=1", "cache_fps=4", "interpolation.rates=[4.0]", *ON_TOYTOWN
+        "train", "experiment=toytown/interpolation", "fps=1", "cache_fps=4", "interpolation.num_frames=5",
+        "interpolation.rates=[4.0]", *ON_TOYTOWN,
+    ],
+    "video decoder": [
+        "train", "experiment=toytown/video_decoder", "fps=4", "cache_fps=4", "video_decoder.fps=4", *ON_TOYTOWN
+    ],
+    "rollout of key frames": [
+        "rollout", "start=cut_in", "futures=1", "seconds=12", "stages.interpolate=false", "stages.upsampling=NONE"
     ],
     "rollout": ["rollout", "start=cut_in", "futures=1", "seconds=10"],
 }  # fmt: skip

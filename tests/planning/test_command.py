@@ -72,7 +72,10 @@ def test_a_rollout_is_planned_by_writing_plan_in_front(
 
 
 def test_a_training_that_does_not_fit_is_no_failure_of_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
-    assert drivesim("plan", "train", *TINY_AUTOENCODER, "plan.memory_gib=0.01", "plan.measure_s=0") == 0
+    assert (
+        drivesim("plan", "train", *TINY_AUTOENCODER, "loader.batch_size=1", "plan.memory_gib=0.01", "plan.measure_s=0")
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "does not fit: " in printed
     assert "not estimated: plan.measure_s=0" in printed

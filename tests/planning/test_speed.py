@@ -7,7 +7,15 @@ import torch
 from torch import nn
 
 from drivesim.planning.hardware import DataSheet, PlanConfig, choose_hardware
-from drivesim.planning.speed import SHARE_OF_BANDWIDTH, SHARE_OF_PEAK, MeasuredSpeed, SheetSpeed, Work, measure_speed
+from drivesim.planning.speed import (
+    SHARE_OF_BANDWIDTH,
+    SHARE_OF_PEAK,
+    MeasuredSpeed,
+    SheetSpeed,
+    Timed,
+    Work,
+    measure_speed,
+)
 from drivesim.planning.tally import Tally
 
 SHEET = DataSheet(memory_gb=1, tflops_16=200, tflops_32=100, gb_a_second=1000)
@@ -33,10 +41,14 @@ def test_a_small_kernel_is_bound_by_memory() -> None:
     assert SheetSpeed(sheet=SHEET).seconds(work_of(16)) == pytest.approx(expected)
 
 
-def test_kernels_that_were_not_timed_take_the_average_of_those_that_were() -> None:
+def test_kernels_that_were_not_timed_are_as_fast_as_those_that_were_together() -> None:
     first, second = work_of(16), work_of(32)
-    speed = MeasuredSpeed(rates=dict.fromkeys(first.kernels, 1e6), bandwidth=1e9, call_s=0.0)
-    assert speed.seconds(second) == pytest.approx(2 * 32**3 / 1e6)
+    (kernel,) = first.kernels
+    (slow,) = work_of(2).kernels  # next to nothing, and next to no part of the average
+    timed = {kernel: Timed(flops=1e6, seconds=1.0), slow: Timed(flops=16, seconds=0.01)}
+    speed = MeasuredSpeed(timed=timed, bandwidth=1e9, call_s=0.0)
+    assert speed.seconds(first) == pytest.approx(2 * 16**3 / 1e6)
+    assert speed.seconds(second) == pytest.approx(2 * 32**3 / 1e6, rel=0.02)
 
 
 def test_work_is_added_and_taken_away() -> None:
@@ -53,7 +65,7 @@ def test_this_machine_is_timed_within_the_budget() -> None:
     work = Work.of(tally)
     speed = measure_speed([work], "cpu", budget_s=0.5)
     assert speed is not None
-    assert len(speed.rates) == len(work.kernels) == 2
+    assert len(speed.timed) == len(work.kernels) == 2
     assert 0 < speed.seconds(work) < 1
     assert measure_speed([work], "cpu", budget_s=0) is None
 
