@@ -94,6 +94,8 @@ def load_text_to_image(
     else:
         made = _from_folder(found, None if base is None else find_source(base), dtype)
     made.check(str(source))
+    if not made.is_upscaler:
+        _correct_old_schedule(made.scheduler)
     for lora in loras:
         fuse_lora(lora, made.unet, made.text_encoder)
     return made
@@ -142,6 +144,13 @@ def _from_original(file: OriginalCheckpoint, dtype: torch.dtype) -> TextToImage:
         vae=file.vae(dtype),
         unet=file.unet(dtype),
     )
+
+
+def _correct_old_schedule(scheduler: Any) -> None:
+    """Two settings that old checkpoints have wrong, as diffusers' own pipeline corrects them for its pictures."""
+    right = {"steps_offset": 1, "clip_sample": False}
+    wrong = [name for name, value in right.items() if scheduler.config.get(name, value) != value]
+    scheduler.register_to_config(**{name: right[name] for name in wrong})
 
 
 def _load_low_res_scheduler(folder: Path) -> Any:

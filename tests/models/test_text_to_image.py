@@ -147,6 +147,21 @@ def test_names_of_older_files_are_understood(tmp_path: Path, folders: dict[str, 
     assert_equal_weights(load_text_to_image(folder), tiny_text_to_image("v1"))
 
 
+def test_settings_that_old_checkpoints_have_wrong_are_corrected_as_the_stock_pipeline_does(
+    tmp_path: Path, folders: dict[str, Path]
+) -> None:
+    folder = tmp_path / "old"
+    shutil.copytree(folders["v2"], folder)
+    changed_config(folder / "scheduler" / "scheduler_config.json", steps_offset=0, clip_sample=True)
+    with pytest.warns(FutureWarning):
+        stock = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True).scheduler
+    made = load_text_to_image(folder).scheduler
+    for scheduler in (stock, made):
+        scheduler.set_timesteps(4)
+        assert (scheduler.config.steps_offset, scheduler.config.clip_sample) == (1, False)
+    assert torch.equal(made.timesteps, stock.timesteps)
+
+
 @pytest.fixture
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of the hub, which cannot be reached."""
