@@ -105,6 +105,26 @@ def test_alpha_one_gives_the_stock_pipelines_images_bit_for_bit(
         assert torch.equal((decode_pictures(parts.vae, made) / 2 + 0.5).clamp(0, 1), stock("pt"))
 
 
+@torch.no_grad()
+def test_alpha_one_gives_the_x4_upscalers_own_prediction_bit_for_bit(folders: dict[str, Path]) -> None:
+    unet = load_text_to_image(folders["upscaler"]).unet
+    stack = TemporalStack.for_backbone(
+        unet, num_frames=8, per_frame_alpha=False, cross_attention_dim=WIDTH["upscaler"], context_in_channels=3,
+        context_shortcut=True,
+    )  # fmt: skip
+    network = VideoUNet(unet, with_random_weights(stack)).eval()
+    noisy, low, tokens = torch.randn(2, 3, 4, 8, 16), torch.randn(2, 3, 3, 8, 16), torch.randn(2, 5, WIDTH["upscaler"])
+    step, level, sample = torch.tensor([9, 700]), torch.tensor([20, 200]), torch.cat([noisy, low], dim=2)
+    expected = unet(
+        sample.flatten(0, 1), step.repeat_interleave(3), tokens.repeat_interleave(3, 0),
+        class_labels=level.repeat_interleave(3),
+    ).sample.unflatten(0, (2, 3))  # fmt: skip
+    more = {"context_BTCHW": low, "temporal_tokens_BLC": tokens, "noise_level_B": level}
+    assert not torch.equal(network(sample, step, tokens, **more), expected)
+    stack.set_alpha(1.0)
+    assert torch.equal(network(sample, step, tokens, **more), expected)
+
+
 def test_weights_are_loaded_in_the_wanted_precision_and_half_precision_files_are_found(
     tmp_path: Path, folders: dict[str, Path]
 ) -> None:
@@ -226,12 +246,13 @@ def spoil(folder: Path, how: str) -> None:
         ("no scheduler's class", "is a UNet2DModel, expected a scheduler of diffusers"),
     ],
 )
-def test_a_spoilt_folder_is_refused_in_one_line(
-    how: str, message: str, tmp_path: Path, folders: dict[str, Path]
+def test_a_spoilt_folder_is_refused_in_one_line_before_weights_are_read(
+    how: str, message: str, tmp_path: Path, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "spoilt"
     shutil.copytree(folders["v1"], folder)
     spoil(folder, how)
+    monkeypatch.delattr("drivesim.models.text_to_image.read_tensors")  # headers say it
     with pytest.raises(ValueError, match=message) as told:
         load_text_to_image(folder)
     assert str(folder) in str(told.value) and len(str(told.value).splitlines()) == 1
