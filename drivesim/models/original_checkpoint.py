@@ -106,7 +106,13 @@ class OriginalCheckpoint:
         beside = path.with_suffix("")
         if base is None and beside.is_dir():
             base = beside
-        return cls(path=path, shapes=shapes, base=find_source(base or _hub_id(path, shapes)))
+        try:
+            return cls(path=path, shapes=shapes, base=find_source(base or _hub_id(path, shapes), has_weights=False))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{path}: a single file holds no configs, tokenizer and scheduler; lay a diffusers folder with "
+                f"those of its kind beside it as {beside.name}, or name one as base. {error}"
+            ) from error
 
     def unet(self, dtype: torch.dtype) -> JudgedPart:
         """The U-Net.

@@ -67,6 +67,22 @@ def test_a_file_that_does_not_fit_the_configs_is_refused_before_weights_are_read
     assert len(str(told.value).splitlines()) == 1
 
 
+def test_without_configs_a_file_says_what_to_lay_beside_it_and_takes_them_from_the_hubs_cache(
+    tmp_path: Path, folders: dict[str, Path], hub_cache: Path
+) -> None:
+    path = write_original(tiny_text_to_image("v1"), tmp_path / "mine.safetensors")
+    with pytest.raises(
+        FileNotFoundError, match="beside it as mine, or name one as base. stable-diffusion-v1-5/"
+    ) as told:
+        load_text_to_image(path)
+    assert len(str(told.value).splitlines()) == 1
+    stored = hub_cache / "models--stable-diffusion-v1-5--stable-diffusion-v1-5"
+    without_weights(folders["v1"], stored / "snapshots" / ("0" * 40))
+    (stored / "refs").mkdir()
+    (stored / "refs" / "main").write_text("0" * 40)
+    assert_equal_weights(load_text_to_image(path), tiny_text_to_image("v1"))
+
+
 def test_other_files_are_refused_saying_what_was_found(tmp_path: Path, folders: dict[str, Path]) -> None:
     unet = folders["v1"] / "unet" / "diffusion_pytorch_model.safetensors"
     with pytest.raises(ValueError, match=r"no tensors model.diffusion_model.\* of the U-Net; found \d+, the first is "):

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -180,14 +179,6 @@ def test_settings_that_old_checkpoints_have_wrong_are_corrected_as_the_stock_pip
         scheduler.set_timesteps(4)
         assert (scheduler.config.steps_offset, scheduler.config.clip_sample) == (1, False)
     assert torch.equal(made.timesteps, stock.timesteps)
-
-
-@pytest.fixture
-def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of the hub, which cannot be reached."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    return tmp_path / "hub"
 
 
 def test_a_hub_id_is_found_in_the_cache(hub_cache: Path, folders: dict[str, Path]) -> None:
