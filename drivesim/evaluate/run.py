@@ -182,6 +182,7 @@ def _scores(config: EvaluateConfig, scorer: Scorer, out_dir: Path) -> Scores:
             index=index,
             extractor=network,
             sets=scorer.sets,
+            store=scorer.reading.store.folder,
             floor=config.controls.floor,
             config=config.uncertainty,
             covariance=scorer.protocol.covariance,
