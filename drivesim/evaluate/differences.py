@@ -67,6 +67,8 @@ class Pair:
         return frechet_difference(first, second, real, self.config, covariance), None
 
     def _of_sets(self, kind: MetricKind, sets: Sequence[FeatureSet]) -> Difference:
+        if kind is MetricKind.INCEPTION_SCORE and "class_scores" not in self.first.network(self.extractor):
+            return None, f"{self.first.folder} is of an earlier version, which kept no kind of classes; evaluate again"
         try:
             first, second = (
                 self._value(kind, result, features)
@@ -81,7 +83,7 @@ class Pair:
 
     def _value(self, kind: MetricKind, result: StoredScores, features: FeatureSet) -> Jackknife:
         if kind is MetricKind.INCEPTION_SCORE:
-            class_scores = ClassScores(result.network(self.extractor)["class_scores"])
+            class_scores = ClassScores(self.first.network(self.extractor)["class_scores"])
             return inception_value(features, class_scores, self.extractor)[1]
 
         def texts(prompts: Sequence[str]) -> Tensor:

@@ -64,7 +64,7 @@ def futures_section(entries: Sequence[Futures]) -> str:
 
 def _line(entry: Futures) -> str:
     shares = ", ".join(f"{turn.mode} {turn.count} ({turn.low:.0%} to {turn.high:.0%})" for turn in entry.turns)
-    text = f"{entry.name}: futures by the way they drive: {shares}."
+    text = f"{entry.name} and the others of its start frame, by the way they drive: {shares}."
     if entry.features is not None:
         spread = entry.features
         text += (

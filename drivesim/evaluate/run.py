@@ -30,10 +30,11 @@ from drivesim.evaluate.score_rows import RowsOfExtractor
 from drivesim.evaluate.scorer import Reading, Scorer, Side, first_causes, read_side
 from drivesim.evaluate.scores import Scores, StoredFeatures, StoredSet
 from drivesim.evaluate.uncertainty import UncertaintyConfig
-from drivesim.evaluate.videos import Video, as_videos
+from drivesim.evaluate.videos import Video, as_videos, find_videos
 
 SCORES_FILE = "scores.json"
 ROWS_FILE = "rows.jsonl"
+_UNEVEN = 2  # times as many clips of one video as of another are worth a word
 
 Source = str | Path | Iterable[Any]
 DrawDrift = Callable[[Drift, Path], None]
@@ -119,6 +120,8 @@ def evaluate_protocols(
     names = [protocol.name for protocol in protocols]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"protocols are {', '.join(names) or 'none'}; give at least one, each once")
+    if config.drift.reference is not None:
+        find_videos(config.drift.reference)  # a folder that is not there is told before anything is read
     generated_name, generated_videos = _set_of(generated)
     real_name, real_videos = _set_of(real)
     if extractors is None:
@@ -325,6 +328,23 @@ def _size_warnings(scorer: Scorer) -> list[str]:
     ]
 
 
+def _length_warnings(scorer: Scorer) -> list[str]:
+    """Videos of which some have twice as many clips as others: the long ones weigh more."""
+    counts: dict[Side, list[int]] = {}
+    for side in Side:
+        videos = scorer.sets[side][0, Variant.PLAIN].videos
+        whole = videos[:-1] if scorer.is_full(side) else videos  # the last one was cut short
+        counts[side] = [video.clips.stop for video in whole if video.clips.stop]
+    both = [*counts[Side.GENERATED], *counts[Side.REAL]]
+    if not both or max(both) < _UNEVEN * min(both):
+        return []
+    shown = ", ".join(f"{side.value} ones {min(own)} to {max(own)}" for side, own in counts.items() if own)
+    return [
+        f"videos of different lengths: clips of each are {shown}; longer videos count more, and what changes over "
+        "their time moves the score: cut both sides to one length"
+    ]
+
+
 def _warnings(scorer: Scorer, found: list[RowsOfExtractor]) -> list[str]:
     """What a reader of the scores has to know."""
     warnings = []
@@ -333,7 +353,7 @@ def _warnings(scorer: Scorer, found: list[RowsOfExtractor]) -> list[str]:
     for side in Side:
         if copies := len(scorer.digests[side]) - len(set(scorer.digests[side])):
             warnings.append(f"{copies} {side.value} videos are copies of others there, byte for byte: they count twice")
-    warnings += _size_warnings(scorer)
+    warnings += _size_warnings(scorer) + _length_warnings(scorer)
     codecs = [scorer.cards[side].codecs for side in Side]
     if set(codecs[0]) != set(codecs[1]):
         made, real = (" and ".join(f"{name} ({num})" for name, num in side.items()) for side in codecs)
