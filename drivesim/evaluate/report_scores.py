@@ -111,7 +111,7 @@ def _interval(score: Score) -> str:
     """Estimate and ends; a dash where there are too few vectors or drives, which a warning explains."""
     if score.interval is None:
         return "&ndash;"
-    return f"{html.escape(score.middle)} [{score.interval.low:.4g}, {score.interval.high:.4g}]"
+    return f"{html.escape(score.middle)} <span>[{score.interval.low:.4g}, {score.interval.high:.4g}]</span>"
 
 
 def _content_bias(entry: ContentBias) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from drivesim.core.files import append_row, read_json, write_json
-from drivesim.core.video import probe
 from drivesim.evaluate.captions import with_captions
 from drivesim.evaluate.controls import ControlsConfig, Variant
 from drivesim.evaluate.copies import real_neighbours
@@ -246,7 +245,7 @@ def resolve(
         seen.append(video)
         try:
             frame = next(iter(video.timed_frames(None)))[1]
-            own_fps = _own_fps(video)
+            own_fps = video.own_fps()
         except StopIteration:
             causes.append(f"{video.name}: no frame in it")
         except (ValueError, OSError) as error:
@@ -259,13 +258,6 @@ def resolve(
             ]
             return resolved, chain(seen, videos)
     raise ValueError("no generated video can be read: " + first_causes(causes))
-
-
-def _own_fps(video: Video) -> float | None:
-    if not video.is_timed:
-        return video.fps
-    assert video.path is not None
-    return round(probe(video.path).fps, 3)
 
 
 def _diversity(videos: list[Video], protocol: ProtocolConfig, rows: Path) -> list[Diversity]:
