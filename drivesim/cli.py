@@ -73,7 +73,7 @@ def main() -> None:
             guess = nearest(command, COMMANDS)
             hint = f", did you mean '{guess}'?" if guess else ""
             raise ValueError(f"unknown command '{command}'{hint}; valid: {', '.join(COMMANDS)}")
-        _compose_and_run(command, overrides)
+        _compose_and_run(command, compare_key(overrides) if command == "evaluate" else overrides)
     except KeyboardInterrupt:
         after = "the same command with the same out=FOLDER goes on" if command in GO_ON else f"{command} starts over"
         _fail(f"stopped; {after}", 130)
@@ -81,6 +81,22 @@ def main() -> None:
         if wants_traceback:
             raise
         _fail(str(error), 2 if isinstance(error, (ValueError, FileNotFoundError)) else 1)
+
+
+def compare_key(arguments: Sequence[str]) -> list[str]:
+    """The arguments of `evaluate` with `--compare A B` as the key that it stands for; Hydra would refuse the flag.
+
+    Raises:
+        ValueError: fewer than two folders behind it.
+    """
+    if "--compare" not in arguments:
+        return list(arguments)
+    at = arguments.index("--compare")
+    folders = [text for text in arguments[at + 1 : at + 3] if not text.startswith("-")]
+    if len(folders) < 2:
+        raise ValueError("--compare takes two folders of earlier evaluations: drivesim evaluate --compare A B")
+    quoted = [text.replace("\\", "\\\\").replace("'", "\\'") for text in folders]
+    return [*arguments[:at], "compare=['{}','{}']".format(*quoted), *arguments[at + 3 :]]
 
 
 def _fail(message: str, code: int) -> None:

@@ -345,6 +345,8 @@ def test_videos_are_scored_with_a_report(tmp_path: Path, capsys: pytest.CaptureF
         (["generated=x", "compare=[a, b]"], "leave generated and real out"),
         (["compare=[a]"], "1 evaluations to compare; give two"),
         (["compare=[a, b]"], "a/scores.json"),
+        (["--compare", "it's", "b", "force=true"], "it's/scores.json"),
+        (["--compare", "a", "-m"], "--compare takes two folders"),
     ],
     ids=str,
 )

@@ -22,6 +22,7 @@ MIN_AREA_SHARE = 1.5e-3  # of the picture; smaller places are noise or too far t
 MAX_AREA_SHARE = 0.35  # of the picture; where more differs, it is not one object
 MIN_FRAMES = 3  # frames in which a place must differ
 MAX_GAP_FRAMES = 3  # frames after which a place that went out of sight is another one
+ONE_PLACE_SHARE = 0.8  # of the squared difference; of a blurred or brightened picture's, no place has so much
 _NOISE_FACTOR = 10.0  # times the median difference, where that is more than MIN_DIFFERENCE
 _REACH = 0.5  # share of its size by which a place may move or grow until the next frame
 _OVERLAP = 0.2  # of intersection over union between a place and a box that are called one
@@ -56,6 +57,7 @@ class RegionTracker:
         self._open: list[Region] = []
         self._closed: list[Region] = []
         self._frame = -1
+        self.is_one_place: list[bool] = []  # by frame: nearly all of the difference lies in one place
 
     def update(self, frame_HWC: Frame, reference_HWC: Frame) -> None:
         """Adds a pair of uint8 RGB frames (H, W, 3).
@@ -68,6 +70,7 @@ class RegionTracker:
         self._frame += 1
         mask = _differs(frame_HWC, reference_HWC)
         found = _places(mask) if mask.mean() <= MAX_AREA_SHARE else []
+        self.is_one_place.append(bool(found) and _share_in(found[0][1], frame_HWC, reference_HWC) >= ONE_PLACE_SHARE)
         if found:
             differs = cv2.absdiff(frame_HWC, reference_HWC).max(axis=-1) > MIN_DIFFERENCE
             edges = _edges(frame_HWC) - _edges(reference_HWC)
@@ -120,6 +123,12 @@ def _places(mask: Mask) -> list[tuple[Box, Mask]]:
         if area >= MIN_AREA_SHARE * mask.size:
             places.append(((float(left), float(top), float(left + width), float(top + height)), labels == label))
     return places
+
+
+def _share_in(place: Mask, frame_HWC: Frame, reference_HWC: Frame) -> float:
+    """The share of all squared difference that lies in a place, 0..1."""
+    squared_HW = cv2.absdiff(frame_HWC, reference_HWC).astype(np.float64).sum(axis=-1) ** 2
+    return float(squared_HW[place].sum() / squared_HW.sum())
 
 
 def _outline(place: Mask) -> Mask:

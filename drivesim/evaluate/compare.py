@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drivesim.evaluate.frechet import Covariance
+from drivesim.evaluate.differences import Pair
 from drivesim.evaluate.metric_kinds import MetricKind
 from drivesim.evaluate.protocol import comparable_fields
-from drivesim.evaluate.score_rows import sample_of
-from drivesim.evaluate.scorer import Side
 from drivesim.evaluate.scores import ScoreRow
 from drivesim.evaluate.stored_scores import StoredScores
-from drivesim.evaluate.uncertainty import Interval, UncertaintyConfig, frechet_difference, why_no_interval
+from drivesim.evaluate.uncertainty import Interval, UncertaintyConfig
 
 
 @dataclass(kw_only=True, slots=True)
@@ -102,8 +100,9 @@ def _compared(
             first=score["value"],
             second=other["value"],
         )
-        if score["row"] == ScoreRow.GENERATED.value and score["kind"] == MetricKind.FRECHET.value:
-            compared.difference, problem = _difference(first, second, score["extractor"], config)
+        if score["row"] == ScoreRow.GENERATED.value:
+            pair = Pair(first=first, second=second, extractor=score["extractor"], config=config)
+            compared.difference, problem = pair.difference(MetricKind(score["kind"]))
             notes += [f"{score['metric']}: no interval of the difference: {problem}"] if problem else []
         scores.append(compared)
     return scores, notes
@@ -135,28 +134,3 @@ def _notes(first: StoredScores, second: StoredScores) -> list[str]:
         if there[0] != there[1]:
             notes.append(f"{name} is {there[0]} and {there[1]}")
     return notes
-
-
-def _difference(
-    first: StoredScores, second: StoredScores, extractor: str, config: UncertaintyConfig
-) -> tuple[Interval | None, str | None]:
-    """The paired difference, or why there is none."""
-    if first.scores["card"]["real"]["sha256"] != second.scores["card"]["real"]["sha256"]:
-        return None, "the real sets differ"
-    if not all("features" in result.scores for result in (first, second)):
-        return None, "no features were stored; evaluate again"
-    if first.recipe(Side.REAL, extractor) != second.recipe(Side.REAL, extractor):
-        return None, "the real features were made in different ways"
-    network = first.network(extractor)
-    if network["feature_dim"] > config.max_features:
-        return None, f"{network['feature_dim']} features, above uncertainty.max_features {config.max_features}"
-    sides = []
-    for result, side in ((first, Side.GENERATED), (second, Side.GENERATED), (first, Side.REAL)):
-        features = result.features(side, extractor)
-        if features is None:
-            return None, f"features of {result.folder} are gone; evaluate it again"
-        sides.append(sample_of(features))
-    if problem := why_no_interval(sides, config):
-        return None, problem
-    covariance = Covariance(first.scores["card"]["protocol"]["covariance"])
-    return frechet_difference(sides[0], sides[1], sides[2], config, covariance), None

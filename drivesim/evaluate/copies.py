@@ -14,6 +14,8 @@ from drivesim.evaluate.extractors import Extractor, FeatureKind
 from drivesim.evaluate.feature_store import FeatureSet
 from drivesim.evaluate.scorer import Key, Side
 
+_NUM_SHOWN = 8  # videos that a terminal and a report name
+
 
 @dataclass(kw_only=True, slots=True)
 class VideoNeighbours:
@@ -82,18 +84,53 @@ def real_neighbours(
 
 
 def neighbour_lines(entries: Sequence[RealNeighbours]) -> Iterator[str]:
-    """A line a video."""
+    """A line of explanation a network, and a line a video: those nearest to real clips."""
     for entry in entries:
-        low, high = entry.quartiles
-        for video in entry.videos:
+        yield f"distance to the nearest real clip {_measured(entry)}"
+        shown = _nearest(entry)
+        for video in shown:
             copies = f"; {video.num_copies} of {video.num_clips} clips are copies" if video.num_copies else ""
-            yield (
-                f"{video.ratio:12.3f}  {video.name}: distance to the nearest real clip by {entry.extractor}, over that "
-                f"of real clips to other drives (half of them {low:.2f} to {high:.2f}); nearest {video.nearest}{copies}"
-            )
+            yield f"{video.ratio:12.3f}  {video.name}: nearest {video.nearest}{copies}"
+        if more := _left_out(entry):
+            yield f"{'':12}  {more}"
+
+
+def _measured(entry: RealNeighbours) -> str:
+    low, high = entry.quartiles
+    return (
+        f"by {entry.extractor}, over that of real clips to other drives (half of them {low:.2f} to {high:.2f}; "
+        "far below 1 is copying):"
+    )
+
+
+def _nearest(entry: RealNeighbours) -> list[VideoNeighbours]:
+    """The videos to show, nearest first."""
+    return sorted(entry.videos, key=lambda video: video.ratio)[:_NUM_SHOWN]
+
+
+def _left_out(entry: RealNeighbours) -> str:
+    """What there is to say of the others; "" = there are none."""
+    rest = len(entry.videos) - _NUM_SHOWN
+    if rest <= 0:
+        return ""
+    copied = sum(video.num_copies > 0 for video in entry.videos)
+    return f"and {rest} videos that are farther; {copied} of all {len(entry.videos)} hold copies (scores.json has them)"
 
 
 def neighbour_section(entries: Sequence[RealNeighbours]) -> str:
-    """The lines for the report; nothing where there are none."""
-    lines = "".join(f"<li>{html.escape(line.strip())}</li>" for line in neighbour_lines(entries))
-    return f"<h2>Do they repeat real clips?</h2><ul>{lines}</ul>" if lines else ""
+    """A table a network for the report; nothing where there are none."""
+    tables = "".join(_table(entry) for entry in entries if entry.videos)
+    return f"<h2>Do they repeat real clips?</h2>{tables}" if tables else ""
+
+
+def _table(entry: RealNeighbours) -> str:
+    rows = "".join(
+        f'<tr><th>{html.escape(video.name)}</th><td class="value">{video.ratio:.3f}</td>'
+        f"<td>{html.escape(video.nearest)}</td><td>{video.num_copies} of {video.num_clips}</td></tr>"
+        for video in _nearest(entry)
+    )
+    head = "<tr><th></th><td>distance over real</td><td>nearest real video</td><td>clips that are copies</td></tr>"
+    return (
+        f'<p class="soft">Distance of clips to their nearest real clips {html.escape(_measured(entry))}</p>'
+        f'<section class="metric"><table>{head}{rows}</table><p>{_left_out(entry)}</p></section>'
+    )

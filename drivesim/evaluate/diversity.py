@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drivesim.core.video import VideoWriter
+from drivesim.evaluate.clips import resample
 from drivesim.evaluate.videos import Frame, Video
 
 REENCODING_CRF = (18, 23, 28, 33)  # x264 qualities from visually lossless to plainly worse
@@ -61,11 +62,14 @@ def measure_diversity(name: str, futures: Sequence[Video], fps: float) -> Divers
     Args:
         name: For the row.
         futures: At least two videos of one start frame.
-        fps: Frames a second; only the encoder looks at it.
+        fps: Frames a second that are looked at; frames that carry no times are taken to have it.
+
+    Raises:
+        ValueError: fewer than two videos, of different sizes, unreadable, or with fewer frames a second.
     """
-    curve = pairwise_spread([_frames(video) for video in futures])
+    curve = pairwise_spread([frames_at(video, fps) for video in futures])
     with reencodings(futures[0], fps) as encoded:
-        noise = pairwise_spread([_frames(video) for video in encoded])
+        noise = pairwise_spread([frames_at(video, fps) for video in encoded])
     return Diversity(
         name=name,
         num_futures=len(futures),
@@ -77,12 +81,12 @@ def measure_diversity(name: str, futures: Sequence[Video], fps: float) -> Divers
 
 @contextmanager
 def reencodings(video: Video, fps: float) -> Iterator[list[Video]]:
-    """A video encoded at each of `REENCODING_CRF`; the files are gone after the block."""
+    """A video at `fps` frames a second, encoded at each of `REENCODING_CRF`; the files are gone after the block."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"crf_{crf}.mp4" for crf in REENCODING_CRF]
         for path, crf in zip(paths, REENCODING_CRF, strict=True):
             with VideoWriter(path, fps, crf=crf) as writer:
-                for frame in _frames(video):
+                for frame in frames_at(video, fps):
                     writer.write(frame)
         yield [Video(name=path.name, path=path) for path in paths]
 
@@ -91,7 +95,7 @@ def same_starts(videos: Sequence[Video]) -> dict[str, list[Video]]:
     """Videos in one folder whose first frames are one picture, by the first one's name; single ones are left out."""
     groups: list[tuple[Path, Frame, list[Video]]] = []
     for video in videos:
-        first = next(iter(_frames(video)), None)
+        first = next((frame for _, frame in video.timed_frames(None)), None)
         if video.path is None or first is None:
             continue
         for folder, start, members in groups:
@@ -107,5 +111,10 @@ def _alike(a: Frame, b: Frame) -> bool:
     return a.shape == b.shape and float(np.abs(a.astype(np.float32) - b).mean()) < _SAME_START
 
 
-def _frames(video: Video) -> Iterable[Frame]:
-    return (frame for _, frame in video.timed_frames(None))
+def frames_at(video: Video, fps: float) -> Iterator[Frame]:
+    """A video's frames at `fps` frames a second, one in memory at a time.
+
+    Raises:
+        ValueError: unreadable, or fewer frames a second.
+    """
+    return resample(video.timed_frames(fps), fps, video.name)

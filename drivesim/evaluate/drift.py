@@ -23,6 +23,7 @@ from drivesim.evaluate.frechet_curve import FrechetCurve, frechet_curve, joined
 from drivesim.evaluate.object_faults import add_object_faults
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.real_band import MIN_VIDEOS, RealBand, leaves_at, real_band
+from drivesim.evaluate.reference_faults import reference_faults
 from drivesim.evaluate.seams import SeamMeter, Seams
 from drivesim.evaluate.videos import Video
 
@@ -38,6 +39,7 @@ class DriftConfig:
     frechet_step_s: float = 2.0  # from one window to the next
     max_real: int = 200  # real videos that the band is made from, at most, in their order
     objects: bool = False  # also looks for road users that come or go at once: some 15 ms a frame more
+    reference: str | None = None  # folder of what generated videos should equal, by name; faults are then against it
     first_border_frame: int | None = None  # where the second chunk of a rollout begins; None = chunks are not known
     chunk_frames: int = 8  # frames of every later chunk
 
@@ -129,6 +131,10 @@ def measure_drift(
     drift = drift_of(config, made, natural, protocol.fps or UNKNOWN_FPS, protocol.covariance)
     if config.objects and drift.num_real >= MIN_VIDEOS:
         add_object_faults(drift.faults, made.detections, list(natural.detections.values()), size_hw)
+    if config.reference is not None:
+        against, problems = reference_faults(generated, config.reference, reader, made.detections)
+        drift.faults = {name: faults for name, faults in (drift.faults | against).items() if faults}
+        drift.warnings += problems
     return drift
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,6 +57,16 @@ class CourseReader:
                 found.features.append(binned)
         return found
 
+    def frames(self, video: Video) -> Iterator[Frame]:
+        """A video's frames (H, W, 3) at the protocol's rate and size, one in memory at a time.
+
+        Raises:
+            ValueError: unreadable, or too slow for the protocol.
+        """
+        protocol = self.protocol
+        timed = video.timed_frames(protocol.untimed_fps or protocol.fps)
+        return (fit(frame, self.size_hw, protocol) for frame in resample(timed, protocol.fps, video.name))
+
     def _read_video(
         self, video: Video, num_given: int
     ) -> tuple[VideoCurves, BinnedStatistics | None, list[Detections]]:
@@ -64,9 +74,7 @@ class CourseReader:
         meter = CurveMeter()
         clips = None if self.extractor is None else _ClipFeatures(self.extractor, protocol, self.bin_s)
         detections: list[Detections] = []
-        timed = video.timed_frames(protocol.untimed_fps or protocol.fps)
-        for index, frame in enumerate(resample(timed, protocol.fps, video.name)):
-            fitted = fit(frame, self.size_hw, protocol)
+        for index, fitted in enumerate(self.frames(video)):
             meter.update(fitted)
             if self.detector is not None:
                 detections += self.detector(fitted[None])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -13,9 +14,11 @@ import numpy as np
 
 from drivesim.evaluate.drift import Drift, DriftCurve
 from drivesim.evaluate.faults import Fault, FaultKind
+from drivesim.evaluate.frechet_curve import leaves_floor_s
 from drivesim.evaluate.seams import Seams
 
 _DECIMALS = 5
+_NUM_SHOWN = 8  # notes and faults that a terminal shows
 _UNITS = {
     FaultKind.BLUR: "sigma of {:.2f} pixels",
     FaultKind.GAIN: "factor {:.2f}",
@@ -50,6 +53,53 @@ def fault_text(fault: Fault, fps: float) -> str:
     return f"{what} from {fault.onset_frame / fps:.2f} s on, {_UNITS[fault.kind].format(fault.size)}"
 
 
+def drift_lines(drift: Drift | None) -> Iterator[str]:
+    """Which measures leave the band of real video and when, chunk borders, and faults; nothing without a drift."""
+    if drift is None:
+        return
+    yield from (f"note: {text}" for text in _first(drift.warnings))
+    for curve in drift.curves:
+        if left := _left(curve):
+            what = f"{len(left)} of {len(curve.leaves_s)} videos leave real video's band, the first at {left[0]:.2f} s"
+            yield f"{curve.generated[-1]:12.3f}  {curve.measure.value} at the end: {what}"
+    if drift.curves and all(curve.band is not None and not _left(curve) for curve in drift.curves):
+        yield f"{'':12}  no measure of any video leaves the band of real video"
+    yield from (
+        f"{'':12}  {text}" for text in (_seam_text(drift.seams, drift.real_seams), _frechet_text(drift)) if text
+    )
+    yield from (f"{'':12}  {text}" for text in _first(_fault_texts(drift)))
+
+
+def _first(texts: Sequence[str]) -> list[str]:
+    """As many as a terminal should show."""
+    more = len(texts) - _NUM_SHOWN
+    return [*texts[:_NUM_SHOWN], *([f"and {more} more; drift.json has them"] if more > 0 else [])]
+
+
+def _left(curve: DriftCurve) -> list[float]:
+    """When videos leave the band, the earliest first."""
+    return sorted(time_s for time_s in curve.leaves_s.values() if time_s is not None)
+
+
+def _frechet_text(drift: Drift) -> str:
+    """Begin, end and the time at which the distance leaves that of real video; "" = not measured."""
+    curve, floor = drift.frechet, drift.frechet_floor
+    if curve is None:
+        return ""
+    text = (
+        f"Fréchet distance in sliding windows: {curve.distance[0]:.4g} in the first, {curve.distance[-1]:.4g} in the "
+        f"last ({min(curve.num_clips)} clips or more in each)"
+    )
+    if floor is None or not np.isfinite(floor.distance).any():
+        return text
+    left = leaves_floor_s(curve, floor)
+    most = float(np.nanmax(floor.distance, initial=0.0))
+    where = "never" if left is None else f"from {left:.2f} s on"
+    return (
+        f"{text}; {where} above that of real video against itself ({most:.4g} at most, of {min(floor.num_clips)} clips)"
+    )
+
+
 def drift_section(drift: Drift | None) -> str:
     """The section of the report; nothing where drift was not measured."""
     if drift is None:
@@ -63,7 +113,7 @@ def drift_section(drift: Drift | None) -> str:
         f'<p class="soft">{_legend(drift)}</p>',
         "".join(f'<p class="warning">{html.escape(text)}</p>' for text in drift.warnings),
         _figure(drift.figure),
-        f'<section class="metric"><table>{head}{rows}</table>{_seams(drift.seams, drift.real_seams)}</section>',
+        f'<section class="metric"><table>{head}{rows}</table>{_texts(drift)}</section>',
         _faults(drift),
     ]
     return "".join(parts)
@@ -82,22 +132,22 @@ def _legend(drift: Drift) -> str:
 
 
 def _row(curve: DriftCurve) -> str:
-    left = [time_s for time_s in curve.leaves_s.values() if time_s is not None]
+    left = _left(curve)
     cells = [f"{curve.generated[-1]:.3f}", "", "", ""]
     if curve.band is not None:
         cells[1] = f"{curve.band.low[-1]:.3f} to {curve.band.high[-1]:.3f}"
         cells[2] = f"{len(left)} of {len(curve.leaves_s)}"
-        cells[3] = f"{min(left):.2f} s" if left else ""
+        cells[3] = f"{left[0]:.2f} s" if left else ""
     return f"<tr><th>{curve.measure.value}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 
-def _seams(made: Seams | None, real: Seams | None) -> str:
+def _seam_text(made: Seams | None, real: Seams | None) -> str:
     if made is None:
         return ""
-    text = f"Change across chunk borders over change inside: {made.ratio:.2f} ({made.low:.2f} to {made.high:.2f})"
+    text = f"change across chunk borders over change inside: {made.ratio:.2f} ({made.low:.2f} to {made.high:.2f})"
     if real is not None:
         text += f"; at the same places of real video {real.ratio:.2f} ({real.low:.2f} to {real.high:.2f})"
-    return f"<p>{text}, {made.num_borders} borders.</p>"
+    return f"{text}, {made.num_borders} borders"
 
 
 def _figure(path: Path | None) -> str:
@@ -107,11 +157,21 @@ def _figure(path: Path | None) -> str:
     return f'<figure><img class="curves" alt="curves over time" src="data:image/png;base64,{data}"></figure>'
 
 
+def _texts(drift: Drift) -> str:
+    texts = (_seam_text(drift.seams, drift.real_seams), _frechet_text(drift))
+    return "".join(f"<p>{html.escape(text[0].upper() + text[1:])}.</p>" for text in texts if text)
+
+
 def _faults(drift: Drift) -> str:
     if not drift.faults:
         return ""
-    lines = [
-        f"<li>{html.escape(name)}: {html.escape('; '.join(fault_text(fault, drift.fps) for fault in faults))}</li>"
+    lines = "".join(f"<li>{html.escape(text)}</li>" for text in _fault_texts(drift))
+    return f"<h3>Faults that real video does not have</h3><ul>{lines}</ul>"
+
+
+def _fault_texts(drift: Drift) -> list[str]:
+    """A line a video that has any."""
+    return [
+        f"{name}: {'; '.join(fault_text(fault, drift.fps) for fault in faults)}"
         for name, faults in drift.faults.items()
     ]
-    return f"<h3>Faults that real video does not have</h3><ul>{''.join(lines)}</ul>"

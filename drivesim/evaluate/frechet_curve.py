@@ -86,6 +86,12 @@ def joined(sets: Sequence[BinnedStatistics]) -> BinnedStatistics:
     return total
 
 
+def leaves_floor_s(curve: FrechetCurve, floor: FrechetCurve) -> float | None:
+    """The middle of the first window that is farther than real video ever is from itself; None = there is none."""
+    outside = np.flatnonzero(curve.distance > np.nanmax(floor.distance, initial=0.0))
+    return float(curve.times_s[outside[0]]) if len(outside) else None
+
+
 def frechet_curve(
     scored: BinnedStatistics,
     reference: BinnedStatistics,

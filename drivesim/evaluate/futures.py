@@ -7,8 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from drivesim.core.files import append_row
-from drivesim.evaluate.ego_motion import EgoTurn, ego_turn, yaw_steps_deg
+from drivesim.evaluate.diversity import frames_at
+from drivesim.evaluate.ego_motion import EgoMotionConfig, EgoTurn, ego_turn, yaw_steps_deg
 from drivesim.evaluate.extractors import Extractor, FeatureKind
 from drivesim.evaluate.feature_diversity import FeatureDiversity, measure_feature_diversity
 from drivesim.evaluate.modes import ModeShare, mode_shares
@@ -41,7 +45,7 @@ def measure_futures(
             features = None
             if network is not None:
                 features = measure_feature_diversity(name, videos, network, protocol, size_hw)
-            steps = [yaw_steps_deg(frame for _, frame in video.timed_frames(None)) for video in videos]
+            steps = [_yaw_steps_deg(video) for video in videos]
         except (ValueError, OSError) as error:
             append_row(rows, {"set": "futures", "name": name, "ok": False, "error": str(error)})
             continue
@@ -57,6 +61,12 @@ def measure_futures(
     return found
 
 
+def _yaw_steps_deg(video: Video) -> NDArray[np.float64]:
+    """By frames as far apart as those that the measure was tried on: between frames of 1/30 s a turn is no pixel."""
+    config = EgoMotionConfig()
+    return yaw_steps_deg(frames_at(video, min(config.fps, video.own_fps() or config.fps)), config)
+
+
 def futures_section(entries: Sequence[Futures]) -> str:
     """Lines for the report, one a start frame; nothing where there are none."""
     return "".join(f"<p>{html.escape(_line(entry))}</p>" for entry in entries)
@@ -64,7 +74,7 @@ def futures_section(entries: Sequence[Futures]) -> str:
 
 def _line(entry: Futures) -> str:
     shares = ", ".join(f"{turn.mode} {turn.count} ({turn.low:.0%} to {turn.high:.0%})" for turn in entry.turns)
-    text = f"{entry.name}: futures by the way they drive: {shares}."
+    text = f"{entry.name} and the others of its start frame, by the way they drive: {shares}."
     if entry.features is not None:
         spread = entry.features
         text += (

@@ -5,6 +5,7 @@ Legend: N, M vectors, D features, K drives of both sides.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,14 +51,42 @@ def kernel_interval(left: Sample, right: Sample, config: UncertaintyConfig) -> I
     Raises:
         ValueError: fewer drives than `config.min_drives` on a side.
     """
-    fewest = min(left.num_drives, right.num_drives)
+    _check_drives([left, right], config)
+    names = np.unique(np.concatenate([left.drives_N, right.drives_N]))
+    estimate, influence = _moved(left, right, names)
+    found = interval_of(estimate, influence, [left.num_drives, right.num_drives], config.level)
+    found.high = upper_end(found, estimate)
+    return found
+
+
+def kernel_difference(first: Sample, second: Sample, real: Sample, config: UncertaintyConfig) -> Interval:
+    """The interval of distance(first, real) - distance(second, real): below 0, the first is nearer.
+
+    Paired: the real drives are the same ones in both distances, and drives of one name in both sets go together.
+
+    Raises:
+        ValueError: as `kernel_interval`.
+    """
+    sides = [first, second, real]
+    _check_drives(sides, config)
+    names = np.unique(np.concatenate([side.drives_N for side in sides]))
+    (a, moved_a), (b, moved_b) = (_moved(side, real, names) for side in (first, second))
+    influence = np.array([moved_a[0], -moved_b[0], moved_a[1] - moved_b[1]])
+    return interval_of(a - b, influence, [side.num_drives for side in sides], config.level)
+
+
+def _check_drives(sides: Sequence[Sample], config: UncertaintyConfig) -> None:
+    fewest = min(side.num_drives for side in sides)
     if fewest < config.min_drives:
         raise ValueError(f"no interval: {fewest} drives: an interval asks for {config.min_drives} on each side")
+
+
+def _moved(left: Sample, right: Sample, names_K: NDArray[np.str_]) -> tuple[float, NDArray[np.float64]]:
+    """The estimate over pairs of different drives, and (2, K) how each drive moves it on each side."""
     x_ND, y_MD = _checked(left.vectors_ND, right.vectors_ND)
-    names = np.unique(np.concatenate([left.drives_N, right.drives_N]))
-    x_of_drive, y_of_drive = (np.searchsorted(names, side.drives_N) for side in (left, right))
-    x_K, y_K = (np.bincount(codes, minlength=len(names)).astype(np.float64) for codes in (x_of_drive, y_of_drive))
-    num = len(names)
+    x_of_drive, y_of_drive = (np.searchsorted(names_K, side.drives_N) for side in (left, right))
+    num = len(names_K)
+    x_K, y_K = (np.bincount(codes, minlength=num).astype(np.float64) for codes in (x_of_drive, y_of_drive))
     within_x = _LeaveOneOut(_sums_by_drive(x_ND, x_of_drive, x_ND, x_of_drive, num), np.outer(x_K, x_K))
     within_y = _LeaveOneOut(_sums_by_drive(y_MD, y_of_drive, y_MD, y_of_drive, num), np.outer(y_K, y_K))
     across = _LeaveOneOut(_sums_by_drive(x_ND, x_of_drive, y_MD, y_of_drive, num), np.outer(x_K, y_K))
@@ -67,9 +96,7 @@ def kernel_interval(left: Sample, right: Sample, config: UncertaintyConfig) -> I
     influence = [
         (1 - counts / counts.sum()) * (estimate - without) for counts, without in ((x_K, without_x), (y_K, without_y))
     ]
-    found = interval_of(estimate, np.array(influence), [left.num_drives, right.num_drives], config.level)
-    found.high = upper_end(found, estimate)
-    return found
+    return estimate, np.array(influence)
 
 
 class _LeaveOneOut:

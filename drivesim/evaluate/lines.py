@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from drivesim.evaluate.compare import Comparison
 from drivesim.evaluate.copies import neighbour_lines
+from drivesim.evaluate.drift_report import drift_lines
 from drivesim.evaluate.scores import Score, Scores
 from drivesim.evaluate.uncertainty import Interval
 
@@ -20,8 +21,9 @@ def score_lines(scores: Scores) -> Iterator[str]:
         yield f"{score.value:12.3f}{spread}  {score.metric}: {score.row.value} {counts}{_shown_score(score)}"
     for bias in scores.content_bias:
         rise = _shown(bias.interval)
-        yield f"{bias.rise:+12.3f}  {bias.metric}: by shuffling the generated frames ({bias.share:+.0%}){rise}"
+        yield f"{bias.rise:+12.3f}  {bias.metric}: by shuffling the generated frames{bias.in_percent}{rise}"
     yield from neighbour_lines(scores.neighbours)
+    yield from drift_lines(scores.drift)
     for result in scores.published:
         yield f"{result.value:12g}  {result.metric}: published, {result.model}, {result.data_set} ({result.source})"
 

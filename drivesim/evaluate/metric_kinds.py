@@ -21,6 +21,9 @@ class MetricKind(str, Enum):
 
 DISTANCES = (MetricKind.FRECHET, MetricKind.KERNEL)
 
+# What no score of a kind can fall below; the others have no such end.
+LOWEST = {MetricKind.FRECHET: 0.0, MetricKind.INCEPTION_SCORE: 1.0}
+
 # Names that a standard network alone may carry, by the name of its Fréchet distance.
 _KERNEL_NAMES = {"FVD": "KVD", "FID": "KID"}
 

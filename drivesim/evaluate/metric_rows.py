@@ -1,32 +1,29 @@
 """From stored features to the rows of all scores that a protocol names.
 
-Legend: N clips or frames, K classes, D features.
+Legend: N clips or frames, D features.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
+from functools import partial
+from pathlib import Path
 
 from drivesim.evaluate.controls import Variant
+from drivesim.evaluate.drive_jackknife import Jackknife
 from drivesim.evaluate.extractors import ClassScores, Extractor
 from drivesim.evaluate.feature_store import FeatureSet
 from drivesim.evaluate.frechet import Covariance
-from drivesim.evaluate.inception_score import class_probabilities, split_scores
 from drivesim.evaluate.kernel_distance import kernel_distance, kernel_interval
 from drivesim.evaluate.metric_kinds import MetricKind, kinds_of, metric_title
 from drivesim.evaluate.score_rows import RowsOfExtractor, Sets, frechet_rows, pairs_of, sample_of
 from drivesim.evaluate.scorer import Side
 from drivesim.evaluate.scores import Score, ScoreRow
-from drivesim.evaluate.text_similarity import TextFrameExtractor, clip_cosines
-from drivesim.evaluate.uncertainty import Interval, UncertaintyConfig, jackknife_interval
-
-NUM_SPLITS = 10  # of an Inception Score, as published ones have
+from drivesim.evaluate.set_values import NUM_SPLITS, inception_value, text_value
+from drivesim.evaluate.text_similarity import TextFrameExtractor
+from drivesim.evaluate.text_vectors import TextVectors
+from drivesim.evaluate.uncertainty import UncertaintyConfig
 
 _OWN_ROWS = {
     ScoreRow.GENERATED: (Side.GENERATED, Variant.PLAIN),
@@ -45,6 +42,7 @@ class Table:
     index: int  # the extractor's position in the keys of `sets`
     extractor: Extractor
     sets: Sets
+    store: Path  # folder of the feature store, which keeps what is made of prompts
     floor: bool  # whether real against real is a row
     config: UncertaintyConfig
     covariance: Covariance  # the protocol's
@@ -103,25 +101,11 @@ class Table:
             features = self.sets[side].get((self.index, variant))
             if features is None:
                 continue
-            vectors, drives = features.vectors()
-            probabilities = class_probabilities(torch.from_numpy(vectors), class_scores, self.extractor.name)
-            splits = _splits(features, min(NUM_SPLITS, len(vectors)))
-            each, interval, problem = self._inception_score(probabilities.numpy(), splits, drives)
+            each, jackknife = inception_value(features, class_scores, self.extractor.name)
+            score, problem = self._own_score(MetricKind.INCEPTION_SCORE, row, jackknife)
+            score.spread = float(each.std())
+            scores.append(score)
             problems += [problem] if problem and row is ScoreRow.GENERATED else []
-            scores.append(
-                Score(
-                    extractor=self.extractor.name,
-                    metric=metric_title(self.extractor, MetricKind.INCEPTION_SCORE),
-                    kind=MetricKind.INCEPTION_SCORE,
-                    row=row,
-                    value=float(each.mean()),
-                    num_left=len(vectors),
-                    num_right=0,
-                    interval=interval,
-                    higher_is_better=True,
-                    spread=float(each.std()),
-                )
-            )
         part = self._with_warnings(scores, problems)
         in_split, classes = scores[0].num_left // NUM_SPLITS, self.extractor.feature_dim
         if in_split < classes:
@@ -130,30 +114,6 @@ class Table:
                 "it is biased downwards; compare it with scores of equal counts alone"
             )
         return part
-
-    def _inception_score(
-        self, probabilities_NK: NDArray[np.float64], splits_N: NDArray[np.int64], drives_N: NDArray[np.str_]
-    ) -> tuple[NDArray[np.float64], Interval | None, str | None]:
-        """The score of each split, and the interval of their mean or why there is none."""
-        num_splits = int(splits_N.max()) + 1
-
-        def of(kept_N: NDArray[np.bool_]) -> NDArray[np.float64]:
-            kept, splits = torch.from_numpy(probabilities_NK[kept_N]), torch.from_numpy(splits_N[kept_N])
-            likelihood = torch.special.xlogy(kept, kept).sum(dim=1)
-            num = torch.bincount(splits, minlength=num_splits).double()
-            sums = torch.zeros(num_splits, kept.shape[1], dtype=torch.float64).index_add_(0, splits, kept)
-            logs = torch.zeros(num_splits, dtype=torch.float64).index_add_(0, splits, likelihood)
-            return np.asarray(split_scores(num, sums, logs).numpy())
-
-        whole = of(np.ones(len(splits_N), dtype=bool))
-        names, codes = np.unique(drives_N, return_inverse=True)
-        if problem := self._too_few(len(names)):
-            return whole, None, problem
-        without = np.array([of(codes != drive).mean() for drive in range(len(names))])
-        if not np.isfinite(without).all():
-            return whole, None, f"a drive has all clips of one of the {num_splits} splits"
-        shares = np.bincount(codes) / len(codes)
-        return whole, jackknife_interval(float(whole.mean()), without, shares, self.config.level), None
 
     def _text_rows(self) -> RowsOfExtractor:
         scores, problems = [], []
@@ -169,41 +129,31 @@ class Table:
             problems.append(f"{num} generated videos without a prompt are left out of the text similarity")
         own[ScoreRow.OTHER_PROMPTS] = generated
         prompts[ScoreRow.OTHER_PROMPTS] = _others_prompts(prompts[ScoreRow.GENERATED])
+        network = self.extractor
+        assert isinstance(network, TextFrameExtractor) or hasattr(network, "texts")
+        texts = partial(TextVectors(self.store, network.fingerprint).made_by, network.texts)
         for row, side in own.items():
             if any(prompts[row]):
-                score, problem = self._text_score(row, side, prompts[row])
+                jackknife = text_value(side, prompts[row], texts)
+                score, problem = self._own_score(MetricKind.TEXT_SIMILARITY, row, jackknife)
                 scores.append(score)
                 problems += [f"no interval: {problem}"] if problem and row is ScoreRow.GENERATED else []
         return RowsOfExtractor(
             scores=scores, content_bias=None, warnings=[f"{scores[0].metric}: {problem}" for problem in problems]
         )
 
-    def _text_score(self, row: ScoreRow, side: FeatureSet, prompts: Sequence[str | None]) -> tuple[Score, str | None]:
-        network = self.extractor
-        assert isinstance(network, TextFrameExtractor) or hasattr(network, "texts")
-        kept = [(video, prompt) for video, prompt in zip(side.videos, prompts, strict=True) if prompt is not None]
-        texts = network.texts([prompt for _, prompt in kept])
-        cosines, drives = [], []
-        for (video, _), text in zip(kept, texts, strict=True):
-            frames = torch.from_numpy(video.features())
-            cosines.append(clip_cosines(text.expand(len(frames), -1), frames).numpy())
-            drives += [video.drive] * len(frames)
-        values = np.concatenate(cosines)
-        names, codes = np.unique(drives, return_inverse=True)
-        interval = None
-        if not (problem := self._too_few(len(names))):
-            counts = np.bincount(codes)
-            without = (values.sum() - np.bincount(codes, weights=values)) / (len(values) - counts)
-            interval = jackknife_interval(float(values.mean()), without, counts / len(values), self.config.level)
+    def _own_score(self, kind: MetricKind, row: ScoreRow, jackknife: Jackknife) -> tuple[Score, str | None]:
+        """A score of one set alone, and why it has no interval."""
+        problem = jackknife.why_no_interval(self.config.min_drives)
         score = Score(
-            extractor=network.name,
-            metric=metric_title(network, MetricKind.TEXT_SIMILARITY),
-            kind=MetricKind.TEXT_SIMILARITY,
+            extractor=self.extractor.name,
+            metric=metric_title(self.extractor, kind),
+            kind=kind,
             row=row,
-            value=float(values.mean()),
-            num_left=len(values),
+            value=jackknife.value,
+            num_left=jackknife.num_vectors,
             num_right=0,
-            interval=interval,
+            interval=None if problem else jackknife.interval(self.config.level),
             higher_is_better=True,
         )
         return score, problem
@@ -215,24 +165,6 @@ class Table:
     def _with_warnings(self, scores: list[Score], problems: list[str]) -> RowsOfExtractor:
         warnings = [f"{scores[0].metric}: no interval: {problem}" for problem in problems]
         return RowsOfExtractor(scores=scores, content_bias=None, warnings=warnings)
-
-
-def _splits(features: FeatureSet, num_splits: int) -> NDArray[np.int64]:
-    """A split for each vector: equal parts of an order that videos' bytes and clips' numbers fix.
-
-    So neither the order of the videos nor their names change a score.
-    """
-    keys = []
-    for video in features.videos:
-        num_clips, num_vectors = video.features().shape[:2]
-        start = video.clips.start or 0
-        keys += [
-            hashlib.sha256(f"{video.sha256} {start + clip} {vector}".encode()).hexdigest()
-            for clip in range(num_clips)
-            for vector in range(num_vectors)
-        ]
-    ranks = np.argsort(np.argsort(np.array(keys), kind="stable"), kind="stable")
-    return np.asarray(ranks * num_splits // len(keys))
 
 
 def _others_prompts(prompts: Sequence[str | None]) -> list[str | None]:

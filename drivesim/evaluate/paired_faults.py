@@ -44,8 +44,9 @@ def find_paired_faults(
         frames: uint8 RGB (H, W, 3) each.
         reference: As many frames of the same size; what `frames` should be.
         fps: Turns a frozen tail into seconds.
-        boxes: Of the scored video, one a frame: they tell the class of an added object. None = not known.
-        reference_boxes: Of the reference: they tell the class of a removed object. None = not known.
+        boxes: Of the scored video, one a frame: they tell the class of an added object, and, where one video alone has
+            a box at a place, which of the two the object is in. None = not known.
+        reference_boxes: The same of the reference.
         limits: What is no fault yet; None = the defaults, which leave room for H.264's coding noise.
 
     Raises:
@@ -68,24 +69,36 @@ def find_paired_faults(
     limits = limits or FaultLimits()
     # A reference that stands at its end, too, excuses as long a tail.
     limits = replace(limits, still_tail=limits.still_tail + still_tail(wanted))
-    faults = find_faults(series, limits, fps)
+    # A large object can be smoother or brighter than what it hides; that alone is no fault of the whole picture.
+    faults = [
+        fault
+        for fault in find_faults(series, limits, fps)
+        if fault.kind not in (FaultKind.BLUR, FaultKind.GAIN) or not tracker.is_one_place[fault.onset_frame]
+    ]
     regions = [
         region for region in tracker.compute() if not is_explained(region.first_frame, faults, len(series.light))
     ]
-    faults += [_object_fault(region, boxes if region.is_added else reference_boxes) for region in regions]
+    faults += [_object_fault(region, boxes, reference_boxes) for region in regions]
     return sorted(faults, key=lambda fault: fault.onset_frame)
 
 
-def _object_fault(region: Region, boxes: Sequence[Boxes2D] | None) -> Fault:
+def _object_fault(region: Region, boxes: Sequence[Boxes2D] | None, reference_boxes: Sequence[Boxes2D] | None) -> Fault:
+    own, wanted = (_class_at(region, side) for side in (boxes, reference_boxes))
+    # Where a detector sees it in one of the videos alone, it is there; edges alone mislead for half-hidden objects.
+    is_added = region.is_added if (own is None) == (wanted is None) else own is not None
     return Fault(
-        kind=FaultKind.ADDED_OBJECT if region.is_added else FaultKind.REMOVED_OBJECT,
+        kind=FaultKind.ADDED_OBJECT if is_added else FaultKind.REMOVED_OBJECT,
         onset_frame=region.first_frame,
         size=float(np.round(region.area_px, 1)),
         xyxy_px=region.first_box,
-        object_class=None if boxes is None else _class_at(region, boxes[region.first_frame]),
+        object_class=own if is_added else wanted,
     )
 
 
-def _class_at(region: Region, boxes: Boxes2D) -> ObjectClass | None:
-    index = box_at(region.first_box, boxes)
-    return None if index is None else CLASSES[int(boxes.class_ids[index])]
+def _class_at(region: Region, boxes: Sequence[Boxes2D] | None) -> ObjectClass | None:
+    """The class of the box at the place where a region begins; None = there is none, or boxes are not known."""
+    if boxes is None:
+        return None
+    there = boxes[region.first_frame]
+    index = box_at(region.first_box, there)
+    return None if index is None else CLASSES[int(there.class_ids[index])]

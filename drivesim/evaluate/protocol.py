@@ -10,7 +10,7 @@ from enum import Enum
 from importlib import metadata
 from typing import Any
 
-from drivesim.evaluate.extractors import Extractor, ExtractorConfig
+from drivesim.evaluate.extractors import ClassScores, Extractor, ExtractorConfig
 from drivesim.evaluate.frechet import Covariance
 from drivesim.evaluate.metric_kinds import metric_titles
 
@@ -18,7 +18,7 @@ _LIBRARIES = ("torch", "numpy", "av", "opencv-python-headless", "torchmetrics")
 
 _MERE_NAMES = ("name", "data_set")  # of the protocol: the other fields hold what they stand for
 _FOLLOWING = ("name", "codecs", "prompts_sha256")  # of the real set: mere names, and what its bytes or texts decide
-_OF_SCORES = ("name", "metrics")  # of networks: a score more does not change the others
+_OF_SCORES = ("name", "metrics", "class_scores")  # of networks: what follows from the bytes, or changes no other score
 
 
 class ResizeFilter(str, Enum):
@@ -179,11 +179,18 @@ def make_card(
             "is_published": getattr(extractor, "is_published", extractor.is_standard),
             "knows_texts": hasattr(extractor, "texts"),
         }
+        | _classes_of(extractor)
         for extractor in extractors
     ]
     return ProtocolCard(
         protocol=protocol, extractors=networks, generated=generated, real=real, versions=library_versions()
     )
+
+
+def _classes_of(extractor: Extractor) -> dict[str, str]:
+    """What a classifier's features are; nothing of other networks."""
+    class_scores: ClassScores | None = getattr(extractor, "class_scores", None)
+    return {} if class_scores is None else {"class_scores": class_scores.value}
 
 
 def library_versions() -> dict[str, str]:

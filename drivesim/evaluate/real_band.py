@@ -64,8 +64,9 @@ def real_band(courses: Sequence[Curve], share: float, confidence: float, *, is_s
     if rank is None:
         rank, share = num_videos, share_below_largest(num_videos, confidence)
     width = np.sort(scores)[rank - 1]
+    low = centre - width * down
     return RealBand(
-        low=centre - width * down,
+        low=np.maximum(low, 0.0) if is_steady else low,  # steady measures are sizes and shares
         high=centre + width * up,
         num_videos=num_videos,
         share=share,

@@ -111,12 +111,12 @@ def _interval(score: Score) -> str:
     """Estimate and ends; a dash where there are too few vectors or drives, which a warning explains."""
     if score.interval is None:
         return "&ndash;"
-    return f"{html.escape(score.middle)} [{score.interval.low:.4g}, {score.interval.high:.4g}]"
+    return f"{html.escape(score.middle)} <span>[{score.interval.low:.4g}, {score.interval.high:.4g}]</span>"
 
 
 def _content_bias(entry: ContentBias) -> str:
     """One sentence on what shuffling the generated frames does to a score."""
-    text = f"{entry.metric}: shuffling the generated frames changes the score by {entry.rise:+.4g} ({entry.share:+.0%})"
+    text = f"{entry.metric}: shuffling the generated frames changes the score by {entry.rise:+.4g}{entry.in_percent}"
     if entry.interval is not None:
         text += f", at infinitely many clips by {entry.interval.low:+.4g} to {entry.interval.high:+.4g}"
     text += "." if entry.is_seen else "; a metric that sees motion has to rise."
@@ -149,8 +149,8 @@ def diversity_section(entries: Sequence[Diversity]) -> str:
 def _diversity(entry: Diversity) -> str:
     """One start frame's futures: numbers and the curve of their spread."""
     text = (
-        f"{entry.name}: {entry.num_futures} futures differ by {entry.futures:.2f} grey levels (root mean square over "
-        f"pairs), re-encodings of one by {entry.reencodings:.2f}: {entry.ratio:.3g} times as much."
+        f"{entry.name} and {entry.num_futures - 1} more of its start frame differ by {entry.futures:.2f} grey levels "
+        f"(root mean square over pairs), re-encodings of one by {entry.reencodings:.2f}: {entry.ratio:.3g} times that."
     )
     top = max(max(entry.curve), entry.reencodings, 1e-9)
     steps = max(len(entry.curve) - 1, 1)

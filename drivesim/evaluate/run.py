@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from drivesim.core.files import append_row, read_json, write_json
-from drivesim.core.video import probe
 from drivesim.evaluate.captions import with_captions
 from drivesim.evaluate.controls import ControlsConfig, Variant
 from drivesim.evaluate.copies import real_neighbours
@@ -30,10 +29,11 @@ from drivesim.evaluate.score_rows import RowsOfExtractor
 from drivesim.evaluate.scorer import Reading, Scorer, Side, first_causes, read_side
 from drivesim.evaluate.scores import Scores, StoredFeatures, StoredSet
 from drivesim.evaluate.uncertainty import UncertaintyConfig
-from drivesim.evaluate.videos import Video, as_videos
+from drivesim.evaluate.videos import Video, as_videos, find_videos
 
 SCORES_FILE = "scores.json"
 ROWS_FILE = "rows.jsonl"
+_UNEVEN = 2  # times as many clips of one video as of another are worth a word
 
 Source = str | Path | Iterable[Any]
 DrawDrift = Callable[[Drift, Path], None]
@@ -119,6 +119,8 @@ def evaluate_protocols(
     names = [protocol.name for protocol in protocols]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"protocols are {', '.join(names) or 'none'}; give at least one, each once")
+    if config.drift.reference is not None:
+        find_videos(config.drift.reference)  # a folder that is not there is told before anything is read
     generated_name, generated_videos = _set_of(generated)
     real_name, real_videos = _set_of(real)
     if extractors is None:
@@ -182,6 +184,7 @@ def _scores(config: EvaluateConfig, scorer: Scorer, out_dir: Path) -> Scores:
             index=index,
             extractor=network,
             sets=scorer.sets,
+            store=scorer.reading.store.folder,
             floor=config.controls.floor,
             config=config.uncertainty,
             covariance=scorer.protocol.covariance,
@@ -242,7 +245,7 @@ def resolve(
         seen.append(video)
         try:
             frame = next(iter(video.timed_frames(None)))[1]
-            own_fps = _own_fps(video)
+            own_fps = video.own_fps()
         except StopIteration:
             causes.append(f"{video.name}: no frame in it")
         except (ValueError, OSError) as error:
@@ -255,13 +258,6 @@ def resolve(
             ]
             return resolved, chain(seen, videos)
     raise ValueError("no generated video can be read: " + first_causes(causes))
-
-
-def _own_fps(video: Video) -> float | None:
-    if not video.is_timed:
-        return video.fps
-    assert video.path is not None
-    return round(probe(video.path).fps, 3)
 
 
 def _diversity(videos: list[Video], protocol: ProtocolConfig, rows: Path) -> list[Diversity]:
@@ -324,6 +320,23 @@ def _size_warnings(scorer: Scorer) -> list[str]:
     ]
 
 
+def _length_warnings(scorer: Scorer) -> list[str]:
+    """Videos of which some have twice as many clips as others: the long ones weigh more."""
+    counts: dict[Side, list[int]] = {}
+    for side in Side:
+        videos = scorer.sets[side][0, Variant.PLAIN].videos
+        whole = videos[:-1] if scorer.is_full(side) else videos  # the last one was cut short
+        counts[side] = [video.clips.stop for video in whole if video.clips.stop]
+    both = [*counts[Side.GENERATED], *counts[Side.REAL]]
+    if not both or max(both) < _UNEVEN * min(both):
+        return []
+    shown = ", ".join(f"{side.value} ones {min(own)} to {max(own)}" for side, own in counts.items() if own)
+    return [
+        f"videos of different lengths: clips of each are {shown}; longer videos count more, and what changes over "
+        "their time moves the score: cut both sides to one length"
+    ]
+
+
 def _warnings(scorer: Scorer, found: list[RowsOfExtractor]) -> list[str]:
     """What a reader of the scores has to know."""
     warnings = []
@@ -332,7 +345,7 @@ def _warnings(scorer: Scorer, found: list[RowsOfExtractor]) -> list[str]:
     for side in Side:
         if copies := len(scorer.digests[side]) - len(set(scorer.digests[side])):
             warnings.append(f"{copies} {side.value} videos are copies of others there, byte for byte: they count twice")
-    warnings += _size_warnings(scorer)
+    warnings += _size_warnings(scorer) + _length_warnings(scorer)
     codecs = [scorer.cards[side].codecs for side in Side]
     if set(codecs[0]) != set(codecs[1]):
         made, real = (" and ".join(f"{name} ({num})" for name, num in side.items()) for side in codecs)

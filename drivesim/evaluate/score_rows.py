@@ -131,7 +131,7 @@ def _content_bias(
     interval = None
     if own and why_no_interval(own, config) is None:
         interval = frechet_difference(own[0], own[1], own[2], config, covariance)
-    share = rise / values[ScoreRow.GENERATED] if values[ScoreRow.GENERATED] > 0 else float("inf")
+    share = rise / values[ScoreRow.GENERATED] if values[ScoreRow.GENERATED] > 0 else None
     return ContentBias(
         extractor=scores[0].extractor, metric=scores[0].metric, rise=rise, share=share, interval=interval
     )

@@ -135,7 +135,7 @@ class Scorer:
             self.on_disk[side].append(video)
         card.num_videos += 1
         card.num_clips += num_clips
-        return {"num_clips": num_clips, "drive": drive}
+        return {"num_clips": num_clips, "drive": drive} | ({"prompt": video.prompt} if video.prompt else {})
 
     def leave_out(self, side: Side, cause: str) -> None:
         """Counts a video that cannot be scored."""

@@ -61,8 +61,13 @@ class ContentBias:
     extractor: str
     metric: str
     rise: float  # score of the shuffled clips minus that of the clips
-    share: float  # rise over the score of the clips
+    share: float | None  # rise over the score of the clips; None = that is 0
     interval: Interval | None = None  # of the rise, at infinitely many vectors; None as in `Score`
+
+    @property
+    def in_percent(self) -> str:
+        """The share, to stand behind the rise; "" = there is none."""
+        return "" if self.share is None else f" ({self.share:+.0%})"
 
     @property
     def is_seen(self) -> bool:

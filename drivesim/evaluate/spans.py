@@ -83,6 +83,7 @@ def span_scores(
             index=index,
             extractor=extractor,
             sets=sets,
+            store=stored.store_dir,
             floor=False,
             config=config,
             covariance=Covariance(protocol["covariance"]),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from drivesim.core.files import read_json, read_rows
 from drivesim.evaluate.controls import Variant
@@ -12,6 +15,7 @@ from drivesim.evaluate.extractors import FeatureKind
 from drivesim.evaluate.feature_store import FeatureSet, FeatureStore, StoredVideo
 from drivesim.evaluate.run import ROWS_FILE, SCORES_FILE
 from drivesim.evaluate.scorer import Side
+from drivesim.evaluate.text_vectors import TextVectors
 
 
 @dataclass(kw_only=True, slots=True)
@@ -51,12 +55,21 @@ class StoredScores:
         wanted = {"set": side.value, "extractor": extractor, "variant": variant.value}
         return next((stored for stored in self.scores["features"]["sets"] if wanted.items() <= stored.items()), None)
 
+    @property
+    def store_dir(self) -> Path:
+        """Folder of the feature store."""
+        return self.folder / str(self.scores["features"]["folder"])
+
+    def texts(self, extractor: str, prompts: Sequence[str]) -> Tensor | None:
+        """float32 (B, D): what a network says of prompts, from the store; None = not all of them are there."""
+        return TextVectors(self.store_dir, self.network(extractor)["weights_sha256"]).load(prompts)
+
     def features(self, side: Side, extractor: str, variant: Variant = Variant.PLAIN) -> FeatureSet | None:
         """One side's features from the store; None = not all of them are there."""
         recipe = self.recipe(side, extractor, variant)
         if recipe is None:
             return None
-        store = FeatureStore(self.folder / self.scores["features"]["folder"])
+        store = FeatureStore(self.store_dir)
         network = self.network(extractor)
         videos = []
         for row in self.rows:
@@ -72,6 +85,7 @@ class StoredScores:
                     sha256=row["sha256"],
                     drive=row["drive"],
                     clips=slice(0, row["num_clips"]),
+                    prompt=row.get("prompt"),
                 )
             )
         return FeatureSet(kind=FeatureKind(network["kind"]), feature_dim=network["feature_dim"], videos=videos)

@@ -292,24 +292,6 @@ def interval_of(estimate: float, influence_SK: Array, num_drives_S: Sequence[int
     )
 
 
-def jackknife_interval(value: float, without_K: Array, shares_K: Array, level: float) -> Interval:
-    """The interval of a value of one sample, by leaving out its drives in turn.
-
-    The delete-m_j jackknife (Busing, Meijer and van der Leeden 1999): the estimate extrapolates to infinitely many
-    vectors, the width follows from how the value moves.
-
-    Args:
-        value: Of all vectors.
-        without_K: The values without each drive, at least 2.
-        shares_K: The share that each drive has of the vectors.
-        level: Share of such intervals that hold the truth.
-    """
-    moved_K = (1 - shares_K) * without_K
-    estimate = len(without_K) * value - float(moved_K.sum())
-    influence_K = (1 - shares_K) * value - moved_K
-    return interval_of(estimate, (influence_K - influence_K.mean())[None], [len(without_K)], level)
-
-
 def weighted_statistics(vectors_ND: Array, weights_N: Array) -> FrechetStatistics:
     """The statistics of vectors that count as often as whole, non-negative `weights_N` say."""
     kept = weights_N > 0

@@ -50,6 +50,17 @@ class Video:
         """Whether the file itself says when each frame is shown."""
         return self.path is not None and self.path.suffix.lower() in MOVING_SUFFIXES
 
+    def own_fps(self) -> float | None:
+        """Frames a second; None = not known.
+
+        Raises:
+            ValueError: a file that is no video.
+        """
+        if not self.is_timed:
+            return self.fps
+        assert self.path is not None
+        return round(probe(self.path).fps, 3)
+
     def codec(self) -> str:
         """What the pixels have been through: FFmpeg's name of a file's codec, the kinds of pictures, or "array".
 

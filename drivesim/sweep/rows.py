@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from drivesim.core.files import append_row, atomic_path, read_rows
+from drivesim.evaluate.metric_kinds import LOWEST
 from drivesim.evaluate.scores import Score
 
 
@@ -29,6 +30,7 @@ class SweepRow:
     num_right: int  # vectors of the other side
     low: float | None = None  # ends of the interval over drives; None = too few
     high: float | None = None
+    lowest: float | None = None  # no such value can be below; None = there is no such end
 
 
 def rows_of_scores(settings: dict[str, Any], scores: Iterable[Score]) -> list[SweepRow]:
@@ -43,6 +45,7 @@ def rows_of_scores(settings: dict[str, Any], scores: Iterable[Score]) -> list[Sw
             num_right=score.num_right,
             low=None if score.interval is None else score.interval.low,
             high=None if score.interval is None else score.interval.high,
+            lowest=LOWEST.get(score.kind),
         )
         for score in scores
     ]

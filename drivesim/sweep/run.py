@@ -274,6 +274,14 @@ def _other_measures(settings: dict[str, Any], scores: Scores) -> list[SweepRow]:
         if names:
             found.append((LEAVING, len(left) / len(names), len(names)))
     return [
-        SweepRow(**settings, metric=metric, row=ScoreRow.GENERATED.value, value=value, num_left=number, num_right=0)
+        SweepRow(
+            **settings,
+            metric=metric,
+            row=ScoreRow.GENERATED.value,
+            value=value,
+            num_left=number,
+            num_right=0,
+            lowest=0.0,
+        )
         for metric, value, number in found
     ]

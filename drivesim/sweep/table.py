@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from drivesim.evaluate.scores import ScoreRow
 from drivesim.evaluate.spans import Span
@@ -63,6 +63,8 @@ def lines_of(rows: Iterable[SweepRow]) -> list[Line]:
 
 def _value(rows: Sequence[SweepRow]) -> Repeated:
     found = over_seeds([row.value for row in rows])
+    if found.low is not None and rows[0].lowest is not None:  # Student's interval knows of no end
+        return replace(found, low=max(found.low, rows[0].lowest))
     if found.num_seeds > 1:
         return found
     return Repeated(mean=found.mean, low=rows[0].low, high=rows[0].high, num_seeds=1)

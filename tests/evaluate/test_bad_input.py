@@ -86,6 +86,14 @@ def test_a_short_video_among_others_is_left_out_and_counted(tmp_path: Path) -> N
     assert "a clip needs 4 more. Lower protocol.num_frames or score longer videos" in row["error"]
 
 
+def test_videos_of_different_lengths_are_told_with_the_remedy(tmp_path: Path) -> None:
+    long = [Video(name=f"{seed}", frames=frames(seed, num_frames=21), fps=4.0) for seed in range(5, 8)]
+    found = warnings(videos(range(3)), long, tmp_path)
+    expected = "clips of each are generated ones 2 to 2, real ones 5 to 5"
+    assert any(expected in text and "cut both sides to one length" in text for text in found)
+    assert not any("lengths" in text for text in warnings(videos(range(3)), videos(range(5, 8)), tmp_path))
+
+
 def test_one_corrupt_video_among_many_is_a_row(tmp_path: Path) -> None:
     folder = tmp_path / "real"
     for index in range(30):

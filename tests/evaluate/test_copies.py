@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,12 @@ def test_a_copied_drive_is_named_and_others_are_not(tmp_path: Path) -> None:
     assert entry.quartiles[0] <= 1 <= entry.quartiles[1]
     assert any("4 of 4 clips are copies" in line for line in score_lines(scores))
     assert "real 3" in (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert len(list(neighbour_lines(scores.neighbours))) == 3
+    legend, first, *others = neighbour_lines(scores.neighbours)
+    assert "far below 1 is copying" in legend and "made 3: nearest real 3" in first and len(others) == 2
+    many = replace(entry, videos=[replace(other, name=f"{index}") for index in range(20)] + [copy])
+    lines = list(neighbour_lines([many]))
+    assert "made 3" in lines[1]
+    assert len(lines) == 10 and "and 13 videos that are farther; 1 of all 21 hold copies" in lines[-1]
 
 
 def test_real_videos_of_one_drive_give_a_note_instead(tmp_path: Path) -> None:

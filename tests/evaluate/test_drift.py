@@ -18,7 +18,8 @@ from drivesim.evaluate.curves import Measure, course, smoothed, video_curves
 from drivesim.evaluate.drift import Drift, DriftConfig
 from drivesim.evaluate.extractors import FeatureKind
 from drivesim.evaluate.frechet import FrechetStatistics, frechet_distance
-from drivesim.evaluate.frechet_curve import BinnedStatistics, frechet_curve
+from drivesim.evaluate.frechet_curve import BinnedStatistics, frechet_curve, leaves_floor_s
+from drivesim.evaluate.lines import score_lines
 from drivesim.evaluate.picture_statistics import picture_statistics
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.real_band import RealBand, leaves_at, real_band
@@ -215,6 +216,13 @@ def test_a_darkening_video_leaves_the_band_and_all_is_written(tmp_path: Path) ->
     assert load_picture(tmp_path / "out" / "drift.png")[0, 0, 0] == len(Measure)
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "Drift over time" in page
+    told = "\n".join(score_lines(scores))
+    assert f"light at the end: 1 of 2 videos leave real video's band, the first at {left:.2f} s" in told
+    assert "change across chunk borders over change inside" in told
+    assert drift.frechet_floor is not None
+    leaves_s = leaves_floor_s(drift.frechet, drift.frechet_floor)
+    assert leaves_s is not None and f"from {leaves_s:.2f} s on above that of real video against itself" in told
+    assert f"from {leaves_s:.2f} s on above" in page
     assert "data:image/png;base64," in page
 
 

@@ -16,6 +16,7 @@ from drivesim.core.files import read_json, read_rows
 from drivesim.core.video import VideoWriter
 from drivesim.evaluate.controls import NOISE_LEVELS, ControlsConfig, frozen_clip, noisy_clip, shuffled_clip
 from drivesim.evaluate.diversity import measure_diversity, pairwise_spread, same_starts
+from drivesim.evaluate.drift import DriftConfig
 from drivesim.evaluate.extractors import FeatureKind
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.report import ReportConfig
@@ -307,7 +308,14 @@ def test_videos_of_one_drive_are_one_sample(tmp_path: Path) -> None:
     generated, real = write_set(tmp_path / "made", range(0, 8)), write_set(tmp_path / "real", range(10, 18))
     mapping = tmp_path / "drives.json"
     mapping.write_text('{"future_00[01]*": "a", "future_00[23]*": "b", "night_*": "c"}')
-    config = EvaluateConfig(protocol=PROTOCOL, drives=str(mapping))
+    config = EvaluateConfig(
+        protocol=PROTOCOL,
+        drives=str(mapping),
+        controls=ControlsConfig(frozen=False, shuffled=False, noisy=False, floor=False),
+        diversity=False,
+        drift=DriftConfig(enabled=False),
+        report=ReportConfig(num_generated=0, num_real=0),
+    )
     scores = run(config, generated, real, tmp_path / "out")
     assert scores.scores[0].interval.num_drives == 6  # a, b and four videos of their own
     drives = [row["drive"] for row in read_rows(tmp_path / "out" / "rows.jsonl")][:5]

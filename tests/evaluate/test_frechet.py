@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from drivesim.evaluate.extractors import FeatureKind
-from drivesim.evaluate.frechet import Covariance, FrechetStatistics, frechet_distance
+from drivesim.evaluate.frechet import Covariance, FrechetStatistics, frechet_distance, frechet_influence
 from drivesim.evaluate.frechet_metric import FrechetDistance
 
 Array = NDArray[np.float64]
@@ -81,6 +81,20 @@ def test_fewer_vectors_than_features_match_the_nuclear_norm() -> None:
     gap = x.mean(0) - y.mean(0)
     expected = gap @ gap + (xc**2).sum() + (yc**2).sum() - 2 * np.linalg.svd(xc @ yc.T, compute_uv=False).sum()
     assert frechet_distance(statistics(x), statistics(y)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_many_vectors_of_a_few_dimensions_score_as_in_those_alone() -> None:
+    """More vectors than features, whose covariance is singular all the same: rounding must not be rooted."""
+    rng = np.random.default_rng(12)
+    spread, _ = np.linalg.qr(rng.normal(size=(40, 3)))
+    x, y = rng.normal(size=(90, 3)), rng.normal(0.5, 2, size=(80, 3))
+    few = frechet_distance(statistics(x), statistics(y))
+    assert frechet_distance(statistics(x @ spread.T), statistics(y @ spread.T)) == pytest.approx(few, rel=1e-9)
+    assert frechet_distance(statistics(x @ spread.T), statistics(x[::-1] @ spread.T)) < 1e-6
+    copies = np.repeat(x[:4] @ spread.T, 20, axis=0)
+    assert frechet_distance(statistics(copies), statistics(copies[::-1])) < 1e-6
+    for influence in frechet_influence(x @ spread.T, y @ spread.T):
+        assert np.isfinite(influence).all()
 
 
 def test_constant_features_leave_the_distance_of_the_means() -> None:

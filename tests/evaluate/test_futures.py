@@ -153,3 +153,15 @@ def test_futures_of_a_start_are_counted_by_the_way_they_drive(tmp_path: Path) ->
     assert found.yaw_deg[1] == pytest.approx(0.85 * 77, abs=10)
     assert [row["name"] for row in read_rows(tmp_path / "rows.jsonl")] == ["broken"]
     assert "left 2 (" in futures_section([found])
+
+
+def test_a_turn_at_30_frames_a_second_is_the_turn_at_4(tmp_path: Path) -> None:
+    """From frame to frame it is 0.4 degrees then, less than a pixel."""
+    for index, sign in enumerate((1, -1)):
+        with VideoWriter(tmp_path / f"future_{index}.mp4", 30.0, crf=12) as writer:
+            for frame in turned(sign * 0.4, 181):
+                writer.write(frame)
+    starts = {"future_0.mp4": find_videos(tmp_path)}
+    (found,) = measure_futures(starts, [MeanColour()], PROTOCOL, (64, 128), tmp_path / "rows.jsonl")
+    assert found.yaw_deg == pytest.approx([0.85 * 72, -0.85 * 72], abs=10)
+    assert {turn.mode: turn.count for turn in found.turns} == {"left": 1, "straight": 0, "right": 1}

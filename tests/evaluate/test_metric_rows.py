@@ -15,6 +15,7 @@ from drivesim.core.files import read_json, read_rows
 from drivesim.evaluate.compare import compare
 from drivesim.evaluate.controls import ControlsConfig
 from drivesim.evaluate.drift import DriftConfig
+from drivesim.evaluate.drive_jackknife import Jackknife
 from drivesim.evaluate.extractors import ClassScores, Extractor, ExtractorConfig, make_extractor
 from drivesim.evaluate.kernel_distance import KernelDistance, kernel_distance, kernel_interval
 from drivesim.evaluate.metric_kinds import MetricKind, metric_title
@@ -23,7 +24,7 @@ from drivesim.evaluate.report import ReportConfig
 from drivesim.evaluate.run import EvaluateConfig, evaluate
 from drivesim.evaluate.scores import ScoreRow
 from drivesim.evaluate.text_similarity import TextFrameExtractor
-from drivesim.evaluate.uncertainty import Sample, UncertaintyConfig, jackknife_interval
+from drivesim.evaluate.uncertainty import Sample, UncertaintyConfig
 from drivesim.evaluate.videos import Video
 from tests.evaluate import colour_videos
 
@@ -226,10 +227,17 @@ def test_clips_of_one_drive_do_not_raise_the_kernel_estimate() -> None:
     assert abs(np.mean(estimates)) < 3 * error < plain
 
 
+def jackknife(value: float, without: NDArray[np.float64]) -> Jackknife:
+    """Of drives of one vector each."""
+    num = len(without)
+    names = np.array([f"d{index}" for index in range(num)])
+    return Jackknife(value=value, num_vectors=num, drives_K=names, without_K=without, shares_K=np.full(num, 1 / num))
+
+
 def test_the_jackknife_of_a_mean_is_the_textbooks() -> None:
     values = np.array([1.0, 4.0, 2.0, 9.0, 3.0])
     without = (values.sum() - values) / 4
-    found = jackknife_interval(values.mean(), without, np.full(5, 0.2), 0.95)
+    found = jackknife(values.mean(), without).interval(0.95)
     assert found.estimate == pytest.approx(values.mean())
     assert found.standard_error == pytest.approx(values.std(ddof=1) / np.sqrt(5))
 
@@ -238,6 +246,4 @@ def test_the_jackknife_takes_away_a_bias_by_the_number_of_vectors() -> None:
     """The plug-in variance is too small by 1 / N."""
     values = np.random.default_rng(2).normal(size=7)
     without = np.array([np.delete(values, index).var() for index in range(7)])
-    assert jackknife_interval(values.var(), without, np.full(7, 1 / 7), 0.9).estimate == pytest.approx(
-        values.var(ddof=1)
-    )
+    assert jackknife(values.var(), without).estimate == pytest.approx(values.var(ddof=1))

@@ -101,3 +101,10 @@ def test_a_panel_for_each_setting_of_several_values_with_the_others_as_series() 
     assert list(panels[0].series) == ["0-5 s", "0-20 s"]
     assert [(point.x, point.mean) for point in panels[1].series["steps 6"]] == [(5.0, 11.0), (20.0, 26.0)]
     assert list(panels[0].levels) == ["real against real"]  # the frozen one is far off the scale
+
+
+def test_an_interval_over_seeds_does_not_fall_below_what_a_score_can_be() -> None:
+    (line,) = lines_of([row(1.0, lowest=0.0), row(9.0, seed=1, lowest=0.0)])
+    assert line.value.low == 0.0 and line.value.high is not None and line.value.high > 9
+    (free,) = lines_of([row(1.0), row(9.0, seed=1)])
+    assert free.value.low is not None and free.value.low < 0
