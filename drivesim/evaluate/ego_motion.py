@@ -35,7 +35,7 @@ class EgoMotionConfig:
 
     horizontal_fov_deg: float = 64.0  # of the pictures
     rows: tuple[float, float] = (0.31, 0.56)  # of the far field, from the top, shares of the height; horizon at 0.5
-    fps: float = 4.0  # of the frames that it looks at: between nearer ones a turn is less than a pixel
+    fps: float = 4.0  # of the frames that it was tried on; nearer ones damp it
     max_turn_deg: float = 13.0  # from frame to frame; what turns faster is not found
     scale: float = 0.85  # degrees turned a degree found: houses at a corner are not infinitely far (toytown)
     turn_deg: float = 40.0  # from here on a clip is a turn, not straight

@@ -62,7 +62,7 @@ def measure_futures(
 
 
 def _yaw_steps_deg(video: Video) -> NDArray[np.float64]:
-    """By frames as far apart as those that the measure was tried on: between frames of 1/30 s a turn is no pixel."""
+    """By frames as far apart as those that the measure was tried on: nearer ones damp it."""
     config = EgoMotionConfig()
     return yaw_steps_deg(frames_at(video, min(config.fps, video.own_fps() or config.fps)), config)
 

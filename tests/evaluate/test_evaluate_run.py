@@ -27,6 +27,13 @@ from drivesim.evaluate.videos import Video, find_videos
 
 Frames = NDArray[np.uint8]
 PROTOCOL = ProtocolConfig(num_frames=4, context_frames=0)
+SCORES_ALONE = EvaluateConfig(  # for tests that look at nothing else
+    protocol=PROTOCOL,
+    controls=ControlsConfig(frozen=False, shuffled=False, noisy=False, floor=False),
+    diversity=False,
+    drift=DriftConfig(enabled=False),
+    report=ReportConfig(num_generated=0, num_real=0),
+)
 
 
 class LastMinusFirst:
@@ -110,7 +117,7 @@ def test_corrupt_video_is_a_row_and_counted(tmp_path: Path) -> None:
     broken = real / "future_011.mp4"
     broken.write_bytes(broken.read_bytes()[:700])
     (real / "future_999.mp4").write_bytes(b"no video at all")
-    scores = run(EvaluateConfig(protocol=PROTOCOL), generated, real, tmp_path / "out")
+    scores = run(SCORES_ALONE, generated, real, tmp_path / "out")
     assert scores.card.real.num_left_out == 2
     assert scores.card.real.num_videos == 3
     assert scores.card.real.num_clips == 12
@@ -158,7 +165,7 @@ def test_given_frames_are_left_out_unless_counted(tmp_path: Path) -> None:
 
 def test_the_real_set_given_twice_is_noticed(tmp_path: Path) -> None:
     real = write_set(tmp_path / "real", range(3))
-    scores = run(EvaluateConfig(protocol=PROTOCOL), real, real, tmp_path / "out")
+    scores = run(SCORES_ALONE, real, real, tmp_path / "out")
     assert scores.value("last-minus-first") < 1e-6
     assert any("given twice" in warning for warning in scores.warnings)
 
@@ -305,17 +312,13 @@ def test_a_wide_interval_says_how_many_drives_it_would_take(tmp_path: Path) -> N
 
 
 def test_videos_of_one_drive_are_one_sample(tmp_path: Path) -> None:
-    generated, real = write_set(tmp_path / "made", range(0, 8)), write_set(tmp_path / "real", range(10, 18))
+    generated, real = (
+        [Video(name=f"future_{seed:03d}.mp4", frames=brightening(seed), fps=4.0) for seed in seeds]
+        for seeds in (range(0, 8), range(10, 18))
+    )
     mapping = tmp_path / "drives.json"
     mapping.write_text('{"future_00[01]*": "a", "future_00[23]*": "b", "night_*": "c"}')
-    config = EvaluateConfig(
-        protocol=PROTOCOL,
-        drives=str(mapping),
-        controls=ControlsConfig(frozen=False, shuffled=False, noisy=False, floor=False),
-        diversity=False,
-        drift=DriftConfig(enabled=False),
-        report=ReportConfig(num_generated=0, num_real=0),
-    )
+    config = replace(SCORES_ALONE, drives=str(mapping))
     scores = run(config, generated, real, tmp_path / "out")
     assert scores.scores[0].interval.num_drives == 6  # a, b and four videos of their own
     drives = [row["drive"] for row in read_rows(tmp_path / "out" / "rows.jsonl")][:5]
