@@ -99,7 +99,7 @@ class DrivingModel:
         self.num_given = int(index.get("num_given", 2))
         own = sampling_of(index, "predict_sampling", PredictionSamplingConfig)
         self.predict_sampling = (predict_sampling or PredictionOverrides()).over(own)
-        self.finishing = Finishing(parts, index, self.fps)
+        self.finishing = Finishing.of_driving(parts, index, self.fps)
         self.size_hw = (self.small_hw[0] * self.finishing.scale, self.small_hw[1] * self.finishing.scale)
         level, most = self.predict_sampling.context_noise, int(parts["temporal"].config.context_noise)
         if level > most:
