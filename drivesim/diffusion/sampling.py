@@ -41,7 +41,7 @@ class Guidance:
 
 
 class JointGuidance:
-    """As `Guidance`, of a network that makes both branches as one batch, [without, with], as in diffusers' pipelines."""
+    """As `Guidance`, of a network that makes both branches in one batch, [without, with], as diffusers does."""
 
     def __init__(self, both: Denoiser, scale: float):
         self.both = both

@@ -6,7 +6,7 @@ Axes: T frames, C channels, h w pixels of the small picture, which are latents o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -44,7 +44,11 @@ class LatentUpscaling:
     overlap: int = OVERLAP
     listen: Callable[[str], OnStep | None] = lambda _stage: None  # who is told of a stage's steps
 
+    _video_unet: VideoUNet | None = field(init=False, default=None)
+
     def __post_init__(self) -> None:
+        if self.temporal is not None:
+            self._video_unet = VideoUNet(self.image.unet, self.temporal).eval()
         most = self.portion // 2
         if self.temporal is None:
             self.overlap = 0
@@ -106,11 +110,11 @@ class LatentUpscaling:
         unet, num_branches = self.image.unet, len(x) // len(noised_TChw)
         low = torch.cat([noised_TChw] * num_branches)
         x = torch.cat([x, low], dim=1)
-        if self.temporal is None:
+        if self._video_unet is None:
             levels = step.new_full((len(x),), self.noise_level)
             return unet(x, step, told.spatial_BTLD.flatten(0, 1), class_labels=levels).sample  # type: ignore[no-any-return]
         video = (num_branches, -1)
-        made: Tensor = VideoUNet(unet, self.temporal)(
+        made: Tensor = self._video_unet(
             x.unflatten(0, video),
             step[:num_branches],
             told.spatial_BTLD,
@@ -126,10 +130,3 @@ class LatentUpscaling:
         frames = decode_pictures(self.image.vae, made_TCYX)
         check_finite(frames, "decoding of what was upscaled", first_frame, self.fps)
         return to_picture_range(frames)
-
-    def check_low(self, low_hw: tuple[int, int]) -> None:
-        """Raises ValueError for small pictures that the U-Net cannot halve as often as it has to."""
-        by = 2 ** (len(self.image.unet.config.block_out_channels) - 1)
-        if any(side % by for side in low_hw):
-            nearest = [max(by, round(side / by) * by) for side in low_hw]
-            raise ValueError(f"upscaler: pictures of {list(low_hw)} do not divide by {by}; the nearest is {nearest}")

@@ -35,7 +35,8 @@ class VideoUNet(nn.Module):
 
     def __init__(self, backbone: UNet2DConditionModel, temporal: TemporalStack):
         super().__init__()
-        shape = TemporalStack.for_backbone(backbone).config
+        with torch.device("meta"):  # of its shape alone: at full size it would be gigabytes
+            shape = TemporalStack.for_backbone(backbone).config
         for key in ("block_out_channels", "layers_per_block", "attention_blocks", "transformer_layers"):
             if tuple(shape[key]) != tuple(temporal.config[key]):
                 raise ValueError(
