@@ -31,8 +31,10 @@ from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.run import EvaluateConfig
 from drivesim.families.stages import StagesConfig
 from drivesim.planning.hardware import PlanConfig
+from drivesim.planning.text_rollout import PlanTextRolloutCommand
 from drivesim.rollout.pools import PoolConfig
 from drivesim.rollout.run import RolloutConfig
+from drivesim.rollout.text import TextRolloutCommand
 from drivesim.sweep.claims import ClaimsConfig
 from drivesim.sweep.run import SweepConfig
 from drivesim.toytown.config import TownConfig
@@ -174,7 +176,6 @@ PLANNED = ("train", "rollout")  # commands that can be planned
 _COMMAND_SCHEMAS: dict[str, type] = {
     "prepare": PrepareCommand,
     "design": DesignCommand,
-    "rollout": RolloutCommand,
     "evaluate": EvaluateCommand,
 }
 
@@ -184,7 +185,6 @@ _SCHEMAS: dict[str, type] = {
     "toytown": ToytownData,
     "videos": VideoFolderConfig,
     "export": ExportConfig,
-    "sampler": SamplerOverrides,
     "pool": PoolConfig,
     "protocol": ProtocolConfig,
     "claims": ClaimsConfig,
@@ -207,12 +207,17 @@ def config_name(command: str, arguments: Sequence[str]) -> tuple[str, list[str]]
 def register(command: str, name: str) -> None:
     """Makes the schemas of a command and its config file known to Hydra; may be called again."""
     store = ConfigStore.instance()
+    is_plan = command == "plan"
     if name == "train":
-        schema = _plan_train_command() if command == "plan" else _train_command()
+        schemas = {name: _plan_train_command() if is_plan else _train_command()}
+    elif name == "rollout":  # one a family, which the group of that name chooses
+        schemas = {
+            "rollout_driving": PlanRolloutCommand if is_plan else RolloutCommand,
+            "rollout_text": PlanTextRolloutCommand if is_plan else TextRolloutCommand,
+        }
     else:
-        schema = PlanRolloutCommand if command == "plan" else _COMMAND_SCHEMAS[name]
-    samplers = {"sampler": PredictionOverrides} if name == "rollout" else {}
-    for place, node in {**_SCHEMAS, **samplers, name: schema}.items():
+        schemas = {name: _COMMAND_SCHEMAS[name]}
+    for place, node in {**_SCHEMAS, **schemas}.items():
         store.store(group="schema", name=place, node=node)
 
 
@@ -325,7 +330,11 @@ def explain(error: BaseException, overrides: Sequence[str]) -> str:
     if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):
         place, _, key = str(cause.full_key or cause.key).rpartition(".")
         node = cause.parent_node
-        return _unknown_key(place, key, [str(k) for k in node if k != "hydra"] if isinstance(node, DictConfig) else [])
+        found = _unknown_key(place, key, [str(k) for k in node if k != "hydra"] if isinstance(node, DictConfig) else [])
+        is_of_text = not place and key in TextRolloutCommand.__dataclass_fields__
+        return f"{found}; '{key}' is a key of rollout family=text" if is_of_text else found
+    if str(error).startswith("Could not override 'preset'"):
+        return "preset is a group of rollout family=text alone; add family=text"
     given = " ".join(overrides)
     if isinstance(error, AssertionError):
         return f"a key of a group that has no choice yet, in '{given}'; choose one first, as in export=videos"
