@@ -159,6 +159,8 @@ class Simulator:
             raise ValueError("rollout: a driving model needs a start frame")
         if not isinstance(start, Start):
             start = self._start_of_picture(start, name)
+        if on_step is not None and not isinstance(self.model, TextModel):
+            raise ValueError("rollout: on_step is for text-to-video models; a driving model tells of whole chunks")
         if isinstance(self.model, TextModel):
             self.model.on_step = on_step
             assert not isinstance(said, bool)
