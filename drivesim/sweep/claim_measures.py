@@ -195,7 +195,7 @@ def _paired(unit: Unit, pairs: list[tuple[Frames, Frames]], fps: float) -> dict[
     """Distances of what was made to what was there, and the errors of frames and of their differences."""
     real = [Video(name=f"clip_{index:04d}", frames=clip, fps=fps) for index, (clip, _) in enumerate(pairs)]
     made = [Video(name=f"clip_{index:04d}", frames=clip, fps=fps) for index, (_, clip) in enumerate(pairs)]
-    protocol = replace(unit.settings.protocol, context_frames=0)
+    protocol = replace(unit.settings.protocol, fps=fps, context_frames=0)  # whole clips, at the rate they have
     found = _distances(replace(unit.settings, protocol=protocol), made, real, unit.folder / "scores")
     difference, error = np.mean([clip_errors(clip, other) for clip, other in pairs], axis=0)
     return found | {DIFFERENCE: float(difference), ERROR: float(error)}

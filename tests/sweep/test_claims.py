@@ -87,7 +87,7 @@ UPSAMPLER = ClaimConfig(
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("claims")
     write_tiny_family(root / "model")
-    write_nuscenes(TownConfig(num_scenes=2, duration_s=4.0, fps=4.0, key_fps=4.0, size_hw=(32, 64)), root / "town")
+    write_nuscenes(TownConfig(num_scenes=2, duration_s=4.0, fps=8.0, key_fps=4.0, size_hw=(32, 64)), root / "town")
     return root
 
 
@@ -117,7 +117,8 @@ def inputs(place: Path) -> ClaimInputs:
             size_hw=[32, 64],
             cache_dir=str(place / "cache"),
             temporal=TemporalConfig(num_frames=10, context_channels=8, feed_forward_mult=1, spatial=spatial),
-            video_decoder=VideoDecoderConfig(num_frames=2, fps=4.0),
+            cache_fps=8.0,
+            video_decoder=VideoDecoderConfig(num_frames=2, fps=8.0),  # another rate than the protocol's
             optim=OptimConfig(learning_rate=1e-2, warmup_steps=1, ema_decay=0.0),
             trainer=TrainerConfig(max_steps=1, progress=False, accelerator="cpu"),
         )
@@ -131,7 +132,7 @@ def inputs(place: Path) -> ClaimInputs:
         )
 
     settings = EvaluateConfig(
-        protocol=ProtocolConfig(num_frames=8),
+        protocol=ProtocolConfig(num_frames=8, fps=4.0),
         controls=ControlsConfig(frozen=False, shuffled=False, noisy=False, floor=False),
         drift=DriftConfig(enabled=False),
         diversity=False,
