@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from drivesim.core.yaml_fields import nearest
+from drivesim.data.captioned import CaptionedClipsConfig
 from drivesim.data.export import ExportConfig
 from drivesim.data.nuscenes import NuScenesConfig
 from drivesim.data.prepare import PrepareConfig
@@ -183,6 +184,7 @@ _SCHEMAS: dict[str, type] = {
     "nuscenes": NuScenesConfig,
     "toytown": ToytownData,
     "videos": VideoFolderConfig,
+    "captioned": CaptionedClipsConfig,
     "export": ExportConfig,
     "sampler": SamplerOverrides,
     "pool": PoolConfig,

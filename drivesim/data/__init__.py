@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from drivesim.data.nuscenes import NuScenesConfig, NuScenesSource
+from drivesim.data.captioned import CaptionedClips, CaptionedClipsConfig
+from drivesim.data.nuscenes import CaptionedNuScenes, NuScenesConfig, NuScenesSource
 from drivesim.data.prepare import PrepareConfig, Report, prepare
 from drivesim.data.source import ClipSource, Drive, Problem, ProblemKind
 from drivesim.data.videos import VideoFolderConfig, VideoFolderSource
 
 __all__ = [
+    "CaptionedClips",
+    "CaptionedClipsConfig",
+    "CaptionedNuScenes",
     "ClipSource",
     "Drive",
     "NuScenesConfig",
@@ -23,10 +27,13 @@ __all__ = [
 ]
 
 
-def make_source(config: NuScenesConfig | VideoFolderConfig) -> ClipSource:
+def make_source(config: NuScenesConfig | VideoFolderConfig | CaptionedClipsConfig) -> ClipSource:
     """The source that a config describes."""
     if isinstance(config, NuScenesConfig):
-        return NuScenesSource(config)
+        return CaptionedNuScenes(config) if config.captions else NuScenesSource(config)
+    if isinstance(config, CaptionedClipsConfig):
+        return CaptionedClips(config)
     if isinstance(config, VideoFolderConfig):
         return VideoFolderSource(config)
-    raise ValueError(f"{type(config).__name__} is no data config; expected NuScenesConfig or VideoFolderConfig")
+    expected = "NuScenesConfig, VideoFolderConfig or CaptionedClipsConfig"
+    raise ValueError(f"{type(config).__name__} is no data config; expected {expected}")
