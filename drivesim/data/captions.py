@@ -78,5 +78,7 @@ def collate_texts(texts: Sequence[Tensor]) -> Tensor:
 
 
 def texts_of(text_BL: Tensor) -> list[str]:
-    """The texts of a batch; the inverse of `collate_texts`."""
+    """The texts of a batch; the inverse of `collate_texts`. Empty ones where a batch is only counted, not there."""
+    if text_BL.is_meta:
+        return [""] * len(text_BL)
     return [bytes(row).rstrip(b"\0").decode() for row in text_BL.cpu().numpy()]

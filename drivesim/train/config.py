@@ -10,12 +10,14 @@ from drivesim.data.batches import CropConfig
 from drivesim.data.module import DataModuleConfig
 from drivesim.diffusion.settings import PredictionSamplingConfig, SamplingConfig, ScheduleConfig
 from drivesim.models.build import AutoencoderConfig, BackboneConfig, InterpolationConfig, TemporalConfig
+from drivesim.models.text_build import TextEncoderConfig
 from drivesim.models.upsampler import UpsamplerConfig, UpsamplerTemporalConfig
 from drivesim.models.video_decoder import VideoDecoderConfig
 from drivesim.train.autoencoder import AutoencoderLossConfig
 from drivesim.train.interpolation import InterpolationLossConfig
 from drivesim.train.latent_ldm import ImageLossConfig, PredictionLossConfig
 from drivesim.train.optim import OptimConfig
+from drivesim.train.text_config import TextLossConfig, TextTemporalConfig
 from drivesim.train.upsampler import UpsamplerLossConfig
 from drivesim.train.video_decoder import VideoDecoderLossConfig
 
@@ -30,6 +32,9 @@ class StageName(str, Enum):
     VIDEO_DECODER = "video_decoder"
     IMAGE_UPSAMPLER = "image_upsampler"
     UPSAMPLER = "upsampler"
+    TEXT_BASE = "text_base"  # a small text-to-image model from nothing
+    TEXT_IMAGE = "text_image"  # spatial layers of a checkpoint on frames of the videos
+    TEXT_KEY_FRAMES = "text_key_frames"  # temporal layers in a frozen text-to-image model
 
 
 @dataclass(kw_only=True, slots=True)
@@ -73,6 +78,9 @@ class TrainConfig:
     upsampler: UpsamplerConfig = field(default_factory=UpsamplerConfig)  # read by both stages of the upsampler
     upsampler_temporal: UpsamplerTemporalConfig = field(default_factory=UpsamplerTemporalConfig)  # by stage upsampler
     video_decoder: VideoDecoderConfig = field(default_factory=VideoDecoderConfig)  # read by stage video_decoder
+    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)  # read by stage text_base
+    text_temporal: TextTemporalConfig = field(default_factory=TextTemporalConfig)  # read by stage text_key_frames
+    text_loss: TextLossConfig = field(default_factory=TextLossConfig)  # all stages of the text family
     crop: CropConfig = field(default_factory=CropConfig)  # read by the stages that learn from pictures
     autoencoder_loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)  # stage autoencoder
     image_loss: ImageLossConfig = field(default_factory=ImageLossConfig)  # stage image
