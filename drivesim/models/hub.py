@@ -1,0 +1,31 @@
+"""Where a checkpoint that a user names lies: a folder, a file, or a hub id through diffusers' cache."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from diffusers import DiffusionPipeline
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+
+
+def find_source(source: str | Path) -> Path:
+    """The folder or file of a checkpoint; a hub id is downloaded once, without pickles.
+
+    Raises:
+        FileNotFoundError: nothing is there by that name, or the hub cannot be reached; says how to give a folder.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if not _HUB_ID.fullmatch(str(source)):
+        raise FileNotFoundError(f"{source}: no such folder or file, and no hub id (OWNER/NAME)")
+    try:
+        unused = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
+        return Path(DiffusionPipeline.download(str(source), use_safetensors=True, **unused))
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"{source}: no such folder or file here, and as a hub id it cannot be had: "
+            f"{str(error).strip().splitlines()[0]} Give a folder that holds a copy of the checkpoint in its place"
+        ) from error

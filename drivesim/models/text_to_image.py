@@ -1,0 +1,209 @@
+"""Public text-to-image checkpoints as they come: Stable Diffusion 1.x, 2.x and the x4 upscaler, in each format."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from drivesim.core.files import write_json
+from drivesim.models.hub import find_source
+from drivesim.models.lora import fuse_lora
+from drivesim.models.original_checkpoint import BlankTextEncoder, OriginalCheckpoint
+from drivesim.models.stored_weights import (
+    check_shapes,
+    find_weights,
+    network_shapes,
+    read_config,
+    read_tensors,
+    stored_shapes,
+)
+
+LOW_RES_COLOURS = 3
+# Names that attention layers of autoencoders have in older files, and their names today.
+_OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+_PIPELINES = {False: "StableDiffusionPipeline", True: "StableDiffusionUpscalePipeline"}
+
+
+@dataclass(kw_only=True, slots=True)
+class TextToImage:
+    """The parts of a text-to-image checkpoint, in evaluation mode; names are those of diffusers' folders."""
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    scheduler: Any  # of the class that the checkpoint names; its config says whether the target is e or v
+    low_res_scheduler: Any = None  # noise of the low-resolution pictures; None = no upscaler
+
+    @property
+    def is_upscaler(self) -> bool:
+        """Whether the U-Net sees a low-resolution picture beside its latents, and is told that picture's noise."""
+        return self.low_res_scheduler is not None
+
+    def check(self, place: str) -> None:
+        """Raises ValueError where the parts are those of another architecture, saying what was found and is needed."""
+        net = self.unet.config
+        wanted = net.out_channels + (LOW_RES_COLOURS if self.is_upscaler else 0)
+        facts = [
+            ("the U-Net's in_channels", net.in_channels, wanted),
+            ("the autoencoder's latent_channels", self.vae.config.latent_channels, net.out_channels),
+            ("the text encoder's hidden_size", self.text_encoder.config.hidden_size, net.cross_attention_dim),
+            ("the U-Net's addition_embed_type", net.addition_embed_type, None),
+            ("the U-Net's time_cond_proj_dim", net.time_cond_proj_dim, None),
+            ("the U-Net tells a noise level", bool(net.num_class_embeds or net.class_embed_type), self.is_upscaler),
+        ]
+        for name, found, needed in facts:
+            if found != needed:
+                kind = "the x4 upscaler" if self.is_upscaler else "Stable Diffusion 1.x or 2.x"
+                raise ValueError(f"{place}: not the architecture of {kind}: {name} is {found}, needed is {needed}")
+
+
+def load_text_to_image(
+    source: str | Path,
+    *,
+    base: str | Path | None = None,
+    loras: Sequence[str | Path] = (),
+    dtype: torch.dtype = torch.float32,
+) -> TextToImage:
+    """The parts of a checkpoint.
+
+    Args:
+        source: a diffusers folder (a DreamBooth training's, too), a hub id, or an original single file (safetensors).
+        base: a diffusers folder or hub id for what `source` lacks. A single file lacks configs, tokenizer and
+            scheduler; a DreamBooth checkpoint may hold the U-Net alone. None = for a single file NAME.safetensors the
+            folder NAME beside it where there is one, else the hub id of its kind; for a folder nothing.
+        loras: files or folders of LoRA weights, fused in this order; `PATH@0.7` fuses 0.7 of one.
+        dtype: of all weights.
+
+    Raises:
+        ValueError: a part is missing, a pickle, truncated, or of another architecture; says what was found and what is
+            needed.
+        FileNotFoundError: nothing is there by that name, or the hub cannot be reached.
+    """
+    found = find_source(source)
+    if found.is_file():
+        made = _from_original(OriginalCheckpoint.open(found, base), dtype)
+    else:
+        made = _from_folder(found, None if base is None else find_source(base), dtype)
+    made.check(str(source))
+    for lora in loras:
+        fuse_lora(lora, made.unet, made.text_encoder)
+    return made
+
+
+def save_text_to_image(parts: TextToImage, folder: str | Path) -> None:
+    """Writes a diffusers folder that this module and diffusers' pipelines load."""
+    folder = Path(folder)
+    index: dict[str, Any] = {"_class_name": _PIPELINES[parts.is_upscaler], "_diffusers_version": diffusers.__version__}
+    for field in fields(parts):
+        part = getattr(parts, field.name)
+        if part is None:
+            continue
+        part.save_pretrained(folder / field.name)
+        library = "transformers" if field.name in ("text_encoder", "tokenizer") else "diffusers"
+        index[field.name] = [library, type(part).__name__]
+        for weights in (folder / field.name).glob("*.safetensors"):
+            weights.chmod(0o644)  # safetensors writes 0600
+    if not parts.is_upscaler:
+        index |= {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
+    write_json(folder / "model_index.json", index)
+
+
+def _from_folder(source: Path, base: Path | None, dtype: torch.dtype) -> TextToImage:
+    # The small parts come first: what is wrong with them shows before gigabytes are read.
+    return TextToImage(
+        tokenizer=_load_tokenizer(_folder_of("tokenizer", source, base)),
+        scheduler=_load_scheduler(_folder_of("scheduler", source, base)),
+        low_res_scheduler=_load_low_res_scheduler(_folder_of("low_res_scheduler", source, base)),
+        text_encoder=_load_text_encoder(_folder_of("text_encoder", source, base), dtype),
+        vae=_load_network(AutoencoderKL, _folder_of("vae", source, base), dtype),
+        unet=_load_network(UNet2DConditionModel, _folder_of("unet", source, base), dtype),
+    )
+
+
+def _from_original(file: OriginalCheckpoint, dtype: torch.dtype) -> TextToImage:
+    scheduler = _load_scheduler(file.base / "scheduler")
+    target = file.prediction_type()
+    if target is not None:
+        scheduler = type(scheduler).from_config(scheduler.config, prediction_type=target)
+    return TextToImage(
+        tokenizer=_load_tokenizer(file.base / "tokenizer"),
+        scheduler=scheduler,
+        low_res_scheduler=_load_low_res_scheduler(file.base / "low_res_scheduler"),
+        text_encoder=file.text_encoder(dtype),
+        vae=file.vae(dtype),
+        unet=file.unet(dtype),
+    )
+
+
+def _load_low_res_scheduler(folder: Path) -> Any:
+    return _load_scheduler(folder) if folder.is_dir() else None
+
+
+def _folder_of(name: str, source: Path, base: Path | None) -> Path:
+    if base is None or (source / name).is_dir():
+        return source / name
+    return base / name
+
+
+def _load_network(network_class: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """A network of diffusers, its config and its file's header judged before its weights are read."""
+    place = f"{folder.parent}: part {folder.name!r}"
+    config = read_config(folder / "config.json", place)
+    _check_class(config.get("_class_name"), network_class, place)
+    path = find_weights(folder, "diffusion_pytorch_model", place)
+    stored = stored_shapes(path, place)
+    with torch.device("meta"):
+        network = network_class.from_config(config)
+    check_shapes({_today(name): shape for name, shape in stored.items()}, network_shapes(network), place)
+    tensors = {_today(name): tensor for name, tensor in read_tensors(path, stored, dtype).items()}
+    network.load_state_dict(tensors, assign=True)
+    return network.eval()
+
+
+def _today(name: str) -> str:
+    for old, new in _OLD_NAMES.items():
+        name = name.replace(old, new)
+    return name
+
+
+def _load_text_encoder(folder: Path, dtype: torch.dtype) -> CLIPTextModel:
+    place = f"{folder.parent}: part {folder.name!r}"
+    config = read_config(folder / "config.json", place)
+    _check_class((config.get("architectures") or [None])[0], CLIPTextModel, place)
+    path = find_weights(folder, "model", place)
+    stored = stored_shapes(path, place)
+    blank = BlankTextEncoder(config)
+    blank.check(stored, place)
+    return blank.filled(read_tensors(path, stored, dtype), dtype)
+
+
+def _load_tokenizer(folder: Path) -> CLIPTokenizer:
+    if not folder.is_dir():
+        raise ValueError(f"{folder.parent}: part {folder.name!r} is missing ({folder} not found)")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise ValueError(f"{folder.parent}: part {folder.name!r} holds neither tokenizer.json nor vocab.json")
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def _load_scheduler(folder: Path) -> Any:
+    place = f"{folder.parent}: part {folder.name!r}"
+    config = read_config(folder / "scheduler_config.json", place)
+    scheduler_class: Any = getattr(diffusers, str(config.get("_class_name")), None)
+    is_scheduler = inspect.isclass(scheduler_class) and issubclass(scheduler_class, SchedulerMixin)
+    if not is_scheduler:
+        raise ValueError(f"{place} is a {config.get('_class_name')}, expected a scheduler of diffusers, such as DDIM's")
+    return scheduler_class.from_config(config)
+
+
+def _check_class(found: Any, wanted: type, place: str) -> None:
+    if found is not None and found != wanted.__name__:
+        raise ValueError(f"{place} is a {found}, expected {wanted.__name__}")
