@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from drivesim.nn.temporal import (
     TemporalResBlock,
     TemporalTransformerBlock,
     from_time_view,
+    near_frames,
     positions_at_once,
     sinusoidal,
     to_time_view,
@@ -30,7 +32,7 @@ from drivesim.nn.temporal import (
 class TemporalResLayer(nn.Module):
     """What follows one spatial residual block: context, temporal residual block, mix."""
 
-    def __init__(self, channels: int, config: dict[str, int]):
+    def __init__(self, channels: int, config: dict[str, Any]):
         super().__init__()
         context_channels = config["context_channels"] if config["context_in_channels"] else 0
         self.context_conv = (
@@ -41,7 +43,9 @@ class TemporalResLayer(nn.Module):
             config["time_embed_dim"],
             groups=config["norm_num_groups"],
             context_channels=context_channels,
+            context_shortcut=config["context_shortcut"],
             time_kernel=config["time_kernel"],
+            eps=config["norm_eps"],
         )
         self.mix = Mix(config["num_alphas"])
 
@@ -61,9 +65,10 @@ class TemporalResLayer(nn.Module):
 class TemporalAttentionLayer(nn.Module):
     """What follows the blocks of one spatial transformer: frame positions, attention over time, mix."""
 
-    def __init__(self, channels: int, heads: int, config: dict[str, int], cross_attention_dim: int | None):
+    def __init__(self, channels: int, heads: int, config: dict[str, Any], cross_attention_dim: int | None):
         super().__init__()
         self.channels = channels
+        self.window = config["num_frames"]
         self.position, self.position_table = None, None
         if config["position_table"]:
             self.position_table = nn.Parameter(torch.zeros(config["num_frames"], channels))
@@ -89,9 +94,10 @@ class TemporalAttentionLayer(nn.Module):
 
     def forward(self, index: int, h_BTPC: Tensor, positions: Tensor, tokens_BLC: Tensor | None) -> Tensor:
         """Output of spatial transformer block `index`, mixed with what attention over time makes of it."""
-        block = self.blocks[index]
+        block: Any = self.blocks[index]
+        tokens, near = block.projected(tokens_BLC), near_frames(h_BTPC.shape[1], self.window, h_BTPC.device)
         portions = h_BTPC.split(positions_at_once(h_BTPC), dim=2)
-        mixed = [self.mix(portion, block(portion + positions, tokens_BLC)) for portion in portions]
+        mixed = [self.mix(portion, block(portion + positions, tokens, near)) for portion in portions]
         return torch.cat(mixed, dim=2)
 
 
@@ -115,7 +121,8 @@ class TemporalStack(ModelMixin, ConfigMixin):
         transformer_layers: spatial transformer blocks of each level's transformers.
         time_embed_dim: width of the backbone's time embedding.
         norm_num_groups: groups of the backbone's group norms.
-        num_frames: frames the stack is trained on.
+        num_frames: frames the stack is trained on. In longer clips, which one alpha for all frames allows, frames see
+            those at most as many frames away.
         per_frame_alpha: one alpha for each frame index (driving); False = one for all (text-to-video).
         context_in_channels: channels of the given frames and their mask; 0 = no context.
         context_channels: channels that the context is convolved to.
@@ -129,6 +136,8 @@ class TemporalStack(ModelMixin, ConfigMixin):
         spatial: how the backbone's weights came to be, a value of `SpatialLayers`; anything but "frozen" means that
             they belong to this stack and are no image model any more. Kept for those who use the backbone alone.
         position_table: whether embeddings of frame positions are learned numbers; False = layers make them.
+        norm_eps: what the residual blocks' norms add to a variance.
+        context_shortcut: whether the context also goes past the residual blocks' convolutions (text-to-video upscaler).
     """
 
     _supports_gradient_checkpointing = False
@@ -155,6 +164,8 @@ class TemporalStack(ModelMixin, ConfigMixin):
         time_kernel: int = 3,
         spatial: str = "frozen",
         position_table: bool = False,
+        norm_eps: float = 1e-6,
+        context_shortcut: bool = False,
     ):
         super().__init__()
         self.noise_embed = NoiseLevelEmbedding(time_embed_dim) if context_noise else None
@@ -168,6 +179,8 @@ class TemporalStack(ModelMixin, ConfigMixin):
             "time_kernel": time_kernel,
             "num_frames": num_frames,
             "position_table": position_table,
+            "norm_eps": norm_eps,
+            "context_shortcut": context_shortcut,
         }
 
         def block(level: int, num_resnets: int, num_attentions: int) -> TemporalBlock:
@@ -204,6 +217,8 @@ class TemporalStack(ModelMixin, ConfigMixin):
         context_noise: int = 0,
         time_kernel: int = 3,
         spatial: str = "frozen",
+        norm_eps: float = 1e-6,
+        context_shortcut: bool = False,
     ) -> TemporalStack:
         """The stack that fits a backbone.
 
@@ -242,6 +257,8 @@ class TemporalStack(ModelMixin, ConfigMixin):
             context_noise=context_noise,
             time_kernel=time_kernel,
             spatial=spatial,
+            norm_eps=norm_eps,
+            context_shortcut=context_shortcut,
         )
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from drivesim.models.temporal_stack import TemporalAttentionLayer, TemporalStack
 
@@ -33,6 +34,11 @@ class VideoUNet(nn.Module):
             raise ValueError("backbone: class_embeddings_concat; temporal layers need class embeddings that are added")
         self.backbone = backbone
         self.temporal = temporal
+        self._is_checkpointed = False
+
+    def enable_gradient_checkpointing(self) -> None:
+        """In training, what is inside a layer is made again in the backward pass instead of being kept."""
+        self._is_checkpointed = True
 
     def forward(
         self,
@@ -56,7 +62,8 @@ class VideoUNet(nn.Module):
             temporal_tokens_BLC: tokens for the temporal layers; None = a stack without cross-attention.
             noise_level_B: diffusion step of the noise in what each sample is conditioned on: told to all layers by a
                 backbone with a class embedding (the upsamplers), and to the temporal ones by a stack that was built to
-                be told (noisy given frames); None = neither.
+                be told (noisy given frames); None = neither. A class embedding of the kind "projection" takes rows
+                (B, D) instead (`stable_video.added_time_waves`).
 
         Returns:
             The prediction (B, T, C, H, W), of the kind the backbone was trained for.
@@ -72,6 +79,7 @@ class VideoUNet(nn.Module):
             context=None if context_BTCHW is None else context_BTCHW.flatten(0, 1),
             temporal_tokens=temporal_tokens_BLC,
             temporal_embed=self._noise_embedding(noise_level_B),
+            is_checkpointed=self._is_checkpointed and torch.is_grad_enabled(),
         )
         h = unet.conv_in(sample_BTCHW.flatten(0, 1))
         skips = [h]
@@ -107,7 +115,7 @@ class VideoUNet(nn.Module):
 
 
 def _each(values_B: Tensor | None, num_frames: int) -> Tensor | None:
-    return None if values_B is None else values_B.repeat_interleave(num_frames)
+    return None if values_B is None else values_B.repeat_interleave(num_frames, dim=0)
 
 
 def _at(block: nn.Module, name: str, index: int) -> Transformer2DModel | None:
@@ -135,6 +143,7 @@ class _Run:
         context: Tensor | None,
         temporal_tokens: Tensor | None,
         temporal_embed: Tensor | None,
+        is_checkpointed: bool,
     ):
         self.time_embed_ND = time_embed
         self.time_embed_BTD = time_embed.unflatten(0, (-1, num_frames))
@@ -145,11 +154,20 @@ class _Run:
         self.token_bias = token_bias
         self.context = context
         self.temporal_tokens = temporal_tokens
+        self.is_checkpointed = is_checkpointed
 
     def layer(
         self, h: Tensor, resnet: nn.Module, attention: Transformer2DModel | None, temporal: Any, index: int
     ) -> Tensor:
         """One spatial residual block and transformer, each followed by its temporal layer."""
+        if self.is_checkpointed:
+            made: Tensor = checkpoint(self._layer, h, resnet, attention, temporal, index, use_reentrant=False)
+            return made
+        return self._layer(h, resnet, attention, temporal, index)
+
+    def _layer(
+        self, h: Tensor, resnet: nn.Module, attention: Transformer2DModel | None, temporal: Any, index: int
+    ) -> Tensor:
         h = temporal.resnets[index](resnet(h, self.time_embed_ND), self.time_embed_BTD, self.context)
         if attention is None:
             return h

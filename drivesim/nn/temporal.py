@@ -8,6 +8,7 @@ Axes: B samples, T frames, C channels, H W picture, P = H * W positions. Image l
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -101,23 +102,34 @@ class TemporalResBlock(nn.Module):
     """Two (3, 1, 1) convolutions over time, as in Stable Video Diffusion's residual blocks: what is added to the video.
 
     With `context_channels` the given frames' features are concatenated before the first convolution
-    (fig. 4). The last convolution starts at zero, so a fresh block changes nothing. With a `time_kernel` of 1
+    (fig. 4), and with `context_shortcut` they also go past both, as the input of a residual block does that is wider
+    than its output. What is added last starts at zero, so a fresh block changes nothing. With a `time_kernel` of 1
     it still brings the context in, and sees and normalises each frame by itself: attention alone then sees others.
     """
 
     def __init__(
-        self, channels: int, time_embed_dim: int, *, groups: int = 32, context_channels: int = 0, time_kernel: int = 3
+        self,
+        channels: int,
+        time_embed_dim: int,
+        *,
+        groups: int = 32,
+        context_channels: int = 0,
+        context_shortcut: bool = False,
+        time_kernel: int = 3,
+        eps: float = 1e-6,
     ):
         super().__init__()
         wide = channels + context_channels
         kernel, padding = (time_kernel, 1), (time_kernel // 2, 0)
         self.sees_one_frame = time_kernel == 1
-        self.norm1 = nn.GroupNorm(math.gcd(groups, wide), wide, eps=1e-6)
+        self.norm1 = nn.GroupNorm(math.gcd(groups, wide), wide, eps=eps)
         self.conv1 = nn.Conv2d(wide, channels, kernel, padding=padding)
         self.time_emb_proj = nn.Linear(time_embed_dim, channels)
-        self.norm2 = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.norm2 = nn.GroupNorm(groups, channels, eps=eps)
         self.conv2 = nn.Conv2d(channels, channels, kernel, padding=padding)
-        for parameter in self.conv2.parameters():
+        self.shortcut = nn.Conv2d(context_channels, channels, 1) if context_channels and context_shortcut else None
+        last = [self.conv2, *([] if self.shortcut is None else [self.shortcut])]
+        for parameter in (parameter for layer in last for parameter in layer.parameters()):
             nn.init.zeros_(parameter)
 
     def forward(self, video_BCTP: Tensor, time_embed_BTD: Tensor, context_BCTP: Tensor | None = None) -> Tensor:
@@ -125,7 +137,8 @@ class TemporalResBlock(nn.Module):
         x = video_BCTP if context_BCTP is None else torch.cat([video_BCTP, context_BCTP], dim=1)
         x = self.conv1(F.silu(self._normalised(self.norm1, x)))
         x = x + self.time_emb_proj(F.silu(time_embed_BTD)).transpose(1, 2)[..., None]
-        return self.conv2(F.silu(self._normalised(self.norm2, x)))  # type: ignore[no-any-return]
+        change: Tensor = self.conv2(F.silu(self._normalised(self.norm2, x)))
+        return change if self.shortcut is None else change + self.shortcut(context_BCTP)
 
     def _normalised(self, norm: nn.GroupNorm, x_BCTP: Tensor) -> Tensor:
         """Groups over all frames, or over each frame by itself."""
@@ -149,6 +162,14 @@ class FeedForward(nn.Module):
         return self.proj_out(hidden * F.gelu(gate))
 
 
+class ProjectedTokens(NamedTuple):
+    """What attention sees of tokens; projected once a sample, whatever the number of positions that see them."""
+
+    keys: Tensor  # (N, H, L, D), or (N, H L, C) folded
+    values: Tensor  # likewise
+    num_folded: int  # L where they are folded; 0 = they are not
+
+
 class Attention(nn.Module):
     """Multi-head attention; keys and values may come from other tokens, shared by all positions."""
 
@@ -163,29 +184,45 @@ class Attention(nn.Module):
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def forward(self, x_NTC: Tensor, context_NLC: Tensor | None = None) -> Tensor:
-        """(N, T, C) -> (N, T, C), softmax over T, or over L when tokens are given."""
-        source = x_NTC if context_NLC is None else context_NLC
-        k, v = self._split(self.to_k(source)), self._split(self.to_v(source))
-        if context_NLC is not None and k.shape[2] <= k.shape[3]:
-            return self._to_few_tokens(x_NTC, k, v)
-        q = self._split(self.to_q(x_NTC))
-        return self.to_out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+    def forward(self, x_NTC: Tensor, context_NLC: Tensor | None = None, *, near_TT: Tensor | None = None) -> Tensor:
+        """(N, T, C) -> (N, T, C), softmax over T, or over L when tokens are given.
 
-    def _to_few_tokens(self, x_NTC: Tensor, k_NHLD: Tensor, v_NHLD: Tensor) -> Tensor:
-        """The same with to_q folded into the keys and to_out into the values.
-
-        Both then are matrices of C x (H L), smaller than to_q and to_out as long as a head has fewer tokens than
-        channels, and no query is ever made.
+        Args:
+            x_NTC: what asks.
+            context_NLC: what is seen; None = `x_NTC` itself.
+            near_TT: which of T sees which, True = it does; None = all. Only without tokens.
         """
+        if context_NLC is not None:
+            return self.to_tokens(x_NTC, self.projected(context_NLC))
+        q, k, v = (self._split(to(x_NTC)) for to in (self.to_q, self.to_k, self.to_v))
+        return self._out(F.scaled_dot_product_attention(q, k, v, attn_mask=near_TT))
+
+    def projected(self, context_NLC: Tensor) -> ProjectedTokens:
+        """Keys and values of tokens (N, L, C'), for any number of `to_tokens`.
+
+        Where a head has fewer tokens than channels, to_q is folded into the keys and to_out into the values. Both
+        then are matrices of C x (H L), smaller than to_q and to_out, and no query is ever made.
+        """
+        k_NHLD, v_NHLD = self._split(self.to_k(context_NLC)), self._split(self.to_v(context_NLC))
         _, heads, num_tokens, width = k_NHLD.shape
+        if num_tokens > width:
+            return ProjectedTokens(k_NHLD, v_NHLD, 0)
         to_q_HDC = self.to_q.weight.view(heads, width, -1)
         to_out_HDC = self.to_out.weight.t().reshape(heads, width, -1)
         keys_NMC = (k_NHLD @ to_q_HDC).flatten(1, 2) * width**-0.5
-        values_NMC = (v_NHLD @ to_out_HDC).flatten(1, 2)
-        weights_NTHL = (x_NTC @ keys_NMC.mT).unflatten(-1, (heads, num_tokens)).softmax(-1)
-        bias = self.to_out.bias.to(values_NMC.dtype)
-        return torch.baddbmm(bias, weights_NTHL.flatten(2).to(values_NMC.dtype), values_NMC)
+        return ProjectedTokens(keys_NMC, (v_NHLD @ to_out_HDC).flatten(1, 2), num_tokens)
+
+    def to_tokens(self, x_NTC: Tensor, tokens: ProjectedTokens) -> Tensor:
+        """(N, T, C) -> (N, T, C), softmax over tokens."""
+        keys, values, num_folded = tokens
+        if not num_folded:
+            return self._out(F.scaled_dot_product_attention(self._split(self.to_q(x_NTC)), keys, values))
+        weights_NTHL = (x_NTC @ keys.mT).unflatten(-1, (self.heads, num_folded)).softmax(-1)
+        bias = self.to_out.bias.to(values.dtype)
+        return torch.baddbmm(bias, weights_NTHL.flatten(2).to(values.dtype), values)
+
+    def _out(self, x_NHTD: Tensor) -> Tensor:
+        return self.to_out(x_NHTD.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
 class TemporalTransformerBlock(nn.Module):
@@ -202,19 +239,35 @@ class TemporalTransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(dim)
         self.ff = FeedForward(dim, feed_forward_mult)
 
-    def forward(self, x_BTPC: Tensor, tokens_BLC: Tensor | None = None) -> Tensor:
-        """`B T P C` -> `B T P C`; `tokens_BLC` are one sample's, seen by all its positions."""
+    def projected(self, tokens_BLC: Tensor | None) -> ProjectedTokens | None:
+        """What `forward` sees of tokens; None = a block without cross-attention."""
+        if self.attn2 is None:
+            return None
+        assert tokens_BLC is not None, "this temporal stack was built with cross-attention: tokens are needed"
+        return self.attn2.projected(tokens_BLC)
+
+    def forward(self, x_BTPC: Tensor, tokens: ProjectedTokens | None = None, near_TT: Tensor | None = None) -> Tensor:
+        """`B T P C` -> `B T P C`; `tokens` are one sample's, seen by all its positions; `near_TT` as in `Attention`."""
         b, t, p, c = x_BTPC.shape
         x = x_BTPC.transpose(1, 2).contiguous().view(b * p, t, c)
         x = x + self.ff_in(self.norm_in(x))
-        x = x + self.attn1(self.norm1(x))
-        if self.attn2 is not None and self.norm2 is not None:
-            assert tokens_BLC is not None, "this temporal stack was built with cross-attention: tokens are needed"
-            # All positions of a sample as one query sequence: keys and values are projected once per sample.
-            query = self.norm2(x).view(b, p * t, c)
-            x = x + self.attn2(query, tokens_BLC).view(b * p, t, c)
+        x = x + self.attn1(self.norm1(x), near_TT=near_TT)
+        if self.attn2 is not None and self.norm2 is not None and tokens is not None:
+            # All positions of a sample as one sequence: what it sees is not repeated for each of them.
+            x = x + self.attn2.to_tokens(self.norm2(x).view(b, p * t, c), tokens).view(b * p, t, c)
         x = x + self.ff(self.norm3(x))
         return x.view(b, p, t, c).transpose(1, 2)
+
+
+def near_frames(num_frames: int, window: int, device: torch.device) -> Tensor | None:
+    """Which frames see which: those at most `window` apart, bool (T, T); None = all.
+
+    So clips of more frames than a stack was trained on are made convolutionally in time.
+    """
+    if num_frames <= window + 1:
+        return None
+    index = torch.arange(num_frames, device=device)
+    return (index[:, None] - index[None]).abs() <= window
 
 
 def positions_at_once(video_BTPC: Tensor) -> int:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from drivesim.models.temporal_stack import TemporalStack
+from drivesim.models.temporal_stack import TemporalAttentionLayer, TemporalStack
 from drivesim.models.video_unet import VideoUNet
 from drivesim.nn import temporal
 
@@ -165,3 +165,73 @@ def test_positions_as_numbers_compute_the_same_with_fewer_weights() -> None:
     sizes = [sum(p.numel() for p in one.parameters()) for one in (stack, folded)]
     assert sizes[1] < 0.9 * sizes[0]
     assert not any(".position." in name for name in folded.state_dict())
+
+
+@torch.no_grad()
+def test_a_clip_longer_than_trained_on_sees_frames_as_far_as_in_training() -> None:
+    """Through one layer of attention; convolutions and the norms over time see further."""
+    layer = TemporalAttentionLayer(
+        16, 2, {"num_frames": 3, "position_table": False, "feed_forward_mult": 2, "layers": 1, "num_alphas": 1}, 8
+    ).eval()
+    h_BTPC, tokens = torch.randn(2, 9, 5, 16), torch.randn(2, 4, 8)
+    changed = h_BTPC.clone()
+    changed[:, 8] += 1.0
+    made = [layer(0, x, layer.positions(9, x), tokens) for x in (h_BTPC, changed)]
+    differs_T = (made[0] != made[1]).flatten(2).any(2).any(0)
+    assert differs_T.tolist() == [False] * 5 + [True] * 4
+
+
+@pytest.mark.parametrize(("num_frames", "is_same"), [(3, True), (4, True), (6, False)])
+@torch.no_grad()
+def test_clips_as_long_as_trained_on_are_not_masked(num_frames: int, is_same: bool) -> None:
+    backbone = make_backbone()
+    settings = {"per_frame_alpha": False, "cross_attention_dim": 24}
+    stacks = [TemporalStack.for_backbone(backbone, num_frames=trained, **settings) for trained in (3, 99)]
+    stacks[1].load_state_dict(with_random_weights(stacks[0]).state_dict())
+    sample, step, tokens = torch.randn(1, num_frames, 4, 8, 16), torch.tensor([10]), torch.randn(1, 3, 24)
+    made = [VideoUNet(backbone, stack.eval())(sample, step, tokens, temporal_tokens_BLC=tokens) for stack in stacks]
+    assert torch.equal(*made) == is_same
+
+
+@pytest.mark.parametrize("num_tokens", [3, 40])
+@torch.no_grad()
+def test_text_is_projected_once_a_sample_whatever_the_number_of_positions(
+    num_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = make_backbone()
+    stack = with_random_weights(TemporalStack.for_backbone(backbone, num_frames=4, cross_attention_dim=24))
+    monkeypatch.setattr(temporal, "CPU_PORTION", 2 * 3 * 4 * 64)  # attention over time takes portions of positions
+    rows: list[int] = []
+    projections = [m for name, m in stack.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))]
+    for module in projections:
+        module.register_forward_hook(lambda _, args, __: rows.append(args[0].shape[:-1].numel()))
+    sample, step, tokens = torch.randn(2, 4, 4, 8, 16), torch.tensor([10, 700]), torch.randn(2, num_tokens, 24)
+    VideoUNet(backbone, stack)(sample, step, tokens, temporal_tokens_BLC=tokens)
+    assert rows == [2 * num_tokens] * len(projections)
+
+
+def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients() -> None:
+    backbone = make_backbone(layers=1)
+    stack = with_random_weights(TemporalStack.for_backbone(backbone, num_frames=4, cross_attention_dim=24))
+    sample, step, tokens = torch.randn(1, 4, 4, 8, 16), torch.tensor([10]), torch.randn(1, 3, 24)
+    gradients, kept = [], []
+    for is_checkpointed in (False, True):
+        video = VideoUNet(backbone, stack).train()
+        if is_checkpointed:
+            video.enable_gradient_checkpointing()
+        video.zero_grad(set_to_none=True)
+        numbers: list[int] = []
+
+        def pack(x: torch.Tensor, numbers: list[int] = numbers) -> torch.Tensor:
+            numbers.append(x.numel())
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            loss = video(sample, step, tokens, temporal_tokens_BLC=tokens).square().mean()
+        loss.backward()
+        gradients.append([p.grad for p in video.parameters()])
+        kept.append(sum(numbers))
+    assert kept[1] < kept[0] / 3
+    for made, expected in zip(*gradients, strict=True):
+        assert made is not None and expected is not None
+        torch.testing.assert_close(made, expected, atol=1e-6, rtol=1e-6)
