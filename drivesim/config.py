@@ -24,6 +24,7 @@ from drivesim.core.yaml_fields import nearest
 from drivesim.data.captioned import CaptionedClipsConfig
 from drivesim.data.export import ExportConfig
 from drivesim.data.nuscenes import NuScenesConfig
+from drivesim.data.pictures import PictureFolderConfig
 from drivesim.data.prepare import PrepareConfig
 from drivesim.data.videos import VideoFolderConfig
 from drivesim.diffusion.settings import PredictionOverrides, SamplerOverrides
@@ -185,6 +186,7 @@ _SCHEMAS: dict[str, type] = {
     "toytown": ToytownData,
     "videos": VideoFolderConfig,
     "captioned": CaptionedClipsConfig,
+    "pictures": PictureFolderConfig,
     "export": ExportConfig,
     "sampler": SamplerOverrides,
     "pool": PoolConfig,

@@ -93,9 +93,7 @@ def label_captions(name: str, conditions: Conditions, path_T3: NDArray[np.float6
     rows = []
     for frame in range(len(conditions)):
         rng = numpy_generator("label captions", name, frame)
-        rows.append(
-            [phrase(conditions.is_night, way_T[frame], int(cars_T[frame]), rng) for _ in range(PHRASINGS)]
-        )
+        rows.append([phrase(conditions.is_night, way_T[frame], int(cars_T[frame]), rng) for _ in range(PHRASINGS)])
     return Captions.of_frames(rows)
 
 

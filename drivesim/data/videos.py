@@ -190,7 +190,9 @@ def _splits(names: Collection[str], config: VideoFolderConfig) -> dict[str, str]
     return {name: "val" if name in held_out else "train" for name in names}
 
 
-def _read_resized(path: VideoFile, times_s: NDArray[np.float64], size_hw: tuple[int, int]) -> Iterator[NDArray[np.uint8]]:
+def _read_resized(
+    path: VideoFile, times_s: NDArray[np.float64], size_hw: tuple[int, int]
+) -> Iterator[NDArray[np.uint8]]:
     for first in range(0, len(times_s), _FRAMES_AT_ONCE):
         frames = read_at(path, times_s[first : first + _FRAMES_AT_ONCE], tolerance_s=_EXACT_S)
         cropped, _ = crop_to_aspect(frames, size_hw[1] / size_hw[0])

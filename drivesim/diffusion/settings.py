@@ -15,6 +15,7 @@ class Sampler(str, Enum):
     DDIM = "ddim"
     UNIPC = "unipc"
     DPM_SOLVER = "dpm_solver"
+    LCM = "lcm"  # of models distilled to few steps, stages distil_*
 
 
 class Target(str, Enum):

@@ -33,11 +33,13 @@ PARTS: dict[str, tuple[tuple[Any, ...], str, str | None]] = {
     "conditioner": ((DrivingConditioner,), "config.json", "diffusion_pytorch_model.safetensors"),
     "temporal": ((TemporalStack,), "config.json", "diffusion_pytorch_model.safetensors"),
     "scheduler": ((DDIMScheduler,), "scheduler_config.json", None),
+    "interpolation_unet": ((UNet2DConditionModel,), "config.json", "diffusion_pytorch_model.safetensors"),
     "interpolation": ((TemporalStack,), "config.json", "diffusion_pytorch_model.safetensors"),
     "rate_label": ((RateLabel,), "config.json", "diffusion_pytorch_model.safetensors"),
     "video_decoder": ((VideoDecoder,), "config.json", "diffusion_pytorch_model.safetensors"),
     "upsampler": ((UNet2DConditionModel,), "config.json", "diffusion_pytorch_model.safetensors"),
     "upsampler_temporal": ((TemporalStack,), "config.json", "diffusion_pytorch_model.safetensors"),
+    "upscaler_temporal": ((TemporalStack,), "config.json", "diffusion_pytorch_model.safetensors"),
     "upsampler_scheduler": ((DDIMScheduler,), "scheduler_config.json", None),
 }
 REQUIRED = ("autoencoder", "backbone", "conditioner", "temporal", "scheduler")

@@ -1,4 +1,4 @@
-"""A fresh text side for small text-to-image models: tokenizer and text encoder of CLIP's classes, an autoencoder of ours."""
+"""The text side of small text-to-image models: fresh tokenizers and text encoders of CLIP's classes."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def make_text_encoder(config: TextEncoderConfig, tokenizer: CLIPTokenizer, dim: 
 
 @torch.no_grad()
 def without_shift(autoencoder: AutoencoderKL) -> AutoencoderKL:
-    """A copy with the same scaled latents and pictures whose config has no shift: Stable Diffusion's pipelines read none.
+    """A copy with the same scaled latents and pictures, but no shift in its config: Stable Diffusion's pipelines read none.
 
     The shift goes into the biases of the convolutions around the latents.
 
@@ -100,7 +100,9 @@ def without_shift(autoencoder: AutoencoderKL) -> AutoencoderKL:
     shift = autoencoder.config.get("shift_factor") or 0.0
     folded = copy.deepcopy(autoencoder)
     if shift and (folded.quant_conv is None or folded.post_quant_conv is None):
-        raise ValueError("an autoencoder with a shift_factor needs quant_conv and post_quant_conv, to take the shift in")
+        raise ValueError(
+            "an autoencoder with a shift_factor needs quant_conv and post_quant_conv, to take the shift in"
+        )
     if shift:
         folded.quant_conv.bias[: folded.config.latent_channels] -= shift  # the mean; the rest is the variance
         folded.post_quant_conv.bias += shift * folded.post_quant_conv.weight.sum(dim=(1, 2, 3))

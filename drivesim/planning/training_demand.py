@@ -17,8 +17,8 @@ from drivesim.planning.speed import Work
 from drivesim.planning.tally import Tally
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.fit import check_size
-from drivesim.train.optim import make_optimizer
 from drivesim.train.folders import Parts
+from drivesim.train.optim import make_optimizer
 from drivesim.train.recipe import Recipe
 from drivesim.train.recipes import RECIPES, trained_parts
 from drivesim.train.stage import Stage

@@ -30,6 +30,7 @@ from drivesim.train.text_recipes import TEXT_RECIPES
 from drivesim.train.upsampler import UpsamplerStage, check_crop
 from drivesim.train.video_decoder import VideoDecoderStage
 
+
 def _make_image(config: TrainConfig, parts: Parts) -> Parts:
     autoencoder = parts["autoencoder"]
     f = downsampling(autoencoder)

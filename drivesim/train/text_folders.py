@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
 from torch import nn
 
 from drivesim.core.files import sha256_file
@@ -34,6 +35,7 @@ CHECKPOINT_PARTS = {
 }
 CHECKPOINTS = ("image", "upscaler")  # sub-folders that hold a whole text-to-image checkpoint
 FAMILY = "text"
+LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' name
 
 
 class TextFolders(ModelFolders):
@@ -99,13 +101,14 @@ class TextFolders(ModelFolders):
         self, config: TrainConfig, made: Parts, trained: Iterable[str], index: dict[str, Any], folder: Path
     ) -> None:
         """See `ModelFolders`."""
-        own = {name: part for name, part in made.items() if name not in CHECKPOINT_PARTS}
+        own = {name: part for name, part in made.items() if name in PARTS and name not in CHECKPOINT_PARTS}
+        of_checkpoint = {name: part for name, part in made.items() if name in CHECKPOINT_PARTS}
         save_parts(folder, own, weight_type(config))
         facts = self._facts(config)
-        if own.keys() != made.keys():
+        if of_checkpoint:
             assert config.init is not None
-            missing = [name for name in CHECKPOINT_PARTS if name not in made]
-            save_checkpoint(self.load(config.init, missing) | made, folder / self.checkpoint, config)
+            missing = [name for name in CHECKPOINT_PARTS if name not in of_checkpoint]
+            save_checkpoint(self.load(config.init, missing) | of_checkpoint, folder / self.checkpoint, config)
             facts.pop(self.checkpoint, None)
         elif config.init is not None and _family_folder(config.init) is None:
             facts[self.checkpoint] = config.init
@@ -157,6 +160,27 @@ class TextBaseFolders(TextFolders):
         """All parts were made."""
         save_checkpoint(made, folder / self.checkpoint, config)
         write_index(folder, {"family": FAMILY, "name": config.name} | index)
+
+
+class SubjectFolders(TextFolders):
+    """What DreamBooth leaves: a plain diffusers folder, or LoRA weights in diffusers' format."""
+
+    def export(
+        self, config: TrainConfig, made: Parts, trained: Iterable[str], index: dict[str, Any], folder: Path
+    ) -> None:
+        """Writes no index of ours: the folder is what a text model takes as `image` or `lora`."""
+        if "lora" in made:
+            names = {"backbone": "unet", "text_encoder": "text_encoder"}
+            tensors = {k: t for part, theirs in names.items() for k, t in made["lora"][part].tensors(theirs).items()}
+            path = folder / LORA_FILE
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file({name: tensor.cpu().to(weight_type(config)) for name, tensor in tensors.items()}, path)
+            path.chmod(folder.stat().st_mode & 0o666)
+            return
+        assert config.init is not None
+        own = {name: part for name, part in made.items() if name in CHECKPOINT_PARTS}
+        missing = [name for name in CHECKPOINT_PARTS if name not in own]
+        save_checkpoint(self.load(config.init, missing) | own, folder, config)
 
 
 def save_checkpoint(parts: Parts, folder: Path, config: TrainConfig) -> None:

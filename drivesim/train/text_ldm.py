@@ -54,6 +54,11 @@ class TextStage(Stage):
         self.text = TextConditioner(parts["tokenizer"], parts["text_encoder"])
         self.text_loss, self.sampling = loss, sampling
 
+    def enable_gradient_checkpointing(self) -> None:
+        """Layers are computed again in the backward pass instead of being kept."""
+        network: Any = self.video_unet if hasattr(self, "video_unet") else self.backbone
+        network.enable_gradient_checkpointing()
+
     def captions(self, batch: Batch, generator: torch.Generator) -> list[str]:
         """The captions of a batch, some of them left out.
 
