@@ -90,7 +90,7 @@ def make_text_encoder(config: TextEncoderConfig, tokenizer: CLIPTokenizer, dim: 
 
 @torch.no_grad()
 def without_shift(autoencoder: AutoencoderKL) -> AutoencoderKL:
-    """A copy with the same scaled latents and pictures, but no shift in its config: Stable Diffusion's pipelines read none.
+    """A copy with the same latents and pictures, but no shift in its config: Stable Diffusion's pipelines read none.
 
     The shift goes into the biases of the convolutions around the latents.
 

@@ -139,11 +139,18 @@ def _warm_start(part: Any, warm: Any) -> None:
 
 
 def check_size(config: TrainConfig, parts: Parts) -> None:
-    """Raises ValueError where the pictures' size is not the one that the parts of `init` were made for."""
+    """Raises ValueError where pictures have a size that the parts of `init` cannot take, or were not made for."""
     if "backbone" not in parts:
         return
-    f = downsampling(parts["autoencoder"])
-    made_for = [side * f for side in parts["backbone"].config.sample_size]
+    f, net = downsampling(parts["autoencoder"]), parts["backbone"].config
+    if StageName(config.stage).is_text:  # convolutional in space: any size that can be halved often enough
+        low = RECIPES[StageName(config.stage)].scale(config)
+        step = f * 2 ** (len(net.block_out_channels) - 1) // low
+        if any(side % step for side in config.size_hw):
+            nearest = [max(step, round(side / step) * step) for side in config.size_hw]
+            raise ValueError(f"size_hw={list(config.size_hw)} does not divide by {step}; the nearest is {nearest}")
+        return
+    made_for = [side * f for side in net.sample_size]
     if list(config.size_hw) != made_for:
         raise ValueError(f"size_hw={list(config.size_hw)}, but init={config.init} was trained on {made_for}")
 
