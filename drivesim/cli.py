@@ -282,9 +282,11 @@ def _start(config: RolloutCommand, simulator: Simulator) -> tuple[Start, dict[st
 
     scene = scene_of(config.start, lambda name: scene_paths(name)[0])
     if scene is None:
-        start = start_from_file(config.start, simulator.size_hw, start_s=config.start_s, is_night=config.is_night)
+        start = start_from_file(config.start, simulator.size_hw, start_s=config.start_s, conditions=config.is_night)
+        assert start.frame_HWC is not None
         return start, {"start.png": start.frame_HWC}
     start = simulator.start(scene, seed=config.seed)
+    assert start.frame_HWC is not None
     boxes = draw_boxes(start.frame_HWC, scene.picture_boxes(simulator.size_hw), BOXES_SCALE)
     return start, {"start.png": start.frame_HWC, "start_boxes.png": boxes}
 

@@ -16,7 +16,7 @@ from drivesim.core.seeds import torch_generator
 from drivesim.families.driving import DrivingModel
 from drivesim.families.stages import StagesConfig
 from drivesim.rollout.pools import torch_threads
-from drivesim.rollout.start import Start
+from drivesim.rollout.start import Start, start_latents
 from drivesim.rollout.world import World
 from drivesim.viz.overlays import draw_boxes
 
@@ -67,7 +67,9 @@ class Simulator:
 
     def design(self, scene: Scene, *, seed: int = 0, index: int = 0) -> NDArray[np.uint8]:
         """A start frame, uint8 (H, W, 3), for a scene. Same seed and index, same frame."""
-        return self.start(scene, seed=seed, index=index).frame_HWC
+        frame_HWC = self.start(scene, seed=seed, index=index).frame_HWC
+        assert frame_HWC is not None
+        return frame_HWC
 
     def start(self, scene: Scene, *, seed: int = 0, index: int = 0) -> Start:
         """The same with its latents, from which a rollout starts without encoding the frame again."""
@@ -76,7 +78,7 @@ class Simulator:
         )
         latents = self.model.design(conditions, [torch_generator(seed, scene.name, index, "design")])
         frame_HWC = self.model.picture(latents[0], key=(seed, scene.name, index, "design"))
-        return Start(name=scene.name, frame_HWC=frame_HWC, is_night=scene.is_night, latents_CHW=latents[0].cpu())
+        return Start(name=scene.name, frame_HWC=frame_HWC, conditions=scene.is_night, latents_CHW=latents[0].cpu())
 
     def design_into(self, folder: Path, scene: Scene, *, seed: int = 0, num_frames: int = 1) -> None:
         """Writes a scene's file, its start frames, and copies with the boxes drawn over them."""
@@ -127,13 +129,10 @@ class Simulator:
             self.model,
             run_seed=seed,
             start_name=name or start.name,
-            is_night=start.is_night if is_night is None else is_night,
+            conditions=start.conditions if is_night is None else is_night,
             num_frames=num_frames,
         )
-        latents_CHW = start.latents_CHW
-        if latents_CHW is None:
-            latents_CHW = self.model.encode(start.frame_HWC[None])[0]
-        state = world.reset(latents_CHW, future)
+        state = world.reset(start_latents(start, self.model), future)
         while state.num_frames < num_frames:
             state, frames = world.step(state)
             yield frames

@@ -9,11 +9,14 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
+from drivesim.diffusion.objective import clean_of
 from drivesim.diffusion.schedule import make_sampler
 from drivesim.diffusion.settings import Sampler, SamplingConfig
 
 # (noisy samples (B, ...), timestep (B,)) -> prediction (B, ...)
 Denoiser = Callable[[Tensor, Tensor], Tensor]
+# (steps done, steps in all, what the clean samples (B, ...) will be, as far as can be told)
+OnStep = Callable[[int, int, Tensor], None]
 
 
 class Guidance:
@@ -38,6 +41,21 @@ class Guidance:
         return unconditional + self.scale * (conditional - unconditional)
 
 
+class JointGuidance:
+    """As `Guidance`, of a network that makes both branches in one batch, [without, with], as diffusers does."""
+
+    def __init__(self, both: Denoiser, scale: float):
+        self.both = both
+        self.scale = scale
+
+    def __call__(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        """The guided prediction; where the scale is 1 the network is shown the branch with the condition alone."""
+        if self.scale == 1.0:
+            return self.both(sample, timestep)
+        unconditional, conditional = self.both(torch.cat([sample] * 2), torch.cat([timestep] * 2)).chunk(2)
+        return unconditional + self.scale * (conditional - unconditional)
+
+
 @torch.no_grad()
 def sample(
     denoise: Denoiser,
@@ -48,6 +66,7 @@ def sample(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    on_step: OnStep | None = None,
 ) -> Tensor:
     """Samples from noise.
 
@@ -59,6 +78,7 @@ def sample(
         generators: one for each sample, so that a sample does not depend on its batch.
         device: where the network is.
         dtype: of the samples.
+        on_step: called after each step; None = nobody listens.
 
     Returns:
         Clean samples (B, *shape).
@@ -70,8 +90,10 @@ def sample(
     if config.eta or config.sampler is Sampler.LCM:  # those that add fresh noise
         extra["generator"] = list(generators)
     x = x * sampler.init_noise_sigma
-    for timestep in sampler.timesteps:
+    for done, timestep in enumerate(sampler.timesteps, start=1):
         model_input = sampler.scale_model_input(x, timestep)
         prediction = denoise(model_input, timestep.to(device).expand(len(x)))
         x = sampler.step(prediction, timestep, x, **extra).prev_sample
+        if on_step is not None:
+            on_step(done, len(sampler.timesteps), clean_of(model_input, prediction, timestep, schedule))
     return x

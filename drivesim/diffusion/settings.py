@@ -65,6 +65,17 @@ class PredictionSamplingConfig(SamplingConfig):
         _check_noise(self.context_noise)
 
 
+@dataclass(kw_only=True, slots=True)
+class TextSamplingConfig(SamplingConfig):
+    """How a stage of text-to-video is sampled."""
+
+    deep_every: int = 1  # steps from one whole network call to the next; those between reuse its deep levels. 1 = none
+
+    def __post_init__(self) -> None:
+        SamplingConfig.__post_init__(self)
+        _check_reuse(self.deep_every)
+
+
 def as_facts(sampling: SamplingConfig) -> dict[str, Any]:
     """Plain keys and values, as they stand in a model's index."""
     return asdict(sampling) | {"sampler": Sampler(sampling.sampler).value}
@@ -106,6 +117,23 @@ class PredictionOverrides(SamplerOverrides):
         SamplerOverrides.__post_init__(self)
         _check(None, self.last_guidance)
         _check_noise(self.context_noise or 0)
+
+
+@dataclass(kw_only=True, slots=True)
+class TextOverrides(SamplerOverrides):
+    """What to sample otherwise than a stage of a text-to-video model does by itself."""
+
+    deep_every: int | None = None  # steps from one whole network call to the next; None = the model's own
+
+    def __post_init__(self) -> None:
+        SamplerOverrides.__post_init__(self)
+        _check_reuse(1 if self.deep_every is None else self.deep_every)
+
+
+def _check_reuse(deep_every: int) -> None:
+    """Raises ValueError for a number of steps that leads nowhere."""
+    if deep_every < 1:
+        raise ValueError(f"deep_every: {deep_every}, expected at least 1 (1 = every network call is whole)")
 
 
 def _check_noise(step: int) -> None:

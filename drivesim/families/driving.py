@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ from drivesim.families.stages import StagesConfig
 from drivesim.models import autoencoder as coder
 from drivesim.models.build import SpatialLayers
 from drivesim.models.video_unet import VideoUNet
+
+IsNight: TypeAlias = bool | None  # what may be said of a drive; None = unknown
 
 _OVERRIDDEN = ("design_sampling", "predict_sampling")  # facts of the index that a person may replace
 
@@ -97,7 +99,7 @@ class DrivingModel:
         self.num_given = int(index.get("num_given", 2))
         own = sampling_of(index, "predict_sampling", PredictionSamplingConfig)
         self.predict_sampling = (predict_sampling or PredictionOverrides()).over(own)
-        self.finishing = Finishing(parts, index, self.fps)
+        self.finishing = Finishing.of_driving(parts, index, self.fps)
         self.size_hw = (self.small_hw[0] * self.finishing.scale, self.small_hw[1] * self.finishing.scale)
         level, most = self.predict_sampling.context_noise, int(parts["temporal"].config.context_noise)
         if level > most:
@@ -157,6 +159,16 @@ class DrivingModel:
         )
 
     @property
+    def start_hw(self) -> tuple[int, int]:
+        """Height and width of a start frame in pixels: those of a frame."""
+        return self.size_hw
+
+    @property
+    def gaps_at_once(self) -> None:
+        """Calls go on for ever, and a step shows all that a call has made."""
+        return None
+
+    @property
     def device(self) -> torch.device:
         """Where the networks are."""
         device: torch.device = self.video_unet.backbone.device
@@ -180,10 +192,23 @@ class DrivingModel:
         """Scaled latents (C, h, w) to one uint8 picture (H, W, 3) of `size_hw`; the key is the upsampler's noise's."""
         return self.finishing.still(latents_CHW, key)
 
+    def facts(self, conditions: IsNight) -> dict[str, Any]:
+        """What is said of a video as plain keys and values."""
+        return {"is_night": conditions}
+
     def finish(
-        self, pending: dict[str, Tensor], latents_TCHW: Tensor, *, key: tuple[Key, ...], is_last: bool
+        self,
+        pending: dict[str, Tensor],
+        latents_TCHW: Tensor,
+        *,
+        key: tuple[Key, ...],
+        conditions: IsNight = None,
+        is_last: bool,
     ) -> tuple[dict[str, Tensor], NDArray[np.uint8]]:
-        """Frames of the video that these latents complete; see `rollout.model.PredictionModel`."""
+        """Frames of the video that these latents complete; see `rollout.model.PredictionModel`.
+
+        Decoder and upsampler are not told of the conditions.
+        """
         return self.finishing.push(pending, latents_TCHW, key=key, is_last=is_last)
 
     def design(self, conditions: DrivingConditions, generators: Sequence[torch.Generator]) -> Tensor:
@@ -202,22 +227,22 @@ class DrivingModel:
             self.video_unet.backbone, self.conditioner, self.schedule, conditions, self.design_sampling, generators
         )
 
-    def predict(self, given_BSCHW: Tensor, *, generators: list[torch.Generator], is_night: list[bool | None]) -> Tensor:
+    def predict(self, given_BSCHW: Tensor, *, generators: list[torch.Generator], conditions: list[IsNight]) -> Tensor:
         """Latents (B, num_frames, C, h, w) of clips that begin with the given frames, 1 to `num_given`, unchanged.
 
         Args:
             given_BSCHW: latents of the given frames.
             generators: one a clip.
-            is_night: one a clip; None = unknown.
+            conditions: one a clip.
         """
-        unknown: list[None] = [None] * len(is_night)
+        unknown: list[None] = [None] * len(conditions)
         return predict_frames(
             self.video_unet,
             self.conditioner,
             self.schedule,
             given_BSCHW.to(self.device),
             self.num_frames,
-            DrivingConditions.of_pictures(unknown, self.size_hw, is_night, unknown),
+            DrivingConditions.of_pictures(unknown, self.size_hw, conditions, unknown),
             self.predict_sampling,
             generators,
         )
@@ -235,7 +260,13 @@ class DrivingModel:
         return int(self.interpolator.temporal.config.num_frames - 1) ** self.num_passes
 
     def interpolate(
-        self, ends_B2CHW: Tensor, number: int, *, generators: list[torch.Generator], is_night: list[bool | None]
+        self,
+        ends_B2CHW: Tensor,
+        number: int,
+        *,
+        generators: list[torch.Generator],
+        conditions: list[IsNight],
+        starts_s: list[float] | None = None,
     ) -> Tensor:
         """Latents (B, T, C, h, w) of clips between two frames each, which come back unchanged at the ends.
 
@@ -243,11 +274,12 @@ class DrivingModel:
             ends_B2CHW: latents of the two frames.
             number: of the pass, 0 = from key frames.
             generators: one a clip.
-            is_night: one a clip; None = unknown.
+            conditions: one a clip.
+            starts_s: when the clips begin; what is said of a drive holds all the time.
         """
         assert self.interpolator is not None, f"model {self.name!r} has no interpolation"
         assert self.rate_label is not None
-        unknown: list[None] = [None] * len(is_night)
+        unknown: list[None] = [None] * len(conditions)
         return interpolate_frames(
             self.interpolator,
             self.conditioner,
@@ -255,7 +287,7 @@ class DrivingModel:
             self.schedule,
             ends_B2CHW.to(self.device),
             torch.full((len(ends_B2CHW),), number),
-            DrivingConditions.of_pictures(unknown, self.size_hw, is_night, unknown),
+            DrivingConditions.of_pictures(unknown, self.size_hw, conditions, unknown),
             self.interpolate_sampling,
             generators,
         )

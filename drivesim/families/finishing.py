@@ -15,11 +15,13 @@ from torch import Tensor
 
 from drivesim.core.finite import check_finite
 from drivesim.core.seeds import Key
-from drivesim.families.upsample import Pending, UpsamplingModel, upsample_next, upsample_portion
+from drivesim.families.portions import Pending, PortionMaker, upsample_next
+from drivesim.families.upsample import UpsamplingModel, upsample_portion
 from drivesim.models.autoencoder import Autoencoder, decode_pictures, downsampling, to_picture_range
 from drivesim.models.upsampler import COLOURS
 from drivesim.models.video_decoder import VideoDecoder
 from drivesim.models.video_decoding import decode_clip
+from drivesim.nn.tiles import Grid
 
 FRAMES_AT_ONCE = 16  # of the decoder; memory does not depend on how many frames come at once
 
@@ -33,25 +35,42 @@ class Finishing:
     """What turns latents into the frames of a video.
 
     Args:
-        parts: of the model; without a video decoder the autoencoder decodes frame by frame, without an upsampler frames
-            stay as large as they are decoded.
-        index: the model's facts.
+        autoencoder: decodes frame by frame where there is no video decoder.
+        video_decoder: None = there is none.
+        upsampling: of videos; None = frames stay as large as they are decoded.
+        alone: of single pictures; None = they stay as large as they are decoded.
         fps: of the video, for messages.
+        tile: side of the pieces, in latents, that the video decoder takes larger pictures in; None = whole ones.
     """
 
-    def __init__(self, parts: dict[str, Any], index: dict[str, Any], fps: float):
-        self.autoencoder: Autoencoder = parts["autoencoder"]
-        self.video_decoder: VideoDecoder | None = parts.get("video_decoder")
-        self.upsampling, self.alone = None, None  # for videos, and for single pictures
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        video_decoder: VideoDecoder | None,
+        upsampling: PortionMaker | None,
+        *,
+        fps: float,
+        alone: UpsamplingModel | None = None,
+        tile: int | None = None,
+    ):
+        self.autoencoder = autoencoder
+        self.video_decoder = video_decoder
+        self.upsampling, self.alone = upsampling, alone
+        self.fps, self.tile = fps, tile
+
+    @classmethod
+    def of_driving(cls, parts: dict[str, Any], index: dict[str, Any], fps: float) -> Finishing:
+        """Of a driving model's parts and facts."""
+        upsampling, alone = None, None
         if "upsampler" in index:
-            self.upsampling = UpsamplingModel.from_parts(parts, index)
-            self.alone = UpsamplingModel.from_parts(parts, index, frame_by_frame=True)
-        self.fps = fps
+            upsampling = UpsamplingModel.from_parts(parts, index)
+            alone = UpsamplingModel.from_parts(parts, index, frame_by_frame=True)
+        return cls(parts["autoencoder"], parts.get("video_decoder"), upsampling, alone=alone, fps=fps)
 
     @property
     def scale(self) -> int:
         """Pixels of the video to one of a decoded picture, a side."""
-        return 1 if self.upsampling is None else self.upsampling.networks.scale
+        return 1 if self.upsampling is None else self.upsampling.scale
 
     def still(self, latents_CHW: Tensor, key: tuple[Key, ...]) -> NDArray[np.uint8]:
         """A single picture (H, W, 3): the image decoder's, upsampled by itself."""
@@ -61,14 +80,22 @@ class Finishing:
         return to_picture_range(picture_1Chw)[0]
 
     def push(
-        self, pending: Pending, latents_TCHW: Tensor, *, key: tuple[Key, ...], is_last: bool
+        self,
+        pending: Pending,
+        latents_TCHW: Tensor,
+        *,
+        key: tuple[Key, ...],
+        is_last: bool,
+        conditions: Any = None,
     ) -> tuple[Pending, NDArray[np.uint8]]:
         """Frames that these latents complete; see `rollout.model.PredictionModel.finish`."""
         undecoded, small_TChw = self._decoded(_of(_DECODE, pending), latents_TCHW, is_last=is_last)
         if self.upsampling is None:
             return _named(_DECODE, undecoded), to_picture_range(small_TChw)
         waiting = _of(_UPSAMPLE, pending)
-        waiting, frames_THWC = upsample_next(self.upsampling, waiting, small_TChw, key=key, is_last=is_last)
+        waiting, frames_THWC = upsample_next(
+            self.upsampling, waiting, small_TChw, key=key, is_last=is_last, conditions=conditions
+        )
         return _named(_DECODE, undecoded) | _named(_UPSAMPLE, waiting), frames_THWC
 
     def _decoded(self, waiting: Pending, latents_TCHW: Tensor, *, is_last: bool) -> tuple[Pending, Tensor]:
@@ -92,7 +119,13 @@ class Finishing:
             if self.video_decoder is None:
                 yield decode_pictures(self.autoencoder, latents_TCHW[start:end])
             else:
-                yield decode_clip(self.video_decoder, latents_TCHW, start, end)
+                yield decode_clip(self.video_decoder, latents_TCHW, start, end, tiles=self._tiles(latents_TCHW))
+
+    def _tiles(self, latents_TCHW: Tensor) -> Grid:
+        if self.tile is None:
+            return 1, 1
+        height, width = latents_TCHW.shape[-2:]
+        return -(-height // self.tile), -(-width // self.tile)
 
     def _none(self, latents_TCHW: Tensor) -> Tensor:
         height, width = (side * downsampling(self.autoencoder) for side in latents_TCHW.shape[-2:])

@@ -25,6 +25,7 @@ from drivesim.models.temporal_stack import TemporalStack
 from drivesim.models.video_decoder import VideoDecoder
 
 INDEX = "model_index.json"
+DRIVING = "driving"  # the family of an index that names none
 
 # part -> (classes, the first one where a config names none; config file; weight file or None)
 PARTS: dict[str, tuple[tuple[Any, ...], str, str | None]] = {
@@ -35,6 +36,7 @@ PARTS: dict[str, tuple[tuple[Any, ...], str, str | None]] = {
     "scheduler": ((DDIMScheduler,), "scheduler_config.json", None),
     "interpolation_unet": ((UNet2DConditionModel,), "config.json", "diffusion_pytorch_model.safetensors"),
     "interpolation": ((TemporalStack,), "config.json", "diffusion_pytorch_model.safetensors"),
+    "interpolation_unet": ((UNet2DConditionModel,), "config.json", "diffusion_pytorch_model.safetensors"),
     "rate_label": ((RateLabel,), "config.json", "diffusion_pytorch_model.safetensors"),
     "video_decoder": ((VideoDecoder,), "config.json", "diffusion_pytorch_model.safetensors"),
     "upsampler": ((UNet2DConditionModel,), "config.json", "diffusion_pytorch_model.safetensors"),
@@ -68,12 +70,42 @@ def find_model(folder_or_name: str | Path) -> Path:
     raise ValueError(f"no model folder {str(folder_or_name)!r}; shipped with the package: {', '.join(names) or 'none'}")
 
 
-def read_index(folder: Path) -> dict[str, Any]:
-    """The model's own facts: name, frame rate, picture size, sampling.
+def family_of(folder: Path) -> str:
+    """The family of a model folder: "driving", or another that its index names.
 
     Raises:
         ValueError: no index, or one that cannot be read.
     """
+    return str(_index(folder).get("family", DRIVING))
+
+
+def read_index(folder: Path, family: str = DRIVING) -> dict[str, Any]:
+    """The model's own facts: name, frame rate, picture size, sampling.
+
+    Args:
+        folder: the model's.
+        family: that the model has to be of.
+
+    Raises:
+        ValueError: no index, one that cannot be read, or that of another family.
+    """
+    path, index = folder / INDEX, _index(folder)
+    found = index.get("family", DRIVING)
+    if found != family:
+        raise ValueError(f"{folder}: a model of family {found}, not {family}; choose it as family={found}")
+    samplings = {"design_sampling", "predict_sampling"} if family == DRIVING else set()
+    missing = sorted(({"name", "fps", "size_hw"} | samplings) - set(index))
+    if missing:
+        raise ValueError(f"{path}: missing keys {', '.join(missing)}")
+    fps, size_hw = index["fps"], index["size_hw"]
+    if not isinstance(fps, int | float) or not fps > 0:
+        raise ValueError(f"{path}: fps is {fps!r}; expected a number above 0")
+    if not (isinstance(size_hw, list) and len(size_hw) == 2 and all(isinstance(n, int) and n > 0 for n in size_hw)):
+        raise ValueError(f"{path}: size_hw is {size_hw!r}; expected [height, width] in pixels")
+    return index
+
+
+def _index(folder: Path) -> dict[str, Any]:
     path = folder / INDEX
     if not path.is_file():
         raise ValueError(f"{folder}: not a model folder, {INDEX} is missing")
@@ -83,14 +115,6 @@ def read_index(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not JSON: {error}") from error
     if not isinstance(index, dict):
         raise ValueError(f"{path}: expected keys and values")
-    missing = sorted({"name", "fps", "size_hw", "design_sampling", "predict_sampling"} - set(index))
-    if missing:
-        raise ValueError(f"{path}: missing keys {', '.join(missing)}")
-    fps, size_hw = index["fps"], index["size_hw"]
-    if not isinstance(fps, int | float) or not fps > 0:
-        raise ValueError(f"{path}: fps is {fps!r}; expected a number above 0")
-    if not (isinstance(size_hw, list) and len(size_hw) == 2 and all(isinstance(n, int) and n > 0 for n in size_hw)):
-        raise ValueError(f"{path}: size_hw is {size_hw!r}; expected [height, width] in pixels")
     return index
 
 

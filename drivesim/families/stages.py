@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from drivesim.diffusion.settings import SamplerOverrides
+from drivesim.diffusion.settings import SamplerOverrides, TextOverrides
 
 
 class Upsampling(str, Enum):
@@ -42,3 +42,24 @@ class StagesConfig:
     def samplers(self) -> dict[str, SamplerOverrides]:
         """What to sample otherwise than the model, by key of its index."""
         return {"interpolate_sampling": self.interpolate_sampler, "upsample_sampling": self.upsample_sampler}
+
+
+@dataclass(kw_only=True, slots=True)
+class TextStagesConfig:
+    """Stages behind the key frames of a text-to-video model. A model without one of them does without it."""
+
+    interpolate: bool = True  # False = key frames are the video; the video decoder, made for its rate, is left out too
+    video_decoder: bool = True  # False = the image decoder, frame by frame
+    upsampling: Upsampling = Upsampling.VIDEO  # how frames are made larger
+    interpolate_sampler: TextOverrides = field(default_factory=TextOverrides)  # of interpolation
+    upsample_sampler: TextOverrides = field(default_factory=TextOverrides)  # of the upscaler
+
+    def kept(self, index: dict[str, Any]) -> dict[str, Any]:
+        """The facts of a model, with None in place of those of stages that are left out."""
+        left_out = {
+            "rates": not self.interpolate,
+            "video_decoder": not (self.video_decoder and (self.interpolate or not index.get("rates"))),
+            "upscaler": self.upsampling is Upsampling.NONE,
+            "upscaler_temporal": self.upsampling is not Upsampling.VIDEO,
+        }
+        return index | {key: None for key, is_out in left_out.items() if is_out}

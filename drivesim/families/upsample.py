@@ -1,7 +1,4 @@
-"""Upsampling with the driving models: portions of frames, and a video's frames as they come, portion by portion.
-
-Portions overlap and are cross-faded where they do; a frame's noise is the same in both. So they join without a seam,
-and nothing of a video has to be known but the frames of the portion.
+"""Upsampling in pixels, with the driving models: portions of frames for `families.portions`.
 
 Axes: T frames, C channels, H W pixels of the large picture, h w pixels of the small one.
 """
@@ -9,14 +6,13 @@ Axes: T frames, C channels, H W pixels of the large picture, h w pixels of the s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from drivesim.core.finite import check_finite
 from drivesim.core.seeds import Key, torch_generator
 from drivesim.diffusion.objective import add_noise
 from drivesim.diffusion.sampling import sample
@@ -27,11 +23,6 @@ from drivesim.models.autoencoder import to_picture_range
 from drivesim.models.upsampler import COLOURS, Upsampler
 
 FRAMES_AT_ONCE = 8  # of an upsampler without temporal layers
-
-# What a video's next frames need of those before, on the CPU: `low_TChw`, the last small frames; `held_TCHW`, large
-# frames that the next portion makes as well; `first_and_shown`, the number of the first small frame and of the first
-# held one. {} = the beginning.
-Pending: TypeAlias = dict[str, Tensor]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -92,6 +83,29 @@ class UpsamplingModel:
         video_unet = self.networks.video_unet
         return FRAMES_AT_ONCE if video_unet is None else int(video_unet.temporal.config.num_frames)
 
+    @property
+    def frame_by_frame(self) -> bool:
+        """Whether frames of a portion are made without regard to each other."""
+        return self.networks.video_unet is None
+
+    @property
+    def scale(self) -> int:
+        """Pixels of the large picture to one of the small one, a side."""
+        return self.networks.scale
+
+    def none(self, low_TChw: Tensor) -> Tensor:
+        """No large frame (0, 3, H, W)."""
+        height, width = (side * self.scale for side in low_TChw.shape[-2:])
+        return low_TChw.new_zeros(0, COLOURS, height, width)
+
+    def make(self, low_TChw: Tensor, *, first_frame: int, key: tuple[Key, ...], conditions: Any = None) -> Tensor:
+        """Large frames (T, 3, H, W) of a portion; see `upsample_portion`. The networks are told of no conditions."""
+        return upsample_portion(self, low_TChw, first_frame=first_frame, key=key)
+
+    def pictures(self, made_TCYX: Tensor, *, first_frame: int) -> NDArray[np.uint8]:
+        """uint8 RGB pictures of large frames, whatever their number."""
+        return to_picture_range(made_TCYX)
+
 
 def _facts(index: dict[str, Any], key: str, wanted: tuple[str, ...]) -> dict[str, Any]:
     """What a model's index says of a part, all of it."""
@@ -139,74 +153,3 @@ def upsample_portion(model: UpsamplingModel, low_TChw: Tensor, *, first_frame: i
     shape = (COLOURS, height, width)
     made = sample(denoise, shape, model.schedule, model.sampling, generators, device=device, dtype=dtype)
     return networks.from_diffused(made, low)
-
-
-def upsample_next(
-    model: UpsamplingModel, pending: Pending, low_TChw: Tensor, *, key: tuple[Key, ...], is_last: bool
-) -> tuple[Pending, NDArray[np.uint8]]:
-    """The large frames of a video that more small ones complete.
-
-    The frames of all calls in a row are the video: the same bytes whatever pieces its small frames come in. Portions
-    begin every `portion - overlap` frames; the last one ends with the video, however many frames it shares with the
-    one before.
-
-    Args:
-        model: the upsampler.
-        pending: what the call before returned; {} at the video's beginning.
-        low_TChw: the next small frames in [-1, 1], on any device; may be none.
-        key: of the video's noise: (run seed, start, future).
-        is_last: nothing follows; all frames are wanted.
-
-    Returns:
-        What the next call needs, of bounded size; and uint8 RGB pictures (T, H, W, 3), T >= 0.
-
-    Raises:
-        NotFiniteError: names the frame.
-        ValueError: small frames that the U-Net cannot halve as often as it has to.
-    """
-    low, held, first, shown = _resumed(model, pending, low_TChw)
-    step = model.portion - model.overlap
-    pictures = []
-    while first + len(low) >= shown + model.portion:
-        low, first = low[shown - first :], shown
-        made = _faded(held, upsample_portion(model, low[: model.portion], first_frame=first, key=key).float().cpu())
-        check_finite(made, "upsampling", first, model.fps)
-        pictures.append(to_picture_range(made[:step]))
-        held, shown = made[step:], shown + step
-    if is_last:
-        pictures.append(to_picture_range(_last(model, low, held, first=first, shown=shown, key=key)))
-        return {}, np.concatenate(pictures)
-    none = to_picture_range(held[:0])
-    after = {"low_TChw": low, "held_TCHW": held, "first_and_shown": torch.tensor([first, shown])}
-    return after, np.concatenate([none, *pictures])
-
-
-def _resumed(model: UpsamplingModel, pending: Pending, new_TChw: Tensor) -> tuple[Tensor, Tensor, int, int]:
-    """Small frames with the new ones, large frames held back, number of the first small one, number of frames shown."""
-    new = new_TChw.detach().float().cpu()
-    if not pending:
-        height, width = (side * model.networks.scale for side in new.shape[-2:])
-        return new, new.new_zeros(0, COLOURS, height, width), 0, 0
-    first, shown = (int(number) for number in pending["first_and_shown"])
-    return torch.cat([pending["low_TChw"], new]), pending["held_TCHW"], first, shown
-
-
-def _last(
-    model: UpsamplingModel, low_TChw: Tensor, held_TCHW: Tensor, *, first: int, shown: int, key: tuple[Key, ...]
-) -> Tensor:
-    """The video's frames from number `shown` on, of a portion that ends with it where not all are made."""
-    end = first + len(low_TChw)
-    if shown + len(held_TCHW) == end:
-        return held_TCHW
-    # Temporal layers get a whole portion where the video is long enough; frames by themselves need no company.
-    begin = shown if model.networks.video_unet is None else max(first, end - model.portion)
-    made = upsample_portion(model, low_TChw[begin - first :], first_frame=begin, key=key).float().cpu()
-    check_finite(made, "upsampling", begin, model.fps)
-    return _faded(held_TCHW, made[shown - begin :])
-
-
-def _faded(held_TCHW: Tensor, made_TCHW: Tensor) -> Tensor:
-    """`made_TCHW` with its first frames faded in from those that the portion before made of them."""
-    overlap = len(held_TCHW)
-    share = (torch.arange(1, overlap + 1) / (overlap + 1)).view(-1, 1, 1, 1)
-    return torch.cat([torch.lerp(held_TCHW, made_TCHW[:overlap], share), made_TCHW[overlap:]])

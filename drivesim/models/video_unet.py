@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +13,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from drivesim.models.temporal_stack import TemporalAttentionLayer, TemporalStack
+
+
+@dataclass(kw_only=True, slots=True)
+class DeepFeatures:
+    """What all levels but the top one made of a sample, kept from one diffusion step to the next ones.
+
+    It changes slowly from step to step: a pass that is handed it runs the top level alone (DeepCache, Ma et al. 2023).
+    """
+
+    features_NCHW: Tensor | None = None  # None = the next pass is whole, and leaves its own here
 
 
 class VideoUNet(nn.Module):
@@ -23,7 +35,8 @@ class VideoUNet(nn.Module):
 
     def __init__(self, backbone: UNet2DConditionModel, temporal: TemporalStack):
         super().__init__()
-        shape = TemporalStack.for_backbone(backbone).config
+        with torch.device("meta"):  # of its shape alone: at full size it would be gigabytes
+            shape = TemporalStack.for_backbone(backbone).config
         for key in ("block_out_channels", "layers_per_block", "attention_blocks", "transformer_layers"):
             if tuple(shape[key]) != tuple(temporal.config[key]):
                 raise ValueError(
@@ -44,19 +57,21 @@ class VideoUNet(nn.Module):
         self,
         sample_BTCHW: Tensor,
         timestep_B: Tensor,
-        tokens_BLC: Tensor,
+        tokens: Tensor,
         *,
         token_mask_BL: Tensor | None = None,
         context_BTCHW: Tensor | None = None,
         temporal_tokens_BLC: Tensor | None = None,
         noise_level_B: Tensor | None = None,
+        deep: DeepFeatures | None = None,
     ) -> Tensor:
         """Denoises clips.
 
         Args:
             sample_BTCHW: noisy latents.
             timestep_B: diffusion step of each sample.
-            tokens_BLC: conditioning tokens of each sample, seen by the spatial layers of all its frames.
+            tokens: conditioning tokens (B, L, C) of each sample, seen by the spatial layers of all its frames; or of
+                each frame (B, T, L, C).
             token_mask_BL: True = a token, False = padding; None = all are tokens.
             context_BTCHW: given frames and their mask (`conditioning.given_frames`); None = a stack without context.
             temporal_tokens_BLC: tokens for the temporal layers; None = a stack without cross-attention.
@@ -74,7 +89,7 @@ class VideoUNet(nn.Module):
             # Repeated before the embedding: a matrix product of another batch size rounds differently.
             time_embed=self._time_embedding(timestep_B.repeat_interleave(t), _each(noise_level_B, t), sample_BTCHW),
             num_frames=t,
-            tokens=tokens_BLC.repeat_interleave(t, dim=0),
+            tokens=tokens.flatten(0, 1) if tokens.ndim == 4 else tokens.repeat_interleave(t, dim=0),
             token_bias=_attention_bias(token_mask_BL, t, sample_BTCHW.dtype),
             context=None if context_BTCHW is None else context_BTCHW.flatten(0, 1),
             temporal_tokens=temporal_tokens_BLC,
@@ -83,22 +98,30 @@ class VideoUNet(nn.Module):
         )
         h = unet.conv_in(sample_BTCHW.flatten(0, 1))
         skips = [h]
-        for block, temporal in zip(unet.down_blocks, self.temporal.down_blocks, strict=True):
-            for index, resnet in enumerate(block.resnets):
-                h = run.layer(h, resnet, _at(block, "attentions", index), temporal, index)
-                skips.append(h)
-            for downsampler in block.downsamplers or ():
-                h = downsampler(h)
-                skips.append(h)
-        h = run.mid(h, unet.mid_block, self.temporal.mid_block)
-        for block, temporal in zip(unet.up_blocks, self.temporal.up_blocks, strict=True):
-            for index, resnet in enumerate(block.resnets):
-                h = torch.cat([h, skips.pop()], dim=1)
-                h = run.layer(h, resnet, _at(block, "attentions", index), temporal, index)
-            for upsampler in block.upsamplers or ():
-                h = upsampler(h, skips[-1].shape[2:])
+        down = zip(unet.down_blocks, self.temporal.down_blocks, strict=True)
+        h = run.down(h, *next(down), skips)
+        if deep is None or deep.features_NCHW is None:
+            below = self._below(run, h, down, skips)
+            if deep is not None:
+                deep.features_NCHW = below
+        else:
+            below = deep.features_NCHW
+        h = run.up(below, unet.up_blocks[-1], self.temporal.up_blocks[-1], skips)
         h = unet.conv_out(unet.conv_act(unet.conv_norm_out(h)))
         return h.unflatten(0, (b, t))
+
+    def _below(self, run: _Run, h: Tensor, down: Iterator[Any], skips: list[Tensor]) -> Tensor:
+        """What all levels below the top one add: the input of the last up block."""
+        unet = self.backbone
+        h = _smaller(h, unet.down_blocks[0], skips)
+        for block, temporal in down:
+            h = _smaller(run.down(h, block, temporal, skips), block, skips)
+        h = run.mid(h, unet.mid_block, self.temporal.mid_block)
+        for block, temporal in zip(unet.up_blocks[:-1], self.temporal.up_blocks[:-1], strict=True):
+            h = run.up(h, block, temporal, skips)
+            for upsampler in block.upsamplers or ():
+                h = upsampler(h, skips[-1].shape[2:])
+        return h
 
     def _time_embedding(self, timestep_N: Tensor, noise_level_N: Tensor | None, like: Tensor) -> Tensor:
         """(N, D), with the class embedding added where the backbone has one, as its own forward does."""
@@ -112,6 +135,13 @@ class VideoUNet(nn.Module):
         is_told = embed is not None or self.backbone.class_embedding is not None
         assert is_told == (noise_level_B is not None), "the noise level is told to parts that were built to be told"
         return None if embed is None else embed(noise_level_B)
+
+
+def _smaller(h: Tensor, block: Any, skips: list[Tensor]) -> Tensor:
+    for downsampler in block.downsamplers or ():
+        h = downsampler(h)
+        skips.append(h)
+    return h
 
 
 def _each(values_B: Tensor | None, num_frames: int) -> Tensor | None:
@@ -172,6 +202,20 @@ class _Run:
         if attention is None:
             return h
         return self.transformer(h, attention, temporal.attentions[index])
+
+    def down(self, h: Tensor, block: Any, temporal: Any, skips: list[Tensor]) -> Tensor:
+        """A down block but for its downsampler; what its layers make is kept for the up block of that level."""
+        for index, resnet in enumerate(block.resnets):
+            h = self.layer(h, resnet, _at(block, "attentions", index), temporal, index)
+            skips.append(h)
+        return h
+
+    def up(self, h: Tensor, block: Any, temporal: Any, skips: list[Tensor]) -> Tensor:
+        """An up block but for its upsampler."""
+        for index, resnet in enumerate(block.resnets):
+            h = torch.cat([h, skips.pop()], dim=1)
+            h = self.layer(h, resnet, _at(block, "attentions", index), temporal, index)
+        return h
 
     def mid(self, h: Tensor, block: Any, temporal: Any) -> Tensor:
         """Residual block, transformer, residual block."""

@@ -59,9 +59,8 @@ def blank_model(folder_or_name: str, sampling: PredictionOverrides, stages: Stag
 
 def future_plan(config: RolloutConfig, model: DrivingModel) -> Plan:
     """The calls of one future."""
-    num_frames = max(1, round(config.seconds * model.fps))
     return Plan(
-        num_frames=num_frames,
+        num_frames=config.num_frames(model),
         frames_per_call=model.num_frames,
         num_given=model.num_given,
         frames_per_gap=model.frames_per_gap,
@@ -128,7 +127,7 @@ def _design(model: DrivingModel) -> None:
 
 
 def _predict(model: DrivingModel, given_BSCHW: Tensor) -> None:
-    model.predict(given_BSCHW, generators=[torch.Generator()], is_night=[None])
+    model.predict(given_BSCHW, generators=[torch.Generator()], conditions=[None])
 
 
 def _filling_in(model: DrivingModel, num_chunks: int, latent: tuple[int, ...]) -> Phase:
@@ -142,7 +141,7 @@ def _filling_in(model: DrivingModel, num_chunks: int, latent: tuple[int, ...]) -
     generators = [torch.Generator() for _ in range(windows)]
 
     def run() -> None:
-        model.interpolate(ends, 0, generators=generators, is_night=[None] * windows)
+        model.interpolate(ends, 0, generators=generators, conditions=[None] * windows)
 
     return _sampled("filling in frames", num_chunks * calls, (model, "interpolate_sampling"), run)
 

@@ -12,7 +12,7 @@ import torch
 
 from drivesim.core.files import sha256_file
 from drivesim.core.machine import is_out_of_memory
-from drivesim.rollout.model import PredictionModel
+from drivesim.rollout.model import Conditions, PredictionModel
 from drivesim.rollout.rows import OUT_OF_MEMORY, Events, Progress, Row
 from drivesim.rollout.world import World
 from drivesim.rollout.writer import FutureWriter
@@ -25,8 +25,8 @@ class Task:
     future: int
     run_dir: Path  # absolute: a worker's working directory may be another
     start_name: str
-    start_latents_CHW: torch.Tensor
-    is_night: bool | None
+    start_latents_CHW: torch.Tensor | None  # None = there is no start frame
+    conditions: Conditions
     run_seed: int
     num_frames: int  # wanted
     segment_chunks: int  # chunks a segment
@@ -75,7 +75,7 @@ def _make_video(task: Task, model: PredictionModel, writer: FutureWriter) -> Ite
         model,
         run_seed=task.run_seed,
         start_name=task.start_name,
-        is_night=task.is_night,
+        conditions=task.conditions,
         num_frames=task.num_frames,
     )
     state, first_segment = writer.load_state() or (world.reset(task.start_latents_CHW, task.future), 0)

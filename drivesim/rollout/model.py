@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from drivesim.core.seeds import Key
 
 Pending: TypeAlias = dict[str, torch.Tensor]  # what a video's next frames need of those before; on the CPU
+# What a person says of a video, such as day or night, or prompts over time. Only the model's family understands it:
+# a rollout hands it on. None = nothing is said.
+Conditions: TypeAlias = Any
 
 
 class PredictionModel(Protocol):
@@ -29,12 +32,23 @@ class PredictionModel(Protocol):
         """Height and width of a picture in pixels."""
 
     @property
+    def start_hw(self) -> tuple[int, int]:
+        """Height and width of a start frame in pixels."""
+
+    @property
     def num_frames(self) -> int:
         """Key frames that one call of `predict` returns, the given ones included."""
 
     @property
     def num_given(self) -> int:
-        """Last key frames that a call of `predict` continues, but for the first call, which is given one."""
+        """Last key frames that a call of `predict` continues, but for the first call, which is given one or none."""
+
+    @property
+    def gaps_at_once(self) -> int | None:
+        """Gaps between key frames that a step fills in and shows, of a model whose one call makes all key frames.
+
+        None = a step shows all that a call has made, and calls go on for ever.
+        """
 
     @property
     def num_passes(self) -> int:
@@ -48,11 +62,24 @@ class PredictionModel(Protocol):
     def fingerprint(self) -> str:
         """Changes whenever the weights, or the settings they are sampled with, do."""
 
+    def facts(self, conditions: Conditions) -> dict[str, Any]:
+        """The conditions as plain keys and values, which are part of what a run's frames follow from.
+
+        Raises:
+            ValueError: conditions that this model cannot obey; says why.
+        """
+
     def encode(self, frames_THWC: NDArray[np.uint8]) -> torch.Tensor:
-        """uint8 RGB pictures to latents (T, C, h, w)."""
+        """uint8 RGB pictures of `start_hw`, perhaps none of them, to latents (T, C, h, w)."""
 
     def finish(
-        self, pending: Pending, latents_TCHW: torch.Tensor, *, key: tuple[Key, ...], is_last: bool
+        self,
+        pending: Pending,
+        latents_TCHW: torch.Tensor,
+        *,
+        key: tuple[Key, ...],
+        conditions: Conditions,
+        is_last: bool,
     ) -> tuple[Pending, NDArray[np.uint8]]:
         """Turns latents into frames of the video, as far as that can be done before those that follow are known.
 
@@ -62,6 +89,7 @@ class PredictionModel(Protocol):
             pending: What the call before returned; {} at the video's beginning.
             latents_TCHW: The next latents, on any device.
             key: Of the future's noise: (run seed, start, future).
+            conditions: Of the video.
             is_last: Nothing follows; all frames are wanted.
 
         Returns:
@@ -76,14 +104,14 @@ class PredictionModel(Protocol):
         given_BSCHW: torch.Tensor,
         *,
         generators: list[torch.Generator],
-        is_night: list[bool | None],
+        conditions: list[Conditions],
     ) -> torch.Tensor:
         """The next frames of B futures.
 
         Args:
-            given_BSCHW: Latents of the last S frames, 1 or `num_given`, on any device.
+            given_BSCHW: Latents of the last S frames, 0, 1 or `num_given`, on any device.
             generators: One CPU generator a future.
-            is_night: One a future; None = unknown.
+            conditions: One a future.
 
         Returns:
             Latents (B, num_frames, C, h, w), which begin with the given ones, unchanged.
@@ -95,7 +123,8 @@ class PredictionModel(Protocol):
         number: int,
         *,
         generators: list[torch.Generator],
-        is_night: list[bool | None],
+        conditions: list[Conditions],
+        starts_s: list[float],
     ) -> torch.Tensor:
         """The frames between two frames, for B pairs.
 
@@ -103,7 +132,8 @@ class PredictionModel(Protocol):
             ends_B2CHW: Latents of the pairs, on any device.
             number: Of the pass, 0 = between key frames.
             generators: One CPU generator a pair.
-            is_night: One a pair; None = unknown.
+            conditions: One a pair.
+            starts_s: When in its video the first frame of each pair is shown.
 
         Returns:
             Latents (B, T, C, h, w) that begin and end with the given ones, unchanged.

@@ -17,7 +17,7 @@ from drivesim.rollout.future import Task
 from drivesim.rollout.model import PredictionModel
 from drivesim.rollout.pools import LoadModel, PoolConfig, PoolKind, run_here, run_ray, torch_threads
 from drivesim.rollout.rows import Events, Progress, Row, last_rows, write_row
-from drivesim.rollout.start import Start
+from drivesim.rollout.start import Start, start_latents
 from drivesim.rollout.writer import FutureWriter
 
 OnProgress = Callable[[Progress], None]
@@ -28,7 +28,7 @@ class RolloutConfig:
     """How many futures, how long, and who makes them."""
 
     futures: int = 4  # they differ by their number in the key of the noise
-    seconds: float = 60.0  # length of each; rounded to whole frames
+    seconds: float | None = 60.0  # length of each, rounded to whole frames; None = what one call of the model makes
     seed: int = 0  # same seed, start and model = same bytes
     segment_chunks: int = 1  # chunks (8 key frames each) after which a segment is closed; a kill costs at most one
     crf: int = 18  # x264's quality of the videos: 0 lossless .. 51 worst
@@ -40,11 +40,17 @@ class RolloutConfig:
             raise ValueError(
                 f"rollout: futures={self.futures}, segment_chunks={self.segment_chunks}; must be 1 or more"
             )
-        if not 0 < self.seconds < math.inf:
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
             raise ValueError(f"rollout: seconds={self.seconds}; must be a number above 0")
         if not 0 <= self.crf <= 51:
             raise ValueError(f"rollout: crf={self.crf}; must be 0 (lossless) to 51 (worst)")
         self.pool.validate()
+
+    def num_frames(self, model: PredictionModel) -> int:
+        """Frames of each future of a model."""
+        if self.seconds is None:
+            return (model.num_frames - 1) * model.frames_per_gap + 1
+        return max(1, round(self.seconds * model.fps))
 
 
 def run_rollout(
@@ -152,22 +158,17 @@ def _listen(events: Events, on_progress: OnProgress | None) -> Iterator[Row]:
 
 
 def _tasks(config: RolloutConfig, start: Start, model: PredictionModel, run_dir: Path) -> Sequence[Task]:
-    size_hw = start.frame_HWC.shape[:2]
-    if size_hw != tuple(model.size_hw):
-        raise ValueError(f"start {start.name}: frame of {size_hw} (height, width), the model's is {model.size_hw}")
-    latents_CHW = start.latents_CHW
-    if latents_CHW is None:
-        with torch_threads(config.pool.threads):
-            latents_CHW = model.encode(start.frame_HWC[None])[0].cpu()
+    with torch_threads(config.pool.threads):
+        latents_CHW = start_latents(start, model)
     return [
         Task(
             future=future,
             run_dir=run_dir,
             start_name=start.name,
             start_latents_CHW=latents_CHW,
-            is_night=start.is_night,
+            conditions=start.conditions,
             run_seed=config.seed,
-            num_frames=max(1, round(config.seconds * model.fps)),
+            num_frames=config.num_frames(model),
             segment_chunks=config.segment_chunks,
             crf=config.crf,
         )
@@ -177,12 +178,13 @@ def _tasks(config: RolloutConfig, start: Start, model: PredictionModel, run_dir:
 
 def _identity(config: RolloutConfig, start: Start, model: PredictionModel, num_frames: int) -> dict[str, Any]:
     """What fixes every byte of a future's video, apart from the future's number."""
+    frame_HWC = start.frame_HWC
     return {
         "model": model.fingerprint,
         "fps": model.fps,
         "start": start.name,
-        "start_sha256": hashlib.sha256(start.frame_HWC.tobytes()).hexdigest(),
-        "is_night": start.is_night,
+        "start_sha256": None if frame_HWC is None else hashlib.sha256(frame_HWC.tobytes()).hexdigest(),
+        **model.facts(start.conditions),
         "seed": config.seed,
         "num_frames": num_frames,
         "segment_chunks": config.segment_chunks,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from drivesim.core.picture import check_size, crop_to_aspect, load_picture, resize_area
 from drivesim.core.video import VIDEO_SUFFIXES, read_at
+from drivesim.rollout.model import Conditions, PredictionModel
 
 logger = logging.getLogger(__name__)
 
@@ -22,12 +23,26 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 @dataclass(kw_only=True, slots=True)
 class Start:
-    """The one frame that all futures of a run start from."""
+    """What all futures of a run start from: one frame, or none where the model makes videos from nothing."""
 
     name: str  # part of the key of every random number
-    frame_HWC: NDArray[np.uint8]  # RGB, of the model's size
-    is_night: bool | None = None  # None = unknown
+    frame_HWC: NDArray[np.uint8] | None  # RGB, of the model's `start_hw`; None = the model begins by itself
+    conditions: Conditions = None  # of the video; None = nothing is said
     latents_CHW: torch.Tensor | None = None  # that the frame was decoded from; None = the model encodes the frame
+
+
+def start_latents(start: Start, model: PredictionModel) -> torch.Tensor | None:
+    """Latents (C, h, w) of the frame that a start is for a model, on the CPU; None = there is no frame.
+
+    Raises:
+        ValueError: a frame of another size than the model's start frames.
+    """
+    if start.latents_CHW is not None or start.frame_HWC is None:
+        return start.latents_CHW
+    size_hw = start.frame_HWC.shape[:2]
+    if size_hw != tuple(model.start_hw):
+        raise ValueError(f"start {start.name}: frame of {size_hw} (height, width), the model's is {model.start_hw}")
+    return model.encode(start.frame_HWC[None])[0].cpu()
 
 
 def is_scene(start: str) -> bool:
@@ -37,7 +52,7 @@ def is_scene(start: str) -> bool:
 
 
 def start_from_file(
-    path: str | Path, size_hw: tuple[int, int], *, start_s: float = 0.0, is_night: bool | None = None
+    path: str | Path, size_hw: tuple[int, int], *, start_s: float = 0.0, conditions: Conditions = None
 ) -> Start:
     """A start from a picture or a video, told apart by the file's suffix.
 
@@ -47,25 +62,25 @@ def start_from_file(
     """
     suffix = Path(path).suffix.lower()
     if suffix in PICTURE_SUFFIXES:
-        return start_from_image(path, size_hw, is_night=is_night)
+        return start_from_image(path, size_hw, conditions=conditions)
     if suffix in VIDEO_SUFFIXES:
-        return start_from_clip(path, size_hw, start_s=start_s, is_night=is_night)
+        return start_from_clip(path, size_hw, start_s=start_s, conditions=conditions)
     choices = f"pictures ({', '.join(PICTURE_SUFFIXES)}) or videos ({', '.join(VIDEO_SUFFIXES)})"
     raise ValueError(f"{path}: a rollout starts from {choices}; this name ends in {suffix!r}")
 
 
-def start_from_image(path: str | Path, size_hw: tuple[int, int], *, is_night: bool | None = None) -> Start:
+def start_from_image(path: str | Path, size_hw: tuple[int, int], *, conditions: Conditions = None) -> Start:
     """A start from a picture file, cropped to the model's shape and resized to its size.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: no picture, an alpha channel, or smaller than `size_hw` after the crop.
     """
-    return Start(name=Path(path).stem, frame_HWC=_fitted(load_picture(path), size_hw, str(path)), is_night=is_night)
+    return Start(name=Path(path).stem, frame_HWC=_fitted(load_picture(path), size_hw, str(path)), conditions=conditions)
 
 
 def start_from_clip(
-    path: str | Path, size_hw: tuple[int, int], *, start_s: float = 0.0, is_night: bool | None = None
+    path: str | Path, size_hw: tuple[int, int], *, start_s: float = 0.0, conditions: Conditions = None
 ) -> Start:
     """A start from the frame that a video shows at `start_s` seconds, cropped and resized likewise.
 
@@ -77,7 +92,7 @@ def start_from_clip(
         raise ValueError(f"start_s is {start_s}; must be a number of 0 or more")
     frame = read_at(path, np.array([start_s]))[0]
     return Start(
-        name=f"{Path(path).stem}@{start_s:g}s", frame_HWC=_fitted(frame, size_hw, str(path)), is_night=is_night
+        name=f"{Path(path).stem}@{start_s:g}s", frame_HWC=_fitted(frame, size_hw, str(path)), conditions=conditions
     )
 
 

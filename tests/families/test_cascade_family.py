@@ -17,8 +17,8 @@ from drivesim.core.finite import NotFiniteError
 from drivesim.core.video import probe
 from drivesim.diffusion.settings import SamplerOverrides
 from drivesim.families.driving import DrivingModel
+from drivesim.families.portions import upsample_next
 from drivesim.families.stages import StagesConfig, Upsampling
-from drivesim.families.upsample import upsample_next
 from drivesim.models.video_decoding import decode_clip
 from drivesim.rollout.run import RolloutConfig, run_rollout
 from drivesim.rollout.start import Start

@@ -148,7 +148,7 @@ def test_predicted_frames_use_the_given_ones(model: DrivingModel) -> None:
 
     def predict(given: Given, seed: int) -> Frames:
         generators = [torch_generator("condition use", seed)]
-        latents = model.predict(given.latents_SCHW[None], generators=generators, is_night=[given.is_night])
+        latents = model.predict(given.latents_SCHW[None], generators=generators, conditions=[given.is_night])
         return decode(model.autoencoder, latents[0, 2:5])
 
     rows = by_name(condition_use(predict, items, GIVEN_INPUTS))

@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _predicted(folder: Path, **overrides: float) -> torch.Tensor:
     model = DrivingModel.from_pretrained(folder, predict_sampling=PredictionOverrides(**overrides))  # type: ignore[arg-type]
     given = torch.randn(1, 2, 4, 4, 8, generator=torch.Generator().manual_seed(2))
-    made = model.predict(given, generators=[torch.Generator().manual_seed(0)], is_night=[None])
+    made = model.predict(given, generators=[torch.Generator().manual_seed(0)], conditions=[None])
     assert torch.equal(made[:, :2], given), "given frames come back as they are, whatever the network was shown"
     return made
 
@@ -77,5 +77,5 @@ def test_three_given_frames_are_the_models_own_fact(tmp_path: Path) -> None:
     model = DrivingModel.from_pretrained(folder)
     assert model.num_given == 3
     given = torch.randn(1, 3, 4, 4, 8)
-    made = model.predict(given, generators=[torch.Generator().manual_seed(0)], is_night=[None])
+    made = model.predict(given, generators=[torch.Generator().manual_seed(0)], conditions=[None])
     assert torch.equal(made[:, :3], given)

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from drivesim.core.finite import NotFiniteError
 from drivesim.diffusion.schedule import training_schedule
 from drivesim.diffusion.settings import Sampler, SamplingConfig, ScheduleConfig
-from drivesim.families.upsample import UpsamplingModel, upsample_next, upsample_portion
+from drivesim.families.portions import upsample_next
+from drivesim.families.upsample import UpsamplingModel, upsample_portion
 from drivesim.models.autoencoder import to_picture_range
 from drivesim.models.upsampler import (
     Upsampler,

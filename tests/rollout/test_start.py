@@ -20,8 +20,8 @@ def _grey(height: int, width: int, value: int = 100) -> np.ndarray:
 
 def test_a_two_to_one_picture_is_only_resized(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_png(tmp_path / "street.png", _grey(128, 256))
-    start = start_from_file(tmp_path / "street.png", SIZE_HW, is_night=True)
-    assert (start.name, start.is_night, start.frame_HWC.shape) == ("street", True, (32, 64, 3))
+    start = start_from_file(tmp_path / "street.png", SIZE_HW, conditions=True)
+    assert (start.name, start.conditions, start.frame_HWC.shape) == ("street", True, (32, 64, 3))
     assert caplog.records == []
 
 

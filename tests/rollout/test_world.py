@@ -42,7 +42,7 @@ def test_a_future_is_the_same_alone_as_among_others_made_in_turn() -> None:
         assert np.array_equal(np.concatenate(in_turn[future]), alone[future])
 
 
-@pytest.mark.parametrize("changes", [{"run_seed": 8}, {"start_name": "lane"}, {"is_night": True}])
+@pytest.mark.parametrize("changes", [{"run_seed": 8}, {"start_name": "lane"}, {"conditions": True}])
 def test_another_seed_start_or_light_is_another_future(changes: dict[str, object]) -> None:
     assert not np.array_equal(_frames(_world(TinyModel(), **changes), 0)[1:], _frames(_world(TinyModel()), 0)[1:])
 

@@ -22,6 +22,8 @@ class TinyModel:
     num_passes = 0
     frames_per_gap = 1
     num_given = 2
+    start_hw = SIZE_HW
+    gaps_at_once = None
     fingerprint = "tiny"
 
     def __init__(self) -> None:
@@ -33,6 +35,9 @@ class TinyModel:
             for parameter in layer.parameters():
                 parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
 
+    def facts(self, conditions: bool | None) -> dict[str, object]:
+        return {"is_night": conditions}
+
     @torch.no_grad()
     def encode(self, frames_THWC: np.ndarray) -> torch.Tensor:
         return self.down(torch.from_numpy(frames_THWC).permute(0, 3, 1, 2) / 127.5 - 1)
@@ -43,18 +48,24 @@ class TinyModel:
         return pictures.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
     def finish(
-        self, pending: dict[str, torch.Tensor], latents_TCHW: torch.Tensor, *, key: tuple[object, ...], is_last: bool
+        self,
+        pending: dict[str, torch.Tensor],
+        latents_TCHW: torch.Tensor,
+        *,
+        key: tuple[object, ...],
+        conditions: object,
+        is_last: bool,
     ) -> tuple[dict[str, torch.Tensor], np.ndarray]:
         return {}, self.decode(latents_TCHW)
 
     @torch.no_grad()
     def predict(
-        self, given_BSCHW: torch.Tensor, *, generators: list[torch.Generator], is_night: list[bool | None]
+        self, given_BSCHW: torch.Tensor, *, generators: list[torch.Generator], conditions: list[bool | None]
     ) -> torch.Tensor:
         frames = list(given_BSCHW.unbind(dim=1))
         while len(frames) < self.num_frames:
             noise = torch.stack([torch.randn(frames[-1].shape[1:], generator=g) for g in generators])
-            light = torch.tensor([-0.2 if night else 0.0 for night in is_night])[:, None, None, None]
+            light = torch.tensor([-0.2 if night else 0.0 for night in conditions])[:, None, None, None]
             frames.append(torch.tanh(frames[-1] + 0.3 * self.move(frames[-1]) + 0.3 * noise + light))
         return torch.stack(frames, dim=1)
 
@@ -72,10 +83,11 @@ class InterpolatingModel(TinyModel):
         number: int,
         *,
         generators: list[torch.Generator],
-        is_night: list[bool | None],
+        conditions: list[bool | None],
+        starts_s: list[float],
     ) -> torch.Tensor:
         assert 0 <= number < self.num_passes
-        assert len(ends_B2CHW) == len(generators) == len(is_night)
+        assert len(ends_B2CHW) == len(generators) == len(conditions) == len(starts_s)
         noise = torch.stack([torch.randn(ends_B2CHW.shape[2:], generator=g) for g in generators])
         middle = ends_B2CHW.mean(dim=1) + 0.1 * (number + 1) * noise
         return torch.stack([ends_B2CHW[:, 0], middle, ends_B2CHW[:, 1]], dim=1)
@@ -87,7 +99,13 @@ class WaitingModel(TinyModel):
     wait = 12
 
     def finish(
-        self, pending: dict[str, torch.Tensor], latents_TCHW: torch.Tensor, *, key: tuple[object, ...], is_last: bool
+        self,
+        pending: dict[str, torch.Tensor],
+        latents_TCHW: torch.Tensor,
+        *,
+        key: tuple[object, ...],
+        conditions: object,
+        is_last: bool,
     ) -> tuple[dict[str, torch.Tensor], np.ndarray]:
         waiting = torch.cat([*([pending["waiting"]] if pending else []), latents_TCHW])
         before = pending["before"] if pending else waiting[:1]
@@ -109,9 +127,9 @@ class FailingModel(TinyModel):
         self.num_calls = 0
 
     def predict(
-        self, given_BSCHW: torch.Tensor, *, generators: list[torch.Generator], is_night: list[bool | None]
+        self, given_BSCHW: torch.Tensor, *, generators: list[torch.Generator], conditions: list[bool | None]
     ) -> torch.Tensor:
-        latents = super().predict(given_BSCHW, generators=generators, is_night=is_night)
+        latents = super().predict(given_BSCHW, generators=generators, conditions=conditions)
         self.num_calls += 1
         if self.num_calls != self.at_call or (self.once is not None and self.once.exists()):
             return latents

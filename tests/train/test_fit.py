@@ -131,7 +131,7 @@ def test_the_last_stage_exports_a_model_that_designs_and_predicts(family: dict[s
     model = DrivingModel.from_pretrained(family["prediction"])
     frame = load_picture(family["root"] / "autoencoder" / "samples" / "step_000004.png")[:32, :64]
     latents = model.encode(frame[None])
-    made = model.predict(latents[None], generators=[torch.Generator().manual_seed(0)], is_night=[None])
+    made = model.predict(latents[None], generators=[torch.Generator().manual_seed(0)], conditions=[None])
     assert made.shape == (1, 6, 4, 4, 8)
     assert torch.equal(made[:, 0], latents)
     assert model.decode(made[0]).shape == (6, 32, 64, 3)
@@ -144,7 +144,7 @@ def test_a_model_with_an_interpolation_fills_gaps_and_keeps_both_ends(family: di
     assert (model.key_fps, model.fps, model.num_passes, model.frames_per_gap) == (2.0, 4.0, 1, 2)
     ends = torch.randn(3, 2, 4, 4, 8, generator=torch.Generator().manual_seed(0))
     generators = [torch.Generator().manual_seed(seed) for seed in (0, 0, 1)]
-    made = model.interpolate(ends, 0, generators=generators, is_night=[None, True, False])
+    made = model.interpolate(ends, 0, generators=generators, conditions=[None, True, False])
     assert made.shape == (3, 3, 4, 4, 8)
     assert torch.equal(made[:, [0, 2]], ends)
     assert model.fingerprint != DrivingModel.from_pretrained(family["prediction"]).fingerprint

@@ -86,7 +86,7 @@ def test_every_way_gives_a_whole_model_that_predicts_and_says_how_it_was_trained
         assert stored["spatial"] == spatial
         model = DrivingModel.from_pretrained(folder)
         latents = model.encode(np.zeros((1, 32, 64, 3), dtype=np.uint8))
-        made = model.predict(latents[None], generators=[torch.Generator().manual_seed(0)], is_night=[None])
+        made = model.predict(latents[None], generators=[torch.Generator().manual_seed(0)], conditions=[None])
         assert made.shape == (1, 4, 4, 4, 8)
 
 

@@ -1,0 +1,236 @@
+"""Folders of text-to-video models: their index, and their parts, those of public checkpoints included.
+
+Beside the index, a folder holds `image/` and perhaps `upscaler/` as diffusers keeps them, and the parts that a video
+needs. Everything but the image model and its temporal layers may be missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from drivesim.conditioning.rate_label import RateLabel
+from drivesim.diffusion.settings import Sampler, TextSamplingConfig
+from drivesim.families.folder import INDEX, blank_parts, load_parts, read_index, sampling_of
+from drivesim.models.hub import find_source
+from drivesim.models.temporal_stack import TemporalStack
+from drivesim.models.text_to_image import TextToImage, load_text_to_image
+from drivesim.models.video_decoder import VideoDecoder
+
+FAMILY = "text"
+# How stages are sampled by a model that says nothing of it. Guidance as in the paper (Table 8).
+SAMPLINGS = {
+    "key_frames": TextSamplingConfig(sampler=Sampler.DPM_SOLVER, steps=25, guidance=8.0),
+    "interpolate": TextSamplingConfig(sampler=Sampler.DPM_SOLVER, steps=25, guidance=13.0),
+    "upscale": TextSamplingConfig(sampler=Sampler.DPM_SOLVER, steps=25, guidance=2.0),
+}
+_INTERPOLATION = ("interpolation_unet", "interpolation", "rate_label")
+
+
+@dataclass(kw_only=True, slots=True)
+class Sources:
+    """Checkpoints that take the place of a model's own; None = its own."""
+
+    image: str | None = None  # text-to-image checkpoint: a folder, a hub id, a file; a DreamBooth folder, too
+    upscaler: str | None = None  # x4-upscaler checkpoint
+    base_text: str | None = None  # checkpoint whose text encoder temporal layers are told by; None = the model's image
+    lora: Sequence[str] = ()  # LoRA files or folders that are fused into the image model; `PATH@0.7` = 0.7 of one
+
+
+@dataclass(kw_only=True, slots=True)
+class TextParts:
+    """The parts of a text-to-video model."""
+
+    image: TextToImage
+    base_text: TextToImage  # whose tokenizer and text encoder the temporal layers were trained with
+    temporal: TemporalStack
+    interpolation_unet: UNet2DConditionModel | None = None
+    interpolation: TemporalStack | None = None
+    rate_label: RateLabel | None = None
+    video_decoder: VideoDecoder | None = None
+    upscaler: TextToImage | None = None
+    upscaler_temporal: TemporalStack | None = None
+
+    def networks(self) -> dict[str, nn.Module]:
+        """All networks, each once, by name."""
+        found: dict[str, nn.Module] = {}
+        for field in fields(self):
+            part = getattr(self, field.name)
+            if isinstance(part, TextToImage):
+                names = ("text_encoder",) if field.name == "base_text" else ("unet", "vae", "text_encoder")
+                found |= {f"{field.name}/{name}": getattr(part, name) for name in names}
+            elif part is not None:
+                found[field.name] = part
+        seen: set[int] = set()
+        return {name: net for name, net in found.items() if not (id(net) in seen or seen.add(id(net)))}  # type: ignore[func-returns-value]
+
+    def to(self, device: str | torch.device) -> None:
+        """Moves all networks."""
+        for network in self.networks().values():
+            network.to(device)
+
+    def fingerprint(self) -> str:
+        """sha256 over weights, configs and vocabularies, wherever they came from."""
+        digest = hashlib.sha256()
+        for name, network in sorted(self.networks().items()):
+            digest.update(f"{name}|{_plain(network.config)}".encode())
+            for key, tensor in network.state_dict().items():
+                digest.update(f"{key}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        for part in (self.image, self.base_text, self.upscaler):
+            if part is not None:
+                digest.update(json.dumps(part.tokenizer.get_vocab(), sort_keys=True).encode())
+                digest.update(f"{_plain(part.scheduler.config)}|{part.tokenizer.model_max_length}".encode())
+        return digest.hexdigest()
+
+
+def _plain(config: Any) -> str:
+    values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    return json.dumps({k: v for k, v in values.items() if not k.startswith("_")}, sort_keys=True, default=str)
+
+
+def read_text_index(folder: Path) -> dict[str, Any]:
+    """The facts of a text-to-video model.
+
+    Raises:
+        ValueError: no index, one that cannot be read, or that of another family.
+    """
+    return read_index(folder, family=FAMILY)
+
+
+def sampling_of_stage(index: dict[str, Any], stage: str) -> TextSamplingConfig:
+    """How a model samples a stage: its own way, or `SAMPLINGS`.
+
+    Raises:
+        ValueError: as `families.folder.sampling_of`.
+    """
+    own = index.get("samplings", {})
+    unknown = sorted(set(own) - set(SAMPLINGS))
+    if unknown:
+        raise ValueError(
+            f"model {index['name']!r}: samplings in {INDEX}: unknown stages {', '.join(unknown)}; valid: "
+            f"{', '.join(SAMPLINGS)}"
+        )
+    if stage not in own:
+        return replace(SAMPLINGS[stage])
+    return sampling_of({"name": index["name"], stage: own[stage]}, stage, TextSamplingConfig)
+
+
+def load_text_parts(
+    folder: Path, index: dict[str, Any], sources: Sources, dtype: torch.dtype = torch.float32
+) -> TextParts:
+    """All parts of a model, in evaluation mode.
+
+    Args:
+        folder: the model's.
+        index: what `read_text_index` gives, without the keys of stages that are left out.
+        sources: checkpoints that take the place of its own.
+        dtype: of the weights.
+
+    Raises:
+        ValueError: a part that is missing, or cannot be used; says which.
+        FileNotFoundError: a checkpoint that is not there.
+    """
+    named = sources.image or _source(folder, index, "image")
+    image = load_text_to_image(named, loras=sources.lora, dtype=dtype)
+    base_text = image
+    base = sources.base_text or (_own_source(folder, index) if sources.image or sources.lora else None)
+    if base is not None:
+        base_text = load_text_to_image(base, dtype=dtype)
+    upscaler = None
+    if "upscaler" in kept_stages(folder, index):
+        upscaler = load_text_to_image(sources.upscaler or _source(folder, index, "upscaler"), dtype=dtype)
+    parts = load_parts(folder, _own_parts(folder, index), dtype=dtype)
+    return _joined(image, base_text, upscaler, parts, dtype)
+
+
+def blank_text_parts(folder: Path, index: dict[str, Any], sources: Sources) -> TextParts:
+    """The same without weights, on the meta device, where they take no memory; of diffusers' folders alone."""
+    image = blank_checkpoint(find_source(sources.image or _source(folder, index, "image")))
+    base = sources.base_text or (_own_source(folder, index) if sources.image or sources.lora else None)
+    base_text = image if base is None else blank_checkpoint(find_source(base))
+    upscaler = None
+    if "upscaler" in kept_stages(folder, index):
+        upscaler = blank_checkpoint(find_source(sources.upscaler or _source(folder, index, "upscaler")))
+    return _joined(image, base_text, upscaler, blank_parts(folder, _own_parts(folder, index)), torch.float32)
+
+
+def _joined(
+    image: TextToImage, base_text: TextToImage, upscaler: TextToImage | None, parts: dict[str, Any], dtype: torch.dtype
+) -> TextParts:
+    made = TextParts(image=image, base_text=base_text, upscaler=upscaler, **parts)
+    for checkpoint in filter(None, (image, upscaler)):
+        if dtype is torch.float16 and checkpoint.vae.config.get("force_upcast"):
+            checkpoint.vae.float()  # its activations overflow in 16 bits
+    for network in made.networks().values():
+        network.eval().requires_grad_(False)
+    return made
+
+
+def kept_stages(folder: Path, index: dict[str, Any]) -> set[str]:
+    """What a model has beside key frames, of interpolation ("rates"), "video_decoder", "upscaler", "upscaler_temporal".
+
+    A part is there where its folder is, or where the index names it, and the index does not say that it is left out
+    (None).
+    """
+    stages = {name for name in ("video_decoder", "upscaler", "upscaler_temporal") if (folder / name).is_dir()}
+    stages |= {name for name in ("upscaler", "rates") if index.get(name)}
+    return {name for name in stages if index.get(name, "") is not None}
+
+
+def _own_parts(folder: Path, index: dict[str, Any]) -> list[str]:
+    stages = kept_stages(folder, index)
+    names = ["temporal", *(_INTERPOLATION if "rates" in stages else ())]
+    if "upscaler" not in stages:
+        stages -= {"upscaler_temporal"}
+    return names + sorted(stages - {"rates", "upscaler"})
+
+
+def _source(folder: Path, index: dict[str, Any], name: str) -> str:
+    """The checkpoint of a model's own: what its index names, as a path beside it, another path or a hub id."""
+    found = index.get(name)
+    place = folder / (found if isinstance(found, str) else name)
+    if place.exists() or not isinstance(found, str):
+        return str(place)
+    return found
+
+
+def _own_source(folder: Path, index: dict[str, Any]) -> str | None:
+    """The checkpoint that the temporal layers were trained with; None = the model does not have it."""
+    source = _source(folder, index, "image")
+    return source if isinstance(index.get("image"), str) or Path(source).exists() else None
+
+
+def blank_checkpoint(folder: Path) -> TextToImage:
+    """The parts of a diffusers folder without weights: networks on the meta device.
+
+    Raises:
+        ValueError: a single file, or a part that is missing.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: planned is what lies in diffusers' form; give a folder instead of a single file")
+    missing = [name for name in ("vae", "unet", "text_encoder") if not (folder / name / "config.json").is_file()]
+    if missing:
+        raise ValueError(f"{folder}: part {missing[0]!r} is missing ({missing[0]}/config.json not found)")
+    low_res = folder / "low_res_scheduler"
+    with torch.device("meta"):
+        networks = {
+            "unet": UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet")),
+            "vae": AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae")),
+            "text_encoder": CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder")),
+        }
+    return TextToImage(
+        **networks,
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
+        scheduler=DDIMScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
+        low_res_scheduler=DDIMScheduler.from_pretrained(low_res) if low_res.is_dir() else None,
+    )
