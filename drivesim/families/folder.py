@@ -34,7 +34,6 @@ PARTS: dict[str, tuple[tuple[Any, ...], str, str | None]] = {
     "conditioner": ((DrivingConditioner,), "config.json", "diffusion_pytorch_model.safetensors"),
     "temporal": ((TemporalStack,), "config.json", "diffusion_pytorch_model.safetensors"),
     "scheduler": ((DDIMScheduler,), "scheduler_config.json", None),
-    "interpolation_unet": ((UNet2DConditionModel,), "config.json", "diffusion_pytorch_model.safetensors"),
     "interpolation": ((TemporalStack,), "config.json", "diffusion_pytorch_model.safetensors"),
     "interpolation_unet": ((UNet2DConditionModel,), "config.json", "diffusion_pytorch_model.safetensors"),
     "rate_label": ((RateLabel,), "config.json", "diffusion_pytorch_model.safetensors"),

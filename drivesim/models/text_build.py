@@ -9,10 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-from drivesim.models.text_to_image import TextToImage
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _WORD_END = "</w>"  # CLIP's mark of a word's last piece
@@ -108,26 +106,3 @@ def without_shift(autoencoder: AutoencoderKL) -> AutoencoderKL:
         folded.post_quant_conv.bias += shift * folded.post_quant_conv.weight.sum(dim=(1, 2, 3))
     folded.register_to_config(shift_factor=None)
     return folded
-
-
-def blank_text_to_image(folder: Path) -> TextToImage:
-    """The parts of a diffusers folder without weights: networks on the meta device, where they take no memory.
-
-    Raises:
-        ValueError: a single file, whose parts are known only when it is read, or a part that is missing.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: parts without their weights can be had of a diffusers folder alone")
-    missing = [name for name in ("vae", "unet", "text_encoder") if not (folder / name / "config.json").is_file()]
-    if missing:
-        raise ValueError(f"{folder}: part {missing[0]!r} is missing ({missing[0]}/config.json not found)")
-    low_res = folder / "low_res_scheduler"
-    with torch.device("meta"):
-        return TextToImage(
-            unet=UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet")).eval(),
-            vae=AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae")).eval(),
-            text_encoder=CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder")).eval(),
-            tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-            scheduler=DDIMScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
-            low_res_scheduler=DDIMScheduler.from_pretrained(low_res) if low_res.is_dir() else None,
-        )

@@ -18,8 +18,8 @@ from torch import nn
 
 from drivesim.core.files import sha256_file
 from drivesim.families.folder import INDEX, PARTS, find_model, fingerprint, load_parts, save_parts, write_index
+from drivesim.families.text_parts import FAMILY, blank_checkpoint
 from drivesim.models.hub import find_source
-from drivesim.models.text_build import blank_text_to_image
 from drivesim.models.text_to_image import TextToImage, load_text_to_image, save_text_to_image
 from drivesim.train.config import TrainConfig
 from drivesim.train.folders import DRIVING_FOLDERS, ModelFolders, Parts, weight_type
@@ -34,7 +34,6 @@ CHECKPOINT_PARTS = {
     "low_res_scheduler": "low_res_scheduler",
 }
 CHECKPOINTS = ("image", "upscaler")  # sub-folders that hold a whole text-to-image checkpoint
-FAMILY = "text"
 LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' name
 
 
@@ -72,7 +71,7 @@ class TextFolders(ModelFolders):
 
     def blank(self, source: str, names: Iterable[str]) -> Parts:
         """See `ModelFolders`."""
-        found = blank_text_to_image(Path(find_source(self.checkpoint_source(source))))
+        found = blank_checkpoint(Path(find_source(self.checkpoint_source(source))))
         return {name: getattr(found, CHECKPOINT_PARTS[name]) for name in names}
 
     def fingerprint(self, source: str, names: Iterable[str]) -> str:
@@ -104,33 +103,44 @@ class TextFolders(ModelFolders):
         own = {name: part for name, part in made.items() if name in PARTS and name not in CHECKPOINT_PARTS}
         of_checkpoint = {name: part for name, part in made.items() if name in CHECKPOINT_PARTS}
         save_parts(folder, own, weight_type(config))
-        facts = self._facts(config)
         if of_checkpoint:
             assert config.init is not None
             missing = [name for name in CHECKPOINT_PARTS if name not in of_checkpoint]
             save_checkpoint(self.load(config.init, missing) | of_checkpoint, folder / self.checkpoint, config)
-            facts.pop(self.checkpoint, None)
-        elif config.init is not None and _family_folder(config.init) is None:
-            facts[self.checkpoint] = config.init
         for source in filter(None, map(_family_folder, self._sources(config))):
             for name in (*CHECKPOINTS, *PARTS):
                 if (source / name).is_dir() and name not in trained and not (folder / name).exists():
                     shutil.copytree(source / name, folder / name)
-        write_index(folder, {"family": FAMILY, "name": config.name} | facts | index)
+        write_index(folder, self._index(config, index, folder))
 
     def _sources(self, config: TrainConfig) -> list[str]:
         return [source for source in (config.init, *config.joins) if source is not None]
 
     def _facts(self, config: TrainConfig) -> dict[str, Any]:
         """The facts of all folders' indexes but the name; ValueError where two contradict each other."""
-        facts: dict[str, Any] = {}
+        facts: dict[str, Any] = {"samplings": {}}
         for folder in filter(None, map(_family_folder, self._sources(config))):
-            for key, value in json.loads((folder / INDEX).read_text()).items():
-                if key == "name":
-                    continue
+            index = json.loads((folder / INDEX).read_text())
+            index.pop("name", None)
+            facts["samplings"] |= index.pop("samplings", {})
+            for key, value in index.items():
                 if facts.setdefault(key, value) != value:
                     raise ValueError(f"models do not fit together: {key} is {facts[key]} and, in {folder}, {value}")
         return facts
+
+    def _index(self, config: TrainConfig, index: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """All facts of a model, given those of its last stage; a checkpoint that was not copied is named."""
+        facts, own = self._facts(config), dict(index)
+        facts["samplings"] |= own.pop("samplings", {})
+        upscaling = own.pop("upscaling", None)
+        if upscaling is not None and (folder / "upscaler").is_dir():
+            facts["upscaler"] = upscaling
+        if (folder / self.checkpoint).is_dir():
+            if isinstance(facts.get(self.checkpoint), str):
+                del facts[self.checkpoint]
+        elif config.init is not None and _family_folder(config.init) is None:
+            facts[self.checkpoint] = config.init
+        return {"family": FAMILY, "name": config.name} | facts | own
 
 
 class TextBaseFolders(TextFolders):

@@ -132,15 +132,15 @@ def _index(config: TrainConfig) -> dict[str, Any]:
     return {
         "fps": config.fps,
         "size_hw": list(config.size_hw),
-        "design_sampling": as_facts(config.design_sampling),
+        "samplings": {"key_frames": as_facts(config.design_sampling)},
     }
 
 
 def _upscaler_index(config: TrainConfig) -> dict[str, Any]:
     own = config.text_upscaler
     return {
-        "upscaler_temporal": {"portion": own.num_frames, "overlap": own.overlap, "noise_level": own.noise_level},
-        "upsample_sampling": as_facts(config.upsample_sampling),
+        "upscaling": {"overlap": own.overlap, "noise_level": own.noise_level},
+        "samplings": {"upscale": as_facts(config.upsample_sampling)},
     }
 
 
@@ -187,7 +187,7 @@ TEXT_RECIPES: dict[StageName, Recipe] = {
         rates=lambda config: config.text_interpolation.rates,
         index=lambda config: {
             "rates": config.text_interpolation.rates,
-            "interpolate_sampling": as_facts(config.interpolate_sampling),
+            "samplings": {"interpolate": as_facts(config.interpolate_sampling)},
         },
         learns_from_captions=True,
         folders=TextFolders(),
@@ -261,7 +261,7 @@ TEXT_RECIPES: dict[StageName, Recipe] = {
         ),
         num_frames=lambda config: config.text_interpolation.num_frames,
         rates=lambda config: config.text_interpolation.rates,
-        index=lambda config: {"interpolate_sampling": as_facts(config.interpolate_sampling)},
+        index=lambda config: {"samplings": {"interpolate": as_facts(config.interpolate_sampling)}},
         learns_from_captions=True,
         folders=TextFolders(),
     ),
@@ -279,7 +279,7 @@ TEXT_RECIPES: dict[StageName, Recipe] = {
         ),
         num_frames=lambda config: config.text_upscaler.num_frames,
         rates=lambda config: [config.fps],
-        index=lambda config: {"upsample_sampling": as_facts(config.upsample_sampling)},
+        index=_upscaler_index,
         learns_from_pictures=True,
         learns_from_captions=True,
         scale=lambda _: UPSCALE,

@@ -19,7 +19,8 @@ from drivesim.data.source import ClipSource
 from drivesim.diffusion.settings import PredictionSamplingConfig, Sampler, SamplingConfig
 from drivesim.families.driving import DrivingModel
 from drivesim.families.folder import load_parts, part_names, read_index
-from drivesim.families.upsample import UpsamplingModel, upsample_next
+from drivesim.families.portions import upsample_next
+from drivesim.families.upsample import UpsamplingModel
 from drivesim.models.autoencoder import to_model_range
 from drivesim.models.build import AutoencoderConfig, BackboneConfig, InterpolationConfig, TemporalConfig
 from drivesim.models.upsampler import UpsamplerConfig, UpsamplerTemporalConfig

@@ -1,4 +1,4 @@
-"""The paper's text-to-video trainings at their published sizes: every stage built without memory, and what it trains."""
+"""The paper's text-to-video trainings at published size: every stage built without memory, and what it trains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every stage of the text family at tiny size: it trains, resumes to the same bytes, and exports what the next loads."""
+"""Every stage of the text family at tiny size: it trains, resumes to the same bytes, and exports for the next."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from drivesim.data.pictures import PictureFolder, PictureFolderConfig
 from drivesim.data.source import ClipSource
 from drivesim.diffusion.settings import Sampler, SamplingConfig
 from drivesim.families.folder import load_parts
+from drivesim.families.text import TextModel
 from drivesim.models.autoencoder import decode, encode
 from drivesim.models.build import BackboneConfig
 from drivesim.models.text_build import TextEncoderConfig
@@ -73,6 +74,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def upscaler(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("checkpoint") / "upscaler", "upscaler")
+
+
+@pytest.fixture(scope="module")
 def run(source, checkpoint, tmp_path_factory):
     """Trains a stage once from the checkpoint, or from the model of another stage."""
     root, made = tmp_path_factory.mktemp("runs"), {}
@@ -114,13 +120,16 @@ def test_key_frames_keep_the_image_model_and_name_it(run, checkpoint) -> None:
 
 def test_a_text_model_is_carried_from_stage_to_stage(run, source, tmp_path) -> None:
     image = run(StageName.TEXT_IMAGE)
-    settings = config(StageName.TEXT_KEY_FRAMES, tmp_path / "cache", image)
+    settings = config(StageName.TEXT_KEY_FRAMES, tmp_path / "cache", image, fps=2.0)
     keys = fit(settings, source, tmp_path / "keys")
     assert weights(keys / "image") == weights(image / "image")
     more = config(StageName.TEXT_INTERPOLATION, tmp_path / "cache", image, joins=[str(keys)], fps=2.0)
     model = fit(more, source, tmp_path / "interpolation")
     assert weights(model / "temporal") == weights(keys / "temporal")
     assert index_of(model)["rates"] == [4.0]
+    assert set(index_of(model)["samplings"]) == {"key_frames", "interpolate"}
+    loaded = TextModel.from_pretrained(model)
+    assert (loaded.fps, loaded.num_frames, loaded.size_hw) == (4.0, 4, tuple(SIZE_HW))
 
 
 def test_the_interpolation_sees_given_frames_in_its_input_and_moves_all_its_weights(run, checkpoint) -> None:
@@ -136,11 +145,11 @@ def test_the_interpolation_sees_given_frames_in_its_input_and_moves_all_its_weig
     assert not still
 
 
-def test_the_upscaler_learns_from_pieces(run, tmp_path) -> None:
-    model = run(StageName.TEXT_UPSCALER, init=save_tiny(tmp_path / "upscaler", "upscaler"))
+def test_the_upscaler_learns_from_pieces(run, upscaler) -> None:
+    model = run(StageName.TEXT_UPSCALER, init=upscaler)
     stack = load_parts(model, ["upscaler_temporal"])["upscaler_temporal"].config
     assert (stack.context_in_channels, stack.context_shortcut) == (3, True)
-    assert index_of(model)["upscaler_temporal"] == {"portion": 3, "overlap": 1, "noise_level": 30}
+    assert index_of(model)["upscaler"] == str(upscaler), "a checkpoint that was not changed is named"
 
 
 def test_the_video_decoder_is_that_of_the_checkpoint(run) -> None:
@@ -228,7 +237,7 @@ def test_dreambooth_leaves_a_checkpoint_whose_unet_and_text_encoder_have_moved(r
     assert (model.parent / "samples" / "step_000002.png").is_file()
 
 
-def test_dreamboth_lora_is_what_the_loader_fuses_and_what_the_stage_trained(run, checkpoint, subject) -> None:
+def test_dreambooth_lora_is_what_the_loader_fuses_and_what_the_stage_trained(run, checkpoint, subject) -> None:
     model = run(StageName.DREAMBOOTH_LORA, data=subject, fps=1.0, cache_fps=1.0)
     assert [path.name for path in model.iterdir()] == ["pytorch_lora_weights.safetensors"]
     before, after = load_text_to_image(checkpoint), load_text_to_image(checkpoint, loras=[model])
@@ -257,14 +266,15 @@ def test_class_pictures_are_made_once_and_by_the_model_itself(run, subject, chec
     assert made.isfinite().all()
 
 
-def test_distilled_students_begin_as_their_teacher_and_are_sampled_in_few_steps(run, source, tmp_path) -> None:
+def test_distilled_students_begin_as_their_teacher_and_are_sampled_in_few_steps(run, upscaler) -> None:
     few = SamplingConfig(sampler=Sampler.LCM, steps=2)
     before = run(StageName.TEXT_INTERPOLATION, fps=2.0)
     model = run(StageName.DISTIL_INTERPOLATION, init=before, fps=2.0, interpolate_sampling=few)
-    assert index_of(model)["interpolate_sampling"]["sampler"] == "lcm"
+    assert index_of(model)["samplings"]["interpolate"]["sampler"] == "lcm"
     one, other = (load_parts(folder, ["interpolation_unet"])["interpolation_unet"] for folder in (before, model))
     assert changed(one, other)
-    teacher = run(StageName.TEXT_UPSCALER, init=save_tiny(tmp_path / "upscaler", "upscaler"))
+    teacher = run(StageName.TEXT_UPSCALER, init=upscaler)
     model = run(StageName.DISTIL_UPSCALER, init=teacher, upsample_sampling=few)
     assert load_text_to_image(model / "upscaler").is_upscaler
+    assert index_of(model)["upscaler"] == {"overlap": 1, "noise_level": 30}
     assert load_parts(model, ["upscaler_temporal"])
