@@ -45,8 +45,10 @@ from drivesim.core.yaml_fields import nearest
 from drivesim.data import ClipSource, make_source
 from drivesim.planning.advice import what_fits
 from drivesim.rollout.rows import OUT_OF_MEMORY
+from drivesim.rollout.text import TextRolloutCommand
 
 if TYPE_CHECKING:
+    from drivesim.families.preview import SamplingStep
     from drivesim.rollout.rows import Progress, Row
     from drivesim.rollout.start import Start
     from drivesim.simulator import Simulator
@@ -236,9 +238,8 @@ def _design(config: DesignCommand, out: Path, record: Record) -> None:
     print(f"{config.num_frames * len(scenes)} start frames: {out}")
 
 
-def _rollout(config: RolloutCommand, out: Path, record: Record) -> None:
-    from drivesim.families.driving import DrivingModel
-    from drivesim.rollout.pools import PoolKind, torch_threads
+def _rollout(config: RolloutCommand | TextRolloutCommand, out: Path, record: Record) -> None:
+    from drivesim.rollout.pools import PoolKind
     from drivesim.rollout.run import run_rollout
     from drivesim.viz.contact_sheet import contact_sheet
 
@@ -246,23 +247,69 @@ def _rollout(config: RolloutCommand, out: Path, record: Record) -> None:
     check_device(config.device)
     if config.pool.kind is PoolKind.RAY and config.device.startswith("cuda") and config.pool.gpus_per_worker == 0:
         raise ValueError(f"device={config.device} with pool=ray needs pool.gpus_per_worker, such as 1 or 0.5")
-    how: dict[str, Any] = {"device": config.device, "predict_sampling": config.sampler, "stages": config.stages}
-    load = partial(DrivingModel.from_pretrained, config.model, **how)
-    simulator = _load_simulator(config.model, **how)
-    with torch_threads(config.pool.threads):  # of the start frame, too, whose bytes every future follows from
-        start, pictures = _start(config, simulator)
+    in_process = config.pool.kind is PoolKind.HERE
+    if isinstance(config, TextRolloutCommand):
+        load, model, start, pictures = _text_beginning(config, out, listens=in_process)
+    else:
+        load, model, start, pictures = _driving_beginning(config)
     is_new = not (out / CONFIG_FILE).exists()
     if is_new:
-        _save_beginning(out, pictures, partial(record, fingerprint=simulator.model.fingerprint))
-    in_process = config.pool.kind is PoolKind.HERE
-    rows = run_rollout(config, start, (lambda: simulator.model) if in_process else load, out, _show_progress)
+        _save_beginning(out, pictures, partial(record, fingerprint=model.fingerprint))
+    rows = run_rollout(config, start, (lambda: model) if in_process else load, out, _show_progress)
     if not is_new:  # only now is it certain that the folder holds the same run
-        _save_beginning(out, pictures, partial(record, fingerprint=simulator.model.fingerprint))
+        _save_beginning(out, pictures, partial(record, fingerprint=model.fingerprint))
     videos = [out / row.video for row in rows if row.video is not None]
     if videos:
         contact_sheet(videos, out / "contact_sheet.png")
     _report_failures(rows, out)
     print(f"{len(videos)} futures of {start.name}: {out}")
+
+
+Beginning = tuple[Any, Any, "Start", dict[str, NDArray[np.uint8]]]  # loads the model; the model; start, its pictures
+
+
+def _driving_beginning(config: RolloutCommand) -> Beginning:
+    from drivesim.families.driving import DrivingModel
+    from drivesim.rollout.pools import torch_threads
+
+    how: dict[str, Any] = {"device": config.device, "predict_sampling": config.sampler, "stages": config.stages}
+    simulator = _load_simulator(config.model, **how)
+    with torch_threads(config.pool.threads):  # of the start frame, too, whose bytes every future follows from
+        start, pictures = _start(config, simulator)
+    return partial(DrivingModel.from_pretrained, config.model, **how), simulator.model, start, pictures
+
+
+def _text_beginning(config: TextRolloutCommand, out: Path, *, listens: bool) -> Beginning:
+    from drivesim.families.text import TextModel
+
+    config.said()  # before gigabytes are read
+    if config.preview and not listens:
+        raise ValueError("preview=true needs pool=here; the workers of another pool tell of whole chunks alone")
+    load = partial(
+        TextModel.from_pretrained,
+        config.model,
+        device=config.device,
+        sources=config.sources(),
+        key_frames=config.key_frames,
+        seconds=config.seconds,
+        size_hw=config.size_hw,
+        samplings=config.samplings(),
+        stages=config.stages,
+    )
+    model = load()
+    start = config.begin(model.start_hw)
+    model.facts(start.conditions)  # a prompt that is too long is refused before anything is written
+    if listens:
+        model.on_step = partial(_show_step, out / "preview.png" if config.preview else None)
+    return load, model, start, {} if start.frame_HWC is None else {"start.png": start.frame_HWC}
+
+
+def _show_step(preview: Path | None, step: SamplingStep) -> None:
+    from drivesim.core.picture import save_png
+
+    show(f"{step.stage}: step {step.step} of {step.num_steps}", is_last=False)
+    if preview is not None:
+        save_png(preview, np.concatenate(list(step.preview()), axis=1))
 
 
 def _save_beginning(out: Path, pictures: dict[str, NDArray[np.uint8]], record: Record) -> None:

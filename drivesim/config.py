@@ -35,6 +35,7 @@ from drivesim.families.stages import StagesConfig
 from drivesim.planning.hardware import PlanConfig
 from drivesim.rollout.pools import PoolConfig
 from drivesim.rollout.run import RolloutConfig
+from drivesim.rollout.text import TextRolloutCommand
 from drivesim.sweep.claims import ClaimsConfig
 from drivesim.sweep.run import SweepConfig
 from drivesim.toytown.config import TownConfig
@@ -151,6 +152,15 @@ class PlanRolloutCommand(RolloutCommand):
     plan: PlanConfig = dataclasses.field(default_factory=PlanConfig)  # hardware to plan for
 
 
+@dataclasses.dataclass(kw_only=True, slots=True)
+class PlanTextRolloutCommand(TextRolloutCommand):
+    """What a rollout of a text-to-video model will need."""
+
+    prompt: str | None = "a car"  # as of a rollout; what it says changes nothing
+    model: str = "published"  # as of a rollout, or the paper's model by its sizes alone: published
+    plan: PlanConfig = dataclasses.field(default_factory=PlanConfig)  # hardware to plan for
+
+
 @functools.cache
 def _plan_train_command() -> type:
     """The config of `plan train`."""
@@ -176,7 +186,6 @@ PLANNED = ("train", "rollout")  # commands that can be planned
 _COMMAND_SCHEMAS: dict[str, type] = {
     "prepare": PrepareCommand,
     "design": DesignCommand,
-    "rollout": RolloutCommand,
     "evaluate": EvaluateCommand,
 }
 
@@ -188,7 +197,6 @@ _SCHEMAS: dict[str, type] = {
     "captioned": CaptionedClipsConfig,
     "pictures": PictureFolderConfig,
     "export": ExportConfig,
-    "sampler": SamplerOverrides,
     "pool": PoolConfig,
     "protocol": ProtocolConfig,
     "claims": ClaimsConfig,
@@ -211,12 +219,17 @@ def config_name(command: str, arguments: Sequence[str]) -> tuple[str, list[str]]
 def register(command: str, name: str) -> None:
     """Makes the schemas of a command and its config file known to Hydra; may be called again."""
     store = ConfigStore.instance()
+    is_plan = command == "plan"
     if name == "train":
-        schema = _plan_train_command() if command == "plan" else _train_command()
+        schemas = {name: _plan_train_command() if is_plan else _train_command()}
+    elif name == "rollout":  # one a family, which the group of that name chooses
+        schemas = {
+            "rollout_driving": PlanRolloutCommand if is_plan else RolloutCommand,
+            "rollout_text": PlanTextRolloutCommand if is_plan else TextRolloutCommand,
+        }
     else:
-        schema = PlanRolloutCommand if command == "plan" else _COMMAND_SCHEMAS[name]
-    samplers = {"sampler": PredictionOverrides} if name == "rollout" else {}
-    for place, node in {**_SCHEMAS, **samplers, name: schema}.items():
+        schemas = {name: _COMMAND_SCHEMAS[name]}
+    for place, node in {**_SCHEMAS, **schemas}.items():
         store.store(group="schema", name=place, node=node)
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,13 @@ from drivesim.families.stages import TextStagesConfig
 from drivesim.families.text_fitting import check_text_fit, check_text_size
 from drivesim.families.text_generate import generate_keys, interpolate_windows
 from drivesim.families.text_parts import (
-    Sources,
     TextParts,
     blank_text_parts,
     load_text_parts,
     read_text_index,
     sampling_of_stage,
 )
+from drivesim.families.text_sources import Sources
 from drivesim.families.text_tokens import PromptEncoder, Telling
 from drivesim.families.text_upscale import LatentUpscaling
 from drivesim.models import autoencoder as coder
@@ -120,6 +121,7 @@ class TextModel:
         dtype: torch.dtype = torch.float32,
         sources: Sources | None = None,
         key_frames: int | None = None,
+        seconds: float | None = None,
         size_hw: Sequence[int] | None = None,
         samplings: dict[str, TextOverrides] | None = None,
         stages: TextStagesConfig | None = None,
@@ -131,7 +133,8 @@ class TextModel:
             device: where the networks go.
             dtype: of the weights.
             sources: checkpoints that take the place of its own, such as a personal subject's; None = its own.
-            key_frames: of a clip; None = as many as the temporal layers were trained on.
+            key_frames: of a clip; None = as many as `seconds` ask for, or as the temporal layers were trained on.
+            seconds: of a clip; None = what the key frames make.
             size_hw: height and width in pixels before upscaling; None = the model's own.
             samplings: what differs from the model's own sampling, by stage.
             stages: which stages follow the key frames; None = all that the model has.
@@ -142,8 +145,9 @@ class TextModel:
         """
         folder, sources = find_model(folder_or_name), sources or Sources()
         index = text_facts(folder, stages)
-        own = replace(sources, lora=())
-        if all(Path(s).is_dir() for s in (own.image, own.upscaler, own.base_text) if s is not None):
+        if key_frames is None and seconds is not None:
+            key_frames = key_frames_for(index, seconds)
+        if all(Path(s).is_dir() for s in (sources.image, sources.upscaler, sources.base_text) if s is not None):
             blank = blank_text_parts(folder, index, sources)  # before gigabytes are read
             check_text_fit(index, blank)
             frames = int(blank.temporal.config.num_frames) if key_frames is None else key_frames
@@ -296,6 +300,14 @@ class TextModel:
 def text_facts(folder: Path, stages: TextStagesConfig | None = None) -> dict[str, Any]:
     """The index of a model folder as a run takes it, without stages that are left out."""
     return (stages or TextStagesConfig()).kept(read_text_index(folder))
+
+
+def key_frames_for(index: dict[str, Any], seconds: float) -> int:
+    """Key frames that a clip of so many seconds needs, at least as many as an interpolation lies between."""
+    rates = index.get("rates") or []
+    fps = float(rates[-1] if rates else index["fps"])
+    gaps = (max(1, round(seconds * fps)) - 1) * float(index["fps"]) / fps
+    return max(2 if rates else 1, 1 + math.ceil(gaps - 1e-6))
 
 
 def _conditioner(image: TextToImage) -> TextConditioner:

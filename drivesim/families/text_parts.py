@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from drivesim.conditioning.rate_label import RateLabel
 from drivesim.diffusion.settings import Sampler, TextSamplingConfig
 from drivesim.families.folder import INDEX, blank_parts, load_parts, read_index, sampling_of
+from drivesim.families.text_sources import Sources
 from drivesim.models.hub import find_source
 from drivesim.models.temporal_stack import TemporalStack
 from drivesim.models.text_to_image import TextToImage, load_text_to_image
@@ -34,16 +34,6 @@ SAMPLINGS = {
     "upscale": TextSamplingConfig(sampler=Sampler.DPM_SOLVER, steps=25, guidance=2.0),
 }
 _INTERPOLATION = ("interpolation_unet", "interpolation", "rate_label")
-
-
-@dataclass(kw_only=True, slots=True)
-class Sources:
-    """Checkpoints that take the place of a model's own; None = its own."""
-
-    image: str | None = None  # text-to-image checkpoint: a folder, a hub id, a file; a DreamBooth folder, too
-    upscaler: str | None = None  # x4-upscaler checkpoint
-    base_text: str | None = None  # checkpoint whose text encoder temporal layers are told by; None = the model's image
-    lora: Sequence[str] = ()  # LoRA files or folders that are fused into the image model; `PATH@0.7` = 0.7 of one
 
 
 @dataclass(kw_only=True, slots=True)

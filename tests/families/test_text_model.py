@@ -15,7 +15,7 @@ from drivesim.families.portions import upsample_next
 from drivesim.families.prompts import Prompts
 from drivesim.families.stages import TextStagesConfig, Upsampling
 from drivesim.families.text import TextModel
-from drivesim.families.text_parts import Sources
+from drivesim.families.text_sources import Sources
 from drivesim.models.autoencoder import decode
 from drivesim.rollout.world import World
 from tests.families.tiny_text import KEY_FRAMES, PORTION, SIZE_HW, write_tiny_text
