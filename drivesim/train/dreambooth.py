@@ -154,6 +154,12 @@ class DreamBoothLoraStage(DreamBoothStage):
     Parts: those of `DreamBoothStage`, and lora, a module of `LoraLayers` backbone and text_encoder.
     """
 
+    def enable_gradient_checkpointing(self) -> None:
+        """Raises ValueError: the second pass would run without the changes, which are handed to the first one alone."""
+        raise ValueError(
+            "trainer.gradient_checkpointing=true: stage dreambooth_lora cannot; it needs little memory anyway"
+        )
+
     def predict(self, noisy: Tensor, steps: Tensor, texts: list[str]) -> Tensor:
         """The changed backbone's prediction for texts, as the changed encoder reads them."""
         lora: Any = self.trained["lora"]

@@ -85,9 +85,8 @@ def test_night_and_day_are_as_asked(clips_of) -> None:
         real[episode.is_night].append(resize_area(picture, (64, 128)).mean())
     threshold = (np.mean(real[True]) + np.mean(real[False])) / 2
     night, day = (brightness(clips_of(f"a drive {light}")) for light in ("at night", "by day"))
-    print(
-        f"\nreal night {np.mean(real[True]):.0f}, day {np.mean(real[False]):.0f}; made {night.mean():.0f}, {day.mean():.0f}"
-    )
+    dark, bright = np.mean(real[True]), np.mean(real[False])
+    print(f"\nreal night {dark:.0f}, day {bright:.0f}; made {night.mean():.0f}, {day.mean():.0f}")
     assert (night < threshold).all()
     assert (day > threshold).all()
 
