@@ -51,21 +51,24 @@ class DreamBoothConfig:
 
 @torch.no_grad()
 def class_latents(
-    parts: dict[str, Any], config: DreamBoothConfig, sampling: SamplingConfig, seed: int, folder: Path
+    parts: dict[str, Any],
+    config: DreamBoothConfig,
+    shape: tuple[int, int, int],
+    sampling: SamplingConfig,
+    place: tuple[int, Path],
 ) -> Tensor:
     """Latents (N, C, h, w) of class pictures that the model itself makes.
 
-    They are kept in `folder` as they are made, so a stopped run goes on. Without weights (a plan) there are zeros.
+    They are kept in a folder as they are made, so a stopped run goes on. Without weights (a plan) there are zeros.
 
     Args:
         parts: backbone, tokenizer, text_encoder, scheduler.
         config: how many, of what.
+        shape: of one: C, h, w.
         sampling: how they are sampled.
-        seed: key of their noise.
-        folder: of this model, prompt, sampling and seed alone.
+        place: key of their noise, and the folder, which is of this model, prompt, size, sampling and key alone.
     """
-    backbone = parts["backbone"]
-    shape = (backbone.config.out_channels, *_latent_hw(backbone))
+    backbone, (seed, folder) = parts["backbone"], place
     if backbone.device.type == "meta":
         return torch.zeros(config.num_class_pictures, *shape, device="meta")
     text = TextConditioner(parts["tokenizer"], parts["text_encoder"])
@@ -82,11 +85,6 @@ def class_latents(
                 save_file({"latents": latents.contiguous()}, temporary)
         made.append(load_file(path)["latents"])
     return torch.cat(made)
-
-
-def _latent_hw(backbone: Any) -> tuple[int, int]:
-    size = backbone.config.sample_size
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def _denoiser(backbone: Any, tokens: Tensor) -> Any:

@@ -227,7 +227,8 @@ def _export(config: TrainConfig, parts: Parts, frames: FrameCache | None, folder
     if folder.exists():  # of a start that was stopped while it wrote
         shutil.rmtree(folder)
     trained = trained_parts(config)
-    made = {name: part for name, part in parts.items() if name in trained or name not in recipe.needs}
+    kept = set(recipe.needs) - {*trained, *recipe.replaces}
+    made = {name: part for name, part in parts.items() if name not in kept}
     if config.position_tables:
         made |= {name: part.with_position_table() for name, part in made.items() if isinstance(part, TemporalStack)}
     recipe.folders.export(config, made, trained, recipe.index(config), folder)

@@ -32,6 +32,7 @@ class Recipe:
     scale: Callable[[TrainConfig], int] = lambda _: 1  # pixels of its pictures to one of `size_hw`, a side
     align_px: Callable[[TrainConfig, Parts], int] = lambda *_: 1  # grid on which pieces of its pictures lie
     learns_from_pictures: bool = False  # or from pieces of them; False = from the latents of whole ones
+    replaces: tuple[str, ...] = ()  # parts of `init` that it makes anew without training them
     learns_from_captions: bool = False  # beside the pictures
     folders: ModelFolders = DRIVING_FOLDERS  # how the folders of its model family are read and written
 

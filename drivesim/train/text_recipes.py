@@ -100,12 +100,14 @@ def _make_dreambooth(config: TrainConfig, parts: Parts) -> Parts:
     if not own.prior_weight:
         return {"class_latents": None}
     assert config.init is not None
-    facts = [as_facts(config.design_sampling), own.class_prompt, config.seed]
+    facts = [as_facts(config.design_sampling), own.class_prompt, config.seed, list(config.size_hw)]
     if parts["backbone"].device.type != "meta":
         facts.append(TextFolders().fingerprint(config.init, ["backbone", "text_encoder", "tokenizer", "scheduler"]))
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     folder = Path(config.cache_dir) / f"class-{key[:16]}"
-    return {"class_latents": class_latents(parts, own, config.design_sampling, config.seed, folder)}
+    f, channels = downsampling(parts["autoencoder"]), parts["backbone"].config.out_channels
+    shape = (channels, config.size_hw[0] // f, config.size_hw[1] // f)
+    return {"class_latents": class_latents(parts, own, shape, config.design_sampling, (config.seed, folder))}
 
 
 def _stage(kind: type[TextStage], *trains: str, sampling: str = "design_sampling", **more: Any) -> Any:
@@ -128,12 +130,8 @@ def _stage(kind: type[TextStage], *trains: str, sampling: str = "design_sampling
     return make
 
 
-def _index(config: TrainConfig) -> dict[str, Any]:
-    return {
-        "fps": config.fps,
-        "size_hw": list(config.size_hw),
-        "samplings": {"key_frames": as_facts(config.design_sampling)},
-    }
+def _image_index(config: TrainConfig) -> dict[str, Any]:
+    return {"size_hw": list(config.size_hw), "samplings": {"key_frames": as_facts(config.design_sampling)}}
 
 
 def _upscaler_index(config: TrainConfig) -> dict[str, Any]:
@@ -148,11 +146,12 @@ TEXT_RECIPES: dict[StageName, Recipe] = {
     StageName.TEXT_BASE: Recipe(
         needs=("autoencoder",),
         trains=("backbone", "text_encoder"),
+        replaces=("autoencoder",),
         make=_make_base,
         stage=_stage(TextImageStage, "backbone", "text_encoder"),
         num_frames=lambda _: 1,
         rates=lambda config: [config.fps],
-        index=_index,
+        index=_image_index,
         learns_from_captions=True,
         folders=TextBaseFolders(),
     ),
@@ -163,7 +162,7 @@ TEXT_RECIPES: dict[StageName, Recipe] = {
         stage=_stage(TextImageStage, "backbone"),
         num_frames=lambda _: 1,
         rates=lambda config: [config.fps],
-        index=_index,
+        index=_image_index,
         learns_from_captions=True,
         folders=TextFolders(),
     ),
@@ -174,7 +173,7 @@ TEXT_RECIPES: dict[StageName, Recipe] = {
         stage=_stage(KeyFrameStage, "temporal"),
         num_frames=lambda config: config.text_temporal.num_frames,
         rates=lambda config: [config.fps],
-        index=_index,
+        index=lambda config: {"fps": config.fps} | _image_index(config),
         learns_from_captions=True,
         folders=TextFolders(),
     ),

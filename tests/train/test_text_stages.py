@@ -153,7 +153,7 @@ def test_the_upscaler_learns_from_pieces(run, upscaler) -> None:
 
 
 def test_the_video_decoder_is_that_of_the_checkpoint(run) -> None:
-    model = run(StageName.TEXT_VIDEO_DECODER)
+    model = run(StageName.TEXT_VIDEO_DECODER, crop=CropConfig())
     assert load_parts(model, ["video_decoder"])["video_decoder"].config.latent_channels == 4
 
 
@@ -261,8 +261,8 @@ def test_class_pictures_are_made_once_and_by_the_model_itself(run, subject, chec
         "text_encoder": load_text_to_image(checkpoint).text_encoder,
     }
     own = DreamBoothConfig(num_class_pictures=3)
-    made = dreambooth.class_latents(parts, own, SamplingConfig(), 0, folders[0])
-    assert made.shape == (3, 4, 8, 8)
+    made = dreambooth.class_latents(parts, own, (4, 8, 16), SamplingConfig(), (0, folders[0]))
+    assert made.shape == (3, 4, 8, 16)
     assert made.isfinite().all()
 
 
