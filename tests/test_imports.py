@@ -40,6 +40,7 @@ RESERVED = {
     "pyquaternion": ("data/nuscenes.py",),
     "diffusers": ("families", "models", "conditioning", "diffusion"),
     "transformers": ("families", "models", "conditioning", "diffusion"),
+    "huggingface_hub": ("models",),
     "torchvision": (),
     "scipy": (),  # for tests alone
 }

@@ -6,12 +6,18 @@ import re
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
+from huggingface_hub import snapshot_download
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_CONFIGS = ["*.json", "*.txt"]
 
 
-def find_source(source: str | Path) -> Path:
+def find_source(source: str | Path, *, has_weights: bool = True) -> Path:
     """The folder or file of a checkpoint; a hub id is downloaded once, without pickles.
+
+    Args:
+        source: a folder, a file or a hub id.
+        has_weights: whether weights are needed; False = of a hub id configs and tokenizer alone are downloaded.
 
     Raises:
         FileNotFoundError: nothing is there by that name, or the hub cannot be reached; says how to give a folder.
@@ -22,10 +28,17 @@ def find_source(source: str | Path) -> Path:
     if not _HUB_ID.fullmatch(str(source)):
         raise FileNotFoundError(f"{source}: no such folder or file, and no hub id (OWNER/NAME)")
     try:
-        unused = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
-        return Path(DiffusionPipeline.download(str(source), use_safetensors=True, **unused))
+        return Path(
+            _downloaded(str(source)) if has_weights else snapshot_download(str(source), allow_patterns=_CONFIGS)
+        )
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"{source}: no such folder or file here, and as a hub id it cannot be had: "
             f"{str(error).strip().splitlines()[0]} Give a folder that holds a copy of the checkpoint in its place"
         ) from error
+
+
+def _downloaded(hub_id: str) -> str:
+    unused = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
+    folder: str = DiffusionPipeline.download(hub_id, use_safetensors=True, **unused)
+    return folder

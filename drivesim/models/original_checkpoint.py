@@ -26,6 +26,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from drivesim.models.hub import find_source
 from drivesim.models.stored_weights import (
+    JudgedPart,
     Shapes,
     check_shapes,
     network_shapes,
@@ -105,21 +106,27 @@ class OriginalCheckpoint:
         beside = path.with_suffix("")
         if base is None and beside.is_dir():
             base = beside
-        return cls(path=path, shapes=shapes, base=find_source(base or _hub_id(path, shapes)))
+        try:
+            return cls(path=path, shapes=shapes, base=find_source(base or _hub_id(path, shapes), has_weights=False))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{path}: a single file holds no configs, tokenizer and scheduler; lay a diffusers folder with "
+                f"those of its kind beside it as {beside.name}, or name one as base. {error}"
+            ) from error
 
-    def unet(self, dtype: torch.dtype) -> UNet2DConditionModel:
+    def unet(self, dtype: torch.dtype) -> JudgedPart:
         """The U-Net.
 
         Raises:
-            ValueError: it is not that of the config; here and below before weights are read.
+            ValueError: it is not that of the config; here and below.
         """
         return self._network(UNet2DConditionModel, "unet", UNET, convert_ldm_unet_checkpoint, dtype)
 
-    def vae(self, dtype: torch.dtype) -> AutoencoderKL:
+    def vae(self, dtype: torch.dtype) -> JudgedPart:
         """The autoencoder."""
         return self._network(AutoencoderKL, "vae", VAE, convert_ldm_vae_checkpoint, dtype)
 
-    def text_encoder(self, dtype: torch.dtype) -> CLIPTextModel:
+    def text_encoder(self, dtype: torch.dtype) -> JudgedPart:
         """The text encoder, OpenAI's or OpenCLIP's; of the latter without the layers that the config leaves out."""
         place = f"{self.path}: part 'text_encoder'"
         blank = BlankTextEncoder(read_config(self.base / "text_encoder" / "config.json", place))
@@ -131,7 +138,8 @@ class OriginalCheckpoint:
                 made = convert_ldm_clip_checkpoint(tensors)
             return {name: tensor for name, tensor in made.items() if blank.has_layer(name)}
 
-        return blank.filled(self._renamed(TEXT, renamed, blank.check, place, dtype), dtype)
+        blank.check(self._shapes_after(TEXT, renamed), place)
+        return JudgedPart(network=blank.network, read=lambda: blank.filled(renamed(self._tensors(TEXT, dtype)), dtype))
 
     def prediction_type(self) -> str | None:
         """The target, as the authors' config NAME.yaml beside the file says; None = there is none."""
@@ -148,35 +156,31 @@ class OriginalCheckpoint:
             ) from error
 
     def _network(
-        self, network_class: Any, part: str, prefix: str, convert: Callable[..., Any], dtype: torch.dtype
-    ) -> Any:
+        self, network_class: Any, part: str, prefix: str, convert: Callable[..., dict[str, Tensor]], dtype: torch.dtype
+    ) -> JudgedPart:
         place = f"{self.path}: part {part!r}"
-        config = network_class.load_config(self.base / part, local_files_only=True)
+        config = read_config(self.base / part / "config.json", place)
         with torch.device("meta"):
             network = network_class.from_config(config)
 
         def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            return convert(tensors, config=dict(network.config))  # type: ignore[no-any-return]
+            return convert(tensors, config=dict(network.config))
 
-        def check(found: Shapes, place: str) -> None:
-            check_shapes(found, network_shapes(network), place)
+        def read() -> Any:
+            network.load_state_dict(renamed(self._tensors(prefix, dtype)), assign=True)
+            return network.eval()
 
-        network.load_state_dict(self._renamed(prefix, renamed, check, place, dtype), assign=True)
-        return network.eval()
+        check_shapes(self._shapes_after(prefix, renamed), network_shapes(network), place)
+        return JudgedPart(network=network, read=read)
 
-    def _renamed(
-        self,
-        prefix: str,
-        renamed: Callable[[dict[str, Tensor]], dict[str, Tensor]],
-        check: Callable[[Shapes, str], None],
-        place: str,
-        dtype: torch.dtype,
-    ) -> dict[str, Tensor]:
-        """Renames tensors without memory first, so that what does not fit shows before gigabytes are read."""
-        names = [name for name in self.shapes if name.startswith(prefix)]
-        blank = renamed({name: torch.empty(self.shapes[name], device="meta") for name in names})
-        check({name: tuple(tensor.shape) for name, tensor in blank.items()}, place)
-        return renamed(read_tensors(self.path, names, dtype))
+    def _tensors(self, prefix: str, dtype: torch.dtype) -> dict[str, Tensor]:
+        return read_tensors(self.path, [name for name in self.shapes if name.startswith(prefix)], dtype)
+
+    def _shapes_after(self, prefix: str, renamed: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Shapes:
+        """Names and shapes that a part's tensors will have; renames tensors without memory."""
+        shapes = {name: shape for name, shape in self.shapes.items() if name.startswith(prefix)}
+        blank = renamed({name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
+        return {name: tuple(tensor.shape) for name, tensor in blank.items()}
 
 
 def _hub_id(path: Path, shapes: Shapes) -> str:

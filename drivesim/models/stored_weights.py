@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,14 @@ _REMEDY = (
 )
 
 Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(kw_only=True, slots=True)
+class JudgedPart:
+    """A network whose stored weights have been found to fit, but not read."""
+
+    network: Any
+    read: Callable[[], Any]  # gives the same network with its weights, in evaluation mode
 
 
 def find_weights(folder: Path, stem: str, place: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from drivesim.models.hub import find_source
 from drivesim.models.lora import fuse_lora
 from drivesim.models.original_checkpoint import BlankTextEncoder, OriginalCheckpoint
 from drivesim.models.stored_weights import (
+    JudgedPart,
     check_shapes,
     find_weights,
     network_shapes,
@@ -90,10 +91,15 @@ def load_text_to_image(
     """
     found = find_source(source)
     if found.is_file():
-        made = _from_original(OriginalCheckpoint.open(found, base), dtype)
+        small, judged = _in_original(OriginalCheckpoint.open(found, base), dtype)
     else:
-        made = _from_folder(found, None if base is None else find_source(base), dtype)
+        small, judged = _in_folder(found, None if base is None else find_source(base), dtype)
+    made = TextToImage(**small, **{name: part.network for name, part in judged.items()})
     made.check(str(source))
+    for name, part in judged.items():
+        setattr(made, name, part.read())
+    if not made.is_upscaler:
+        _correct_old_schedule(made.scheduler)
     for lora in loras:
         fuse_lora(lora, made.unet, made.text_encoder)
     return made
@@ -117,45 +123,46 @@ def save_text_to_image(parts: TextToImage, folder: str | Path) -> None:
     write_json(folder / "model_index.json", index)
 
 
-def _from_folder(source: Path, base: Path | None, dtype: torch.dtype) -> TextToImage:
-    # The small parts come first: what is wrong with them shows before gigabytes are read.
-    return TextToImage(
-        tokenizer=_load_tokenizer(_folder_of("tokenizer", source, base)),
-        scheduler=_load_scheduler(_folder_of("scheduler", source, base)),
-        low_res_scheduler=_load_low_res_scheduler(_folder_of("low_res_scheduler", source, base)),
-        text_encoder=_load_text_encoder(_folder_of("text_encoder", source, base), dtype),
-        vae=_load_network(AutoencoderKL, _folder_of("vae", source, base), dtype),
-        unet=_load_network(UNet2DConditionModel, _folder_of("unet", source, base), dtype),
-    )
+# The parts that are no networks, and those that are: all of them are judged before gigabytes are read.
+_Parts = tuple[dict[str, Any], dict[str, JudgedPart]]
 
 
-def _from_original(file: OriginalCheckpoint, dtype: torch.dtype) -> TextToImage:
-    scheduler = _load_scheduler(file.base / "scheduler")
-    target = file.prediction_type()
+def _in_folder(source: Path, base: Path | None, dtype: torch.dtype) -> _Parts:
+    def of(name: str) -> Path:
+        return source / name if base is None or (source / name).is_dir() else base / name
+
+    return _small_parts(of), {
+        "text_encoder": _judged_text_encoder(of("text_encoder"), dtype),
+        "vae": _judged_network(AutoencoderKL, of("vae"), dtype),
+        "unet": _judged_network(UNet2DConditionModel, of("unet"), dtype),
+    }
+
+
+def _in_original(file: OriginalCheckpoint, dtype: torch.dtype) -> _Parts:
+    small, target = _small_parts(lambda name: file.base / name), file.prediction_type()
     if target is not None:
-        scheduler = type(scheduler).from_config(scheduler.config, prediction_type=target)
-    return TextToImage(
-        tokenizer=_load_tokenizer(file.base / "tokenizer"),
-        scheduler=scheduler,
-        low_res_scheduler=_load_low_res_scheduler(file.base / "low_res_scheduler"),
-        text_encoder=file.text_encoder(dtype),
-        vae=file.vae(dtype),
-        unet=file.unet(dtype),
-    )
+        small["scheduler"].register_to_config(prediction_type=target)
+    return small, {"text_encoder": file.text_encoder(dtype), "vae": file.vae(dtype), "unet": file.unet(dtype)}
 
 
-def _load_low_res_scheduler(folder: Path) -> Any:
-    return _load_scheduler(folder) if folder.is_dir() else None
+def _small_parts(folder_of: Callable[[str], Path]) -> dict[str, Any]:
+    low_res = folder_of("low_res_scheduler")
+    return {
+        "tokenizer": _load_tokenizer(folder_of("tokenizer")),
+        "scheduler": _load_scheduler(folder_of("scheduler")),
+        "low_res_scheduler": _load_scheduler(low_res) if low_res.is_dir() else None,
+    }
 
 
-def _folder_of(name: str, source: Path, base: Path | None) -> Path:
-    if base is None or (source / name).is_dir():
-        return source / name
-    return base / name
+def _correct_old_schedule(scheduler: Any) -> None:
+    """Two settings that old checkpoints have wrong, as diffusers' own pipeline corrects them for its pictures."""
+    right = {"steps_offset": 1, "clip_sample": False}
+    wrong = [name for name, value in right.items() if scheduler.config.get(name, value) != value]
+    scheduler.register_to_config(**{name: right[name] for name in wrong})
 
 
-def _load_network(network_class: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """A network of diffusers, its config and its file's header judged before its weights are read."""
+def _judged_network(network_class: Any, folder: Path, dtype: torch.dtype) -> JudgedPart:
+    """A network of diffusers, after its config and its file's header."""
     place = f"{folder.parent}: part {folder.name!r}"
     config = read_config(folder / "config.json", place)
     _check_class(config.get("_class_name"), network_class, place)
@@ -164,9 +171,13 @@ def _load_network(network_class: Any, folder: Path, dtype: torch.dtype) -> Any:
     with torch.device("meta"):
         network = network_class.from_config(config)
     check_shapes({_today(name): shape for name, shape in stored.items()}, network_shapes(network), place)
-    tensors = {_today(name): tensor for name, tensor in read_tensors(path, stored, dtype).items()}
-    network.load_state_dict(tensors, assign=True)
-    return network.eval()
+
+    def read() -> Any:
+        tensors = {_today(name): tensor for name, tensor in read_tensors(path, stored, dtype).items()}
+        network.load_state_dict(tensors, assign=True)
+        return network.eval()
+
+    return JudgedPart(network=network, read=read)
 
 
 def _today(name: str) -> str:
@@ -175,7 +186,7 @@ def _today(name: str) -> str:
     return name
 
 
-def _load_text_encoder(folder: Path, dtype: torch.dtype) -> CLIPTextModel:
+def _judged_text_encoder(folder: Path, dtype: torch.dtype) -> JudgedPart:
     place = f"{folder.parent}: part {folder.name!r}"
     config = read_config(folder / "config.json", place)
     _check_class((config.get("architectures") or [None])[0], CLIPTextModel, place)
@@ -183,7 +194,7 @@ def _load_text_encoder(folder: Path, dtype: torch.dtype) -> CLIPTextModel:
     stored = stored_shapes(path, place)
     blank = BlankTextEncoder(config)
     blank.check(stored, place)
-    return blank.filled(read_tensors(path, stored, dtype), dtype)
+    return JudgedPart(network=blank.network, read=lambda: blank.filled(read_tensors(path, stored, dtype), dtype))
 
 
 def _load_tokenizer(folder: Path) -> CLIPTokenizer:

@@ -127,6 +127,8 @@ class VideoUNet(nn.Module):
         """(N, D), with the class embedding added where the backbone has one, as its own forward does."""
         unet = self.backbone
         embedding: Tensor = unet.time_embedding(unet.time_proj(timestep_N).to(like.dtype))
+        if noise_level_N is not None and noise_level_N.ndim > 1:  # rows for a projection, as precise as its weights
+            noise_level_N = noise_level_N.to(like.dtype)
         of_class: Tensor | None = unet.get_class_embed(sample=like, class_labels=noise_level_N)
         return embedding if of_class is None else embedding + of_class
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel, UNetSpatioTemporalConditionModel
@@ -99,6 +101,16 @@ def test_imported_temporal_layers_fit_another_backbone_and_survive_a_folder(tmp_
         VideoUNet(image, one)(latents, torch.tensor([9]), tokens, temporal_tokens_BLC=tokens) for one in (stack, again)
     ]
     assert torch.equal(*made)
+
+
+def test_the_published_size_is_taken_apart_without_a_tensor_left_over() -> None:
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # copying into nothing does nothing
+        video = UNetSpatioTemporalConditionModel().to("meta")  # the public one's settings are the defaults
+        parts = import_spatial(video), import_temporal(video)
+    sizes = [sum(p.numel() for p in module.parameters()) for module in (video, *parts)]
+    assert sizes[0] == sizes[1] + sizes[2]
+    assert sizes[2] == pytest.approx(656e6, rel=0.01)
 
 
 @pytest.mark.parametrize(
