@@ -33,6 +33,7 @@ from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.run import EvaluateConfig
 from drivesim.families.stages import StagesConfig
 from drivesim.planning.hardware import PlanConfig
+from drivesim.planning.text_rollout import PlanTextRolloutCommand
 from drivesim.rollout.pools import PoolConfig
 from drivesim.rollout.run import RolloutConfig
 from drivesim.rollout.text import TextRolloutCommand
@@ -149,15 +150,6 @@ class PlanRolloutCommand(RolloutCommand):
     """What a rollout will need."""
 
     start: str = "cut_in"  # as of a rollout; a scene's start frame has to be designed
-    plan: PlanConfig = dataclasses.field(default_factory=PlanConfig)  # hardware to plan for
-
-
-@dataclasses.dataclass(kw_only=True, slots=True)
-class PlanTextRolloutCommand(TextRolloutCommand):
-    """What a rollout of a text-to-video model will need."""
-
-    prompt: str | None = "a car"  # as of a rollout; what it says changes nothing
-    model: str = "published"  # as of a rollout, or the paper's model by its sizes alone: published
     plan: PlanConfig = dataclasses.field(default_factory=PlanConfig)  # hardware to plan for
 
 
@@ -342,7 +334,11 @@ def explain(error: BaseException, overrides: Sequence[str]) -> str:
     if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):
         place, _, key = str(cause.full_key or cause.key).rpartition(".")
         node = cause.parent_node
-        return _unknown_key(place, key, [str(k) for k in node if k != "hydra"] if isinstance(node, DictConfig) else [])
+        found = _unknown_key(place, key, [str(k) for k in node if k != "hydra"] if isinstance(node, DictConfig) else [])
+        is_of_text = not place and key in TextRolloutCommand.__dataclass_fields__
+        return f"{found}; '{key}' is a key of rollout family=text" if is_of_text else found
+    if str(error).startswith("Could not override 'preset'"):
+        return "preset is a group of rollout family=text alone; add family=text"
     given = " ".join(overrides)
     if isinstance(error, AssertionError):
         return f"a key of a group that has no choice yet, in '{given}'; choose one first, as in export=videos"

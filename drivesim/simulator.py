@@ -1,9 +1,10 @@
-"""The simulator for use from Python: load a model, design a start frame, roll out futures."""
+"""The simulator for use from Python: load a model, design a start frame, roll out futures, or videos from prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +15,17 @@ from drivesim.core.picture import check_size, crop_to_aspect, resize_area, save_
 from drivesim.core.scene import Scene
 from drivesim.core.seeds import torch_generator
 from drivesim.families.driving import DrivingModel
-from drivesim.families.stages import StagesConfig
+from drivesim.families.folder import family_of, find_model
+from drivesim.families.preview import SamplingStep
+from drivesim.families.prompts import Prompts
+from drivesim.families.stages import StagesConfig, TextStagesConfig
+from drivesim.families.text import TextModel
+from drivesim.families.text_parts import FAMILY
+from drivesim.families.text_sources import Sources
 from drivesim.rollout.pools import torch_threads
+from drivesim.rollout.run import RolloutConfig
 from drivesim.rollout.start import Start, start_latents
+from drivesim.rollout.text import NO_START
 from drivesim.rollout.world import World
 from drivesim.viz.overlays import draw_boxes
 
@@ -24,13 +33,13 @@ BOXES_SCALE = 4  # boxes are drawn over a copy so many times as large: names sta
 
 
 class Simulator:
-    """A driving simulator around one model.
+    """A simulator around one model: of driving, or of videos from prompts.
 
     Args:
         model: the networks; `Simulator.from_pretrained` loads them.
     """
 
-    def __init__(self, model: DrivingModel):
+    def __init__(self, model: DrivingModel | TextModel):
         self.model = model
 
     @classmethod
@@ -40,7 +49,8 @@ class Simulator:
         *,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
-        stages: StagesConfig | None = None,
+        stages: StagesConfig | TextStagesConfig | None = None,
+        **text: Any,
     ) -> Simulator:
         """Loads a model folder, or one that ships with the package, such as "toytown".
 
@@ -49,10 +59,23 @@ class Simulator:
             device: where the networks go.
             dtype: of the weights.
             stages: which stages behind the prediction run, and how; None = all that the model has.
+            text: of a text-to-video model what `TextModel.from_pretrained` takes beside these, such as key_frames,
+                size_hw, samplings; and image, upscaler, base_text, lora in place of the model's own (`Sources`).
 
         Raises:
             ValueError: no such model, or a folder that is not whole: says which part.
         """
+        if family_of(find_model(folder_or_name)) == FAMILY:
+            own = {name: text.pop(name) for name in ("image", "upscaler", "base_text", "lora") if name in text}
+            assert stages is None or isinstance(stages, TextStagesConfig)
+            return cls(
+                TextModel.from_pretrained(
+                    folder_or_name, device=device, dtype=dtype, stages=stages, sources=Sources(**own), **text
+                )
+            )
+        if text:
+            raise ValueError(f"{folder_or_name}: a driving model takes no {', '.join(sorted(text))}")
+        assert stages is None or isinstance(stages, StagesConfig)
         return cls(DrivingModel.from_pretrained(folder_or_name, device=device, dtype=dtype, stages=stages))
 
     @property
@@ -73,6 +96,8 @@ class Simulator:
 
     def start(self, scene: Scene, *, seed: int = 0, index: int = 0) -> Start:
         """The same with its latents, from which a rollout starts without encoding the frame again."""
+        if not isinstance(self.model, DrivingModel):
+            raise ValueError(f"model {self.model.name!r} makes videos from prompts; scenes are for driving models")
         conditions = DrivingConditions.of_pictures(
             [scene.picture_boxes(self.size_hw)], self.size_hw, [scene.is_night], [scene.count_cars()]
         )
@@ -92,44 +117,57 @@ class Simulator:
 
     def rollout(
         self,
-        start: NDArray[np.uint8] | Start,
+        start: NDArray[np.uint8] | Start | None = None,
         *,
+        prompt: str | Sequence[str] | Prompts | None = None,
+        negative_prompt: str = "",
         seconds: float | None = None,
         minutes: float | None = None,
         seed: int = 0,
         future: int = 0,
         is_night: bool | None = None,
         name: str | None = None,
+        on_step: Callable[[SamplingStep], None] | None = None,
     ) -> Iterator[NDArray[np.uint8]]:
-        """Streams a future of a start frame; memory does not grow with its length.
+        """Streams a future of a start frame, or a video of a prompt; memory does not grow with its length.
 
         Args:
-            start: what `Simulator.start` gives; or uint8 RGB (H, W, 3), at least the model's size, that is cropped to
-                the model's shape and resized.
+            start: of a driving model what `Simulator.start` gives; or uint8 RGB (H, W, 3), at least the size of the
+                model's start frames, that is cropped to their shape and resized. A text-to-video model's video opens
+                with it; None = prompts alone.
+            prompt: of a text-to-video model: one, several over the video's time, or `Prompts` with times and a subject.
+            negative_prompt: what guidance leads away from; ignored with `Prompts`, which have their own.
             seconds: length, or
-            minutes: length. One of the two is needed.
+            minutes: length. A driving model needs one of the two; a text-to-video model's length is that of its key
+                frames, of which these may leave out the last ones.
             seed: run seed.
             future: futures of one start frame differ by this number alone.
             is_night: None = that of the start, unknown for a picture.
             name: of the start frame, part of the key of every random number; None = that of the start, "start" for a
-                picture.
+                picture, "text" without one.
+            on_step: of a text-to-video model: called after each step of sampling, with a preview of what is made.
 
         Yields:
             Chunks of frames, uint8 (T, H, W, 3).
 
         Raises:
-            ValueError: neither or both lengths given, or a frame that is too small.
+            ValueError: neither or both lengths given, a frame that is too small, or what the model does not take.
         """
-        if (seconds is None) == (minutes is None):
-            raise ValueError("rollout: give either seconds or minutes")
-        num_frames = max(1, round((seconds if seconds is not None else 60.0 * (minutes or 0.0)) * self.fps))
+        said = self._said(prompt, negative_prompt, is_night)
+        num_frames = self._num_frames(seconds, minutes)
+        if start is None and isinstance(self.model, DrivingModel):
+            raise ValueError("rollout: a driving model needs a start frame")
         if not isinstance(start, Start):
-            start = self._start_of_picture(start, name or "start")
+            start = self._start_of_picture(start, name)
+        if isinstance(self.model, TextModel):
+            self.model.on_step = on_step
+            assert not isinstance(said, bool)
+            self.model.facts(said)
         world = World(
             self.model,
             run_seed=seed,
             start_name=name or start.name,
-            conditions=start.conditions if is_night is None else is_night,
+            conditions=start.conditions if said is None else said,
             num_frames=num_frames,
         )
         state = world.reset(start_latents(start, self.model), future)
@@ -137,8 +175,30 @@ class Simulator:
             state, frames = world.step(state)
             yield frames
 
-    def _start_of_picture(self, frame_HWC: NDArray[np.uint8], name: str) -> Start:
-        height, width = self.size_hw
+    def _said(
+        self, prompt: str | Sequence[str] | Prompts | None, negative_prompt: str, is_night: bool | None
+    ) -> Prompts | bool | None:
+        """What is said of a video, as its model's family understands it; None = nothing."""
+        if isinstance(self.model, DrivingModel):
+            if prompt is not None:
+                raise ValueError(f"model {self.model.name!r} is a driving model, which takes no prompt")
+            return is_night
+        if prompt is None or isinstance(prompt, Prompts):
+            return prompt
+        texts = [prompt] if isinstance(prompt, str) else list(prompt)
+        return Prompts(prompts=texts, negative_prompt=negative_prompt)
+
+    def _num_frames(self, seconds: float | None, minutes: float | None) -> int:
+        both = seconds is not None and minutes is not None
+        if both or (isinstance(self.model, DrivingModel) and seconds is None and minutes is None):
+            raise ValueError("rollout: give either seconds or minutes")
+        length_s = 60.0 * minutes if minutes is not None else seconds
+        return RolloutConfig(seconds=length_s).num_frames(self.model)
+
+    def _start_of_picture(self, frame_HWC: NDArray[np.uint8] | None, name: str | None) -> Start:
+        if frame_HWC is None:
+            return Start(name=name or NO_START, frame_HWC=None)
+        height, width = self.model.start_hw
         part, _ = crop_to_aspect(frame_HWC, width / height)
-        check_size(part, self.size_hw, name)
-        return Start(name=name, frame_HWC=resize_area(part, self.size_hw))
+        check_size(part, (height, width), name or "start")
+        return Start(name=name or "start", frame_HWC=resize_area(part, (height, width)))

@@ -27,10 +27,11 @@ NEEDED = {
     "evaluate": ["generated=x", "real=y"],
     "plan": ["rollout"],
 }
-NEEDED_BY_DATA = {"captioned": ["data.csv=x"], "pictures": ["data.root=x", "data.caption=x"]}
 GROUPS = {
     "data": ["prepare", "train"],
     "export": ["prepare"],
+    "family": ["rollout"],
+    "preset": ["rollout"],
     "sampler": ["design", "rollout"],
     "pool": ["rollout", "evaluate"],
     "protocol": ["evaluate"],
@@ -61,10 +62,16 @@ def test_every_command_composes_to_dataclasses(command: str) -> None:
     assert strangers(compose(command, NEEDED[command])) == []
 
 
+# Choices that need more than their command does.
+NEEDED_BY = {"family=text": ["model=x"], "data=pictures": ["data.caption=x"], "data=captioned": ["data.csv=x"]} | {
+    f"preset={preset}": ["family=text", "model=x"] for preset in ("fast", "paper")
+}
+
+
 @pytest.mark.parametrize(("command", "group", "choice"), CHOICES)
 def test_every_choice_of_every_group_composes(command: str, group: str, choice: str) -> None:
-    needed = NEEDED_BY_DATA.get(choice, NEEDED[command]) if group == "data" else NEEDED[command]
-    assert strangers(compose(command, [f"{group}={choice}", *needed])) == []
+    chosen = f"{group}={choice}"
+    assert strangers(compose(command, [chosen, *NEEDED[command], *NEEDED_BY.get(chosen, [])])) == []
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=str)
@@ -166,6 +173,10 @@ MISTAKES = {
         ["scene=x", "sampler=ddmi"],
         ["unknown sampler 'ddmi'", "ddim, dpm_solver, unipc"],
     ),
+    "a prompt for a driving model": ("rollout", ["start=x", "prompt=y"], ["unknown key 'prompt'", "family=text"]),
+    "a preset of another family": ("rollout", ["start=x", "preset=fast"], ["preset", "family=text"]),
+    "an unknown preset": ("rollout", ["family=text", "preset=fsat"], ["unknown preset 'fsat'", "fast, paper"]),
+    "a typo with prompts": ("rollout", ["family=text", "propmt=y"], ["did you mean 'prompt'?"]),
     "no steps": ("rollout", ["start=x", "sampler.steps=0"], ["steps: 0"]),
     "guidance below none": ("design", ["scene=x", "sampler.guidance=0.5"], ["guidance scale: 0.5"]),
     "a key of a group without a choice": ("prepare", ["export.crf=20"], ["export=videos"]),

@@ -220,11 +220,12 @@ class TextModel:
         if frames_THWC.shape[1:3] != self.start_hw:
             raise ValueError(f"frames of {frames_THWC.shape[1:3]} (height, width); {self.name} takes {self.start_hw}")
         if len(frames_THWC) == 0:
-            return torch.zeros(0, *self._latent_shape)
+            return torch.zeros(0, *self.latent_shape)
         return coder.encode(self.parts.image.vae, frames_THWC)
 
     @property
-    def _latent_shape(self) -> tuple[int, int, int]:
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a frame's latents."""
         vae = self.parts.image.vae
         f = coder.downsampling(vae)
         return (int(vae.config.latent_channels), self.start_hw[0] // f, self.start_hw[1] // f)
@@ -241,7 +242,7 @@ class TextModel:
         moments_T = [number / self.key_fps for number in range(self.num_frames)]
         told = self.telling.told(_of_all(conditions), [moments_T] * len(generators), self.duration_s, sampling.guidance)
         return generate_keys(
-            self.video_unet, self.parts.image.scheduler, told, (self.num_frames, *self._latent_shape), sampling,
+            self.video_unet, self.parts.image.scheduler, told, (self.num_frames, *self.latent_shape), sampling,
             generators, given_BSCHW=given_BSCHW if given_BSCHW.shape[1] else None,
             on_step=self._listen("key frames", self._image_colours),
         )  # fmt: skip

@@ -86,7 +86,7 @@ class Telling:
         mixes = [mixes_at(prompts, moments_T, duration_s) for moments_T in moments_BT]
         conditional = Told(
             spatial_BTLD=torch.stack([self.spatial.at(spatial, of_clip) for of_clip in mixes]),
-            temporal_BLD=torch.stack([_mean(self.temporal.at(without_subject, of_clip)) for of_clip in mixes]),
+            temporal_BLD=torch.stack([self._of_clip(without_subject, of_clip) for of_clip in mixes]),
         )
         if scale == 1.0:
             return conditional
@@ -98,9 +98,8 @@ class Telling:
         )
         return unconditional.followed_by(conditional)
 
-
-def _mean(tokens_TLD: Tensor) -> Tensor:
-    """The mean over frames; exactly one prompt's tokens where that is all there is."""
-    if all(tokens_LD is tokens_TLD[0] or torch.equal(tokens_LD, tokens_TLD[0]) for tokens_LD in tokens_TLD):
-        return tokens_TLD[0]
-    return tokens_TLD.mean(dim=0)
+    def _of_clip(self, prompts: Sequence[str], mixes: Sequence[Mix]) -> Tensor:
+        """Tokens (L, D) for temporal layers: the mean over frames, exactly one prompt's where there is but one."""
+        if all(mix == mixes[0] for mix in mixes):
+            return self.temporal.at(prompts, mixes[:1])[0]
+        return self.temporal.at(prompts, mixes).mean(dim=0)

@@ -19,6 +19,7 @@ MAX_ATTENTION_BATCH = 32_768
 # Numbers of an activation that are taken at once on a CPU, whose caches then hold what a feed-forward layer makes of
 # them: a forward pass takes 2 % less time (64, 128 and 256 channels, 10 frames of 16 x 32) and a peak of less memory.
 CPU_PORTION = 2**17
+MOST_COUNTED = 8  # portions of one layer, on the meta device
 
 
 def to_time_view(frames_NCHW: Tensor, num_frames: int) -> Tensor:
@@ -272,6 +273,10 @@ def near_frames(num_frames: int, window: int, device: torch.device) -> Tensor | 
 
 def positions_at_once(video_BTPC: Tensor) -> int:
     """How many positions a temporal transformer takes at once: they don't see one another."""
-    b, t, _, c = video_BTPC.shape
-    has_caches = video_BTPC.device.type in ("cpu", "meta")  # what is counted on meta is a CPU's
-    return max(1, (CPU_PORTION // (t * c) if has_caches else MAX_ATTENTION_BATCH) // b)
+    b, t, positions, c = video_BTPC.shape
+    kind = video_BTPC.device.type
+    if kind == "cpu":
+        return max(1, CPU_PORTION // (t * c) // b)
+    if kind == "meta":  # what is counted is a CPU's; of portions that are all alike so many that it ends some time
+        return max(1, CPU_PORTION // (t * c) // b, -(-positions // MOST_COUNTED))
+    return max(1, MAX_ATTENTION_BATCH // b)

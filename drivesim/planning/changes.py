@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from drivesim.families.stages import StagesConfig, Upsampling
+from drivesim.families.stages import Upsampling
 from drivesim.planning.plan import Change
 from drivesim.rollout.pools import PoolConfig, PoolKind
 
@@ -52,7 +52,7 @@ def _smaller_batches(config: TrainConfig) -> Iterator[list[Override]]:
         yield [("loader.batch_size", size), ("trainer.accumulate", accumulate)]
 
 
-def rollout_changes(pool: PoolConfig, num_workers: int, device: str, stages: StagesConfig) -> Iterator[list[Override]]:
+def rollout_changes(pool: PoolConfig, num_workers: int, device: str, stages: Any) -> Iterator[list[Override]]:
     """Fewer processes; the CPU in place of a GPU; stages left out, the last one first."""
     if pool.kind is PoolKind.RAY:
         while num_workers > 1:

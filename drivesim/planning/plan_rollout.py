@@ -6,22 +6,26 @@ from dataclasses import replace
 from typing import Any
 
 from drivesim.core.machine import num_cores, resident_bytes
+from drivesim.families.driving import DrivingModel
+from drivesim.families.text import TextModel
 from drivesim.planning.changes import Override, applied, fitting, rollout_changes
 from drivesim.planning.demand import Demand
 from drivesim.planning.disk import rollout_disk
 from drivesim.planning.hardware import ROLLOUT_HOLES, Hardware, PlanConfig, choose_hardware
 from drivesim.planning.plan import Plan, Row, flop_rows, hardware_notes, memory_rows, time_rows
-from drivesim.planning.rollout_demand import blank_model, future_plan, rollout_demand
+from drivesim.planning.rollout_demand import blank_model, rollout_demand
 from drivesim.planning.speed import choose_speed
+from drivesim.planning.text_demand import blank_text_model, text_demand
 from drivesim.rollout.pools import PoolConfig, PoolKind, num_workers, torch_threads
 from drivesim.rollout.start import is_scene
+from drivesim.rollout.text import TextRolloutCommand
 
 
 def plan_rollout(command: Any, wanted: PlanConfig) -> Plan:
     """What a rollout will need.
 
     Args:
-        command: config of the command `rollout`: a `RolloutConfig` with model, sampler, stages, device and start.
+        command: config of the command `rollout`, of either family.
         wanted: the hardware, and how closely to measure.
 
     Raises:
@@ -30,18 +34,17 @@ def plan_rollout(command: Any, wanted: PlanConfig) -> Plan:
     command.validate()
     now_bytes = resident_bytes()
     hardware = choose_hardware(wanted, command.device)
-    blank = blank_model(command.model, command.sampler, command.stages)
-    demand = rollout_demand(command, blank, is_designed=is_scene(command.start))
+    model, demand = _counted(command)
     workers = num_workers(command.pool, command.futures)
     with torch_threads(command.pool.threads):
         speed = choose_speed(hardware, [phase.work for phase in demand.phases], wanted.measure_s)
     plan = Plan(
-        what=f"{command.futures} futures of {command.seconds:g} s by {blank.model.name}",
+        what=f"{command.futures} futures of {command.num_frames(model) / model.fps:.4g} s by {model.name}",
         hardware=hardware,
         parts=demand.parts,
         memory=_memory(demand, command.pool, workers, hardware, now_bytes),
         flops=flop_rows(demand),
-        disk=rollout_disk(command, blank.model.size_hw, future_plan(command, blank.model).num_frames),
+        disk=rollout_disk(command, model.size_hw, command.num_frames(model)),
         time=time_rows(demand, speed, at_once=_at_once(workers, command.pool.threads, hardware)),
         notes=hardware_notes(hardware, now_bytes),
     )
@@ -50,8 +53,7 @@ def plan_rollout(command: Any, wanted: PlanConfig) -> Plan:
         changed = applied(command, overrides)
         smaller = demand
         if changed.stages != command.stages:
-            fewer = blank_model(changed.model, changed.sampler, changed.stages)
-            smaller = rollout_demand(changed, fewer, is_designed=is_scene(changed.start))
+            _, smaller = _counted(changed)
         is_moved = changed.device != command.device
         on = choose_hardware(replace(wanted, memory_gib=None), changed.device) if is_moved else hardware
         num = num_workers(changed.pool, changed.futures)
@@ -62,6 +64,15 @@ def plan_rollout(command: Any, wanted: PlanConfig) -> Plan:
         candidates = rollout_changes(command.pool, workers, command.device, command.stages)
         plan.changes = fitting(candidates, needs, plan.memory_bytes)
     return plan
+
+
+def _counted(command: Any) -> tuple[DrivingModel | TextModel, Demand]:
+    """The model of a rollout, without weights, and what one process asks for."""
+    if isinstance(command, TextRolloutCommand):
+        model = blank_text_model(command)
+        return model, text_demand(command, model)
+    blank = blank_model(command.model, command.sampler, command.stages)
+    return blank.model, rollout_demand(command, blank, is_designed=is_scene(command.start))
 
 
 def _memory(demand: Demand, pool: PoolConfig, workers: int, on: Hardware, now_bytes: int) -> list[Row]:

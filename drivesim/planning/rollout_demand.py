@@ -17,6 +17,7 @@ from drivesim.families.driving import DrivingModel, model_facts
 from drivesim.families.fitting import check_fit
 from drivesim.families.folder import blank_parts, find_model, part_names
 from drivesim.families.stages import StagesConfig
+from drivesim.families.text import TextModel
 from drivesim.planning.as_on_device import AsOnDevice
 from drivesim.planning.demand import Demand, Phase, part_sizes, weight_bytes
 from drivesim.planning.speed import Work
@@ -57,13 +58,14 @@ def blank_model(folder_or_name: str, sampling: PredictionOverrides, stages: Stag
     return BlankModel(model=DrivingModel(parts, facts, "", predict_sampling=sampling), parts=parts)
 
 
-def future_plan(config: RolloutConfig, model: DrivingModel) -> Plan:
+def future_plan(config: RolloutConfig, model: DrivingModel | TextModel) -> Plan:
     """The calls of one future."""
     return Plan(
         num_frames=config.num_frames(model),
         frames_per_call=model.num_frames,
         num_given=model.num_given,
         frames_per_gap=model.frames_per_gap,
+        gaps_at_once=model.gaps_at_once,
     )
 
 
@@ -82,20 +84,20 @@ def rollout_demand(config: RolloutConfig, blank: BlankModel, *, is_designed: boo
     phases = _beginning(model, latent) if is_designed else [_encoding(model)]
     given = torch.zeros(1, model.num_given, *latent, device="meta")
     phases.append(
-        _sampled("predicting key frames", num_chunks, (model, "predict_sampling"), lambda: _predict(model, given))
+        sampled("predicting key frames", num_chunks, (model, "predict_sampling"), lambda: _predict(model, given))
     )
     if model.num_passes:
         phases.append(_filling_in(model, num_chunks, latent))
     piece = torch.zeros(min(plan.chunk(0).num_new, _FINISHED_AT_ONCE), *latent, device="meta")
     pieces = config.futures * plan.num_frames / len(piece)
     phases.append(
-        _sampled(
+        sampled(
             f"finishing {len(piece)} frames", pieces, (model.finishing.upsampling, "sampling"),
             lambda: model.finish({}, piece, key=(0,), is_last=True),
         )
     )  # fmt: skip
     networks = [part for part in blank.parts.values() if isinstance(part, torch.nn.Module)]
-    chunk = _chunk_blocks(model, plan)
+    chunk = chunk_blocks(model.size_hw, model.small_hw, plan)
     return Demand(
         parts=part_sizes(blank.parts),
         resident={"weights": sum(weight_bytes(network) for network in networks)},
@@ -107,15 +109,15 @@ def rollout_demand(config: RolloutConfig, blank: BlankModel, *, is_designed: boo
 
 def _encoding(model: DrivingModel) -> Phase:
     picture_1HWC = np.zeros((1, *model.size_hw, 3), dtype=np.uint8)
-    return _counted("encoding the start", 1, lambda: model.encode(picture_1HWC))
+    return counted("encoding the start", 1, lambda: model.encode(picture_1HWC))
 
 
 def _beginning(model: DrivingModel, latent: tuple[int, ...]) -> list[Phase]:
     """What makes a start frame from a scene: its latents, and the picture of them."""
     drawn = torch.zeros(*latent, device="meta")
     return [
-        _sampled("designing the start", 1, (model, "design_sampling"), lambda: _design(model)),
-        _sampled("drawing the start", 1, (model.finishing.alone, "sampling"), lambda: model.picture(drawn, key=(0,))),
+        sampled("designing the start", 1, (model, "design_sampling"), lambda: _design(model)),
+        sampled("drawing the start", 1, (model.finishing.alone, "sampling"), lambda: model.picture(drawn, key=(0,))),
     ]
 
 
@@ -143,17 +145,24 @@ def _filling_in(model: DrivingModel, num_chunks: int, latent: tuple[int, ...]) -
     def run() -> None:
         model.interpolate(ends, 0, generators=generators, conditions=[None] * windows)
 
-    return _sampled("filling in frames", num_chunks * calls, (model, "interpolate_sampling"), run)
+    return sampled("filling in frames", num_chunks * calls, (model, "interpolate_sampling"), run)
 
 
-def _counted(name: str, count: float, run: Callable[[], object]) -> Phase:
+def counted(name: str, count: float, run: Callable[[], object]) -> Phase:
+    """Work that is run once to be counted.
+
+    Args:
+        name: of the phase.
+        count: how often it is run.
+        run: on the meta device.
+    """
     with Tally() as tally, AsOnDevice(), torch.no_grad():
         run()
     peaks = {"peak_bytes": tally.peak_bytes, "heap_bytes": tally.peak_heap_bytes}
     return Phase(name=name, work=Work.of(tally), count=count, **peaks)
 
 
-def _sampled(name: str, count: float, settings: tuple[Any, str], run: Callable[[], object]) -> Phase:
+def sampled(name: str, count: float, settings: tuple[Any, str], run: Callable[[], object]) -> Phase:
     """A sampling loop, of which two steps are run and the others are as the second.
 
     Args:
@@ -164,13 +173,13 @@ def _sampled(name: str, count: float, settings: tuple[Any, str], run: Callable[[
     """
     owner, attribute = settings
     if owner is None:
-        return _counted(name, count, run)
+        return counted(name, count, run)
     whole: SamplingConfig = getattr(owner, attribute)
     works = []
     try:
         for steps in range(1, min(whole.steps, _COUNTED_STEPS) + 1):
             setattr(owner, attribute, replace(whole, steps=steps))
-            phase = _counted(name, count, run)
+            phase = counted(name, count, run)
             works.append(phase.work)
     finally:
         setattr(owner, attribute, whole)
@@ -179,9 +188,9 @@ def _sampled(name: str, count: float, settings: tuple[Any, str], run: Callable[[
     return phase
 
 
-def _chunk_blocks(model: DrivingModel, plan: Plan) -> list[int]:
+def chunk_blocks(size_hw: tuple[int, int], small_hw: tuple[int, int], plan: Plan) -> list[int]:
     """Bytes of a chunk's pictures, piece by piece and joined: as bytes, and before upsampling as 32-bit numbers."""
-    (height, width), (small_height, small_width) = model.size_hw, model.small_hw
+    (height, width), (small_height, small_width) = size_hw, small_hw
     num_numbers = 3 * plan.chunk(0).num_new
     return 2 * [num_numbers * height * width, 4 * num_numbers * small_height * small_width]
 

@@ -58,3 +58,17 @@ def test_numbers_that_plan_nothing_are_refused() -> None:
         Plan(num_frames=10, frames_per_call=2)
     with pytest.raises(IndexError, match="chunk 2 of 2"):
         Plan(num_frames=18).chunk(2)
+
+
+@pytest.mark.parametrize(("num_frames", "gaps_at_once"), [(113, 1), (113, 2), (100, 3), (17, 7), (1, 1)])
+def test_what_one_call_has_made_is_shown_in_parts(num_frames: int, gaps_at_once: int) -> None:
+    plan = Plan(num_frames=num_frames, frames_per_call=8, num_given=0, frames_per_gap=16, gaps_at_once=gaps_at_once)
+    chunks = [plan.chunk(index) for index in range(plan.num_chunks)]
+    added = [chunk.first_frame + k for chunk in chunks for k in range(chunk.num_new)]
+    assert added == list(range(num_frames))
+    assert all(0 < chunk.num_new <= 16 * gaps_at_once + (chunk.index == 0) for chunk in chunks)
+
+
+def test_more_frames_than_one_call_makes_are_refused_where_there_is_but_one() -> None:
+    with pytest.raises(ValueError, match="8 key frames make 113 at most"):
+        Plan(num_frames=114, frames_per_call=8, num_given=0, frames_per_gap=16, gaps_at_once=1)

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from drivesim.core.finite import NotFiniteError
+from drivesim.core.seeds import torch_generator
 from drivesim.rollout.world import State, World
-from tests.rollout.tiny_model import FailingModel, TinyModel, WaitingModel, start_frame
+from tests.rollout.tiny_model import FailingModel, InterpolatingModel, TinyModel, WaitingModel, start_frame
 
 START_CHW = TinyModel().encode(start_frame()[None])[0]
 
@@ -128,3 +129,57 @@ def test_a_state_from_elsewhere_goes_on_the_same() -> None:
     state, _ = world.step(world.reset(START_CHW, future=3))
     copy = State(future=3, chunk_index=1, num_frames=10, latents_SCHW=state.latents_SCHW.clone())
     assert np.array_equal(world.step(state)[1], _world(TinyModel()).step(copy)[1])
+
+
+class OneCall(InterpolatingModel):
+    """Makes all key frames in one call, from a start frame or from none."""
+
+    num_frames = 6
+    num_given = 0
+    gaps_at_once = 2
+
+    def encode(self, frames_THWC: np.ndarray) -> torch.Tensor:
+        return super().encode(frames_THWC) if len(frames_THWC) else torch.zeros(0, 4, 4, 8)
+
+    def predict(self, given_BSCHW: torch.Tensor, **arguments: object) -> torch.Tensor:
+        assert given_BSCHW.shape[1] <= 1, "one call makes all key frames"
+        if given_BSCHW.shape[1] == 0:
+            given_BSCHW = torch.ones(1, 1, *given_BSCHW.shape[2:])
+        return super().predict(given_BSCHW, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("start", [None, START_CHW], ids=["from nothing", "from a frame"])
+@pytest.mark.parametrize("gaps_at_once", [1, 2, 5])
+def test_all_key_frames_of_one_call_are_shown_part_by_part(
+    start: torch.Tensor | None, gaps_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OneCall, "gaps_at_once", gaps_at_once)
+    model = OneCall()
+    world = _world(model, num_frames=21)
+    state, made = world.reset(start), []
+    keys = model.predict(
+        state.latents_SCHW[None], generators=[torch_generator(7, "street", 0, "predict", 0)], conditions=[None]
+    )[0]
+    for _ in range(world.plan.num_chunks):
+        state, frames = world.step(state)
+        made.append(frames)
+    whole = np.concatenate(made)
+    assert len(whole) == 21 and [len(part) for part in made][0] == 4 * min(5, gaps_at_once) + 1
+    np.testing.assert_array_equal(whole[::4], model.decode(keys))
+    assert len(state.latents_SCHW) == 1
+
+
+def test_windows_are_told_when_in_the_video_they_begin() -> None:
+    class Watched(OneCall):
+        seen: list[list[float]] = []
+
+        def interpolate(self, *arguments: object, starts_s: list[float], **rest: object) -> torch.Tensor:
+            self.seen.append(starts_s)
+            return super().interpolate(*arguments, starts_s=starts_s, **rest)  # type: ignore[arg-type]
+
+    world = _world(Watched(), num_frames=21)
+    state = world.reset(None)
+    for _ in range(2):
+        state, _ = world.step(state)
+    # 4 key frames a second and 16 frames: gaps of 0.25 s, and two in a step.
+    assert Watched.seen == [[0.0, 0.25], [0.0, 0.125, 0.25, 0.375], [0.5, 0.75], [0.5, 0.625, 0.75, 0.875]]

@@ -1,0 +1,142 @@
+"""What a person does wrong with text-to-video models is answered in one line, before gigabytes are read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from diffusers import UNet2DConditionModel
+
+from drivesim.families.driving import DrivingModel
+from drivesim.families.folder import save_parts
+from drivesim.families.prompts import Prompts
+from drivesim.families.text import TextModel, key_frames_for
+from drivesim.families.text_sources import Sources
+from drivesim.models.temporal_stack import TemporalStack
+from tests.families.tiny_text import write_tiny_text
+from tests.models.tiny_stable_diffusion import save_tiny, tiny_unet
+
+NIGHT = ["night"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_text(tmp_path_factory.mktemp("text") / "model")
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "model"))
+
+
+def refused(folder: Path, words: list[str], **how: Any) -> None:
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        TextModel.from_pretrained(folder, **how)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert [word for word in words if word not in message] == [], message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"prompts": []}, "no prompt"),
+        ({"prompts": ["  "]}, "the prompt is empty"),
+        ({"prompts": ["a car", ""]}, "prompt 1 is empty"),
+        ({"prompts": NIGHT, "times_s": [0.0, 1.0]}, "2 times for 1 prompts"),
+        ({"prompts": ["a", "b"], "times_s": [1.0, 1.0]}, "must come after"),
+        ({"prompts": ["a", "b"], "times_s": [-1.0, 1.0]}, "begin with 0"),
+        ({"prompts": ["sksy car"], "subject": "sks"}, "'sks' is a word of none"),
+    ],
+)
+def test_prompts_that_say_nothing_are_refused(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Prompts(**arguments)
+
+
+def test_a_subject_is_taken_out_as_a_word_alone() -> None:
+    prompts = Prompts(prompts=["a photo of SKS car, sks's", "masks on a car"], subject="sks")
+    assert prompts.without_subject() == ["a photo of car, 's", "masks on a car"]
+
+
+def test_sizes_that_do_not_divide_name_the_nearest(folder: Path) -> None:
+    refused(folder, ["size_hw=[18, 32]", "divide by 4", "[16, 32]"], size_hw=[18, 32])
+    refused(folder, ["key_frames=0"], key_frames=0)
+    refused(folder, ["key_frames=1", "stages.interpolate=false"], key_frames=1)
+
+
+def test_a_checkpoint_of_another_text_width_names_both_sides(folder: Path, tmp_path: Path) -> None:
+    refused(
+        folder, ["width of a text token (temporal, image's text encoder)", "24 and 32"],
+        sources=Sources(image=str(save_tiny(tmp_path / "v2", "v2")), base_text=str(tmp_path / "v2")),
+    )  # fmt: skip
+
+
+def test_an_upscaler_is_no_image_model_and_the_other_way_round(folder: Path) -> None:
+    refused(folder, ["image is an upscaler"], sources=Sources(image=str(folder / "upscaler")))
+    refused(
+        folder, ["4 in_channels", "7 in_channels", "low_res_scheduler"], sources=Sources(upscaler=str(folder / "image"))
+    )
+
+
+def test_an_interpolation_without_nine_channels_is_refused(folder: Path) -> None:
+    shutil.rmtree(folder / "interpolation_unet")
+    save_parts(folder, {"interpolation_unet": tiny_unet("v1")})
+    refused(folder, ["channels of the input (interpolation_unet", "4 and 9"])
+
+
+def test_temporal_layers_of_another_model_are_refused(folder: Path) -> None:
+    unet = UNet2DConditionModel.from_pretrained(folder / "image" / "unet")
+    stack = TemporalStack.for_backbone(unet, per_frame_alpha=True, cross_attention_dim=24, num_frames=3)
+    shutil.rmtree(folder / "temporal")
+    save_parts(folder, {"temporal": stack})
+    refused(folder, ["key_frames=5", "one alpha a frame and make 3 alone"], key_frames=5)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"rates": [3.0, 4.0]}, ["rates (model index", "[3.0, 4.0] and [2.0, 4.0]"]),
+        ({"rates": [2.0]}, ["number of rates", "1 and 2"]),
+        ({"samplings": {"keys": {}}}, ["unknown stages keys", "key_frames, interpolate, upscale"]),
+        ({"samplings": {"upscale": {"sampler": "euler"}}}, ["unknown sampler 'euler'", "dpm_solver"]),
+        ({"family": "driving"}, ["missing keys"]),
+        ({"family": "audio"}, ["family audio, not text"]),
+    ],
+)
+def test_an_index_that_does_not_fit_names_both_sides(folder: Path, change: dict[str, Any], words: list[str]) -> None:
+    path = folder / "model_index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    if change.get("family") == "driving":
+        with pytest.raises(ValueError, match="missing keys design_sampling"):
+            DrivingModel.from_pretrained(folder)
+        return
+    refused(folder, words)
+
+
+def test_a_text_model_is_no_driving_model(folder: Path) -> None:
+    with pytest.raises(ValueError, match="family text, not driving; choose it as family=text"):
+        DrivingModel.from_pretrained(folder)
+
+
+def test_parts_that_are_missing_are_named(folder: Path) -> None:
+    shutil.rmtree(folder / "temporal")
+    refused(folder, ["part 'temporal' is missing"])
+    refused(folder, ["no such folder or file"], sources=Sources(image="nowhere at all"))
+
+
+def test_a_prompt_that_is_too_long_says_what_of_it_fits(folder: Path) -> None:
+    model = TextModel.from_pretrained(folder)
+    with pytest.raises(ValueError, match=r"a prompt of 40 tokens; the text encoder takes 14"):
+        model.facts(Prompts(prompts=["night " * 40]))
+    with pytest.raises(ValueError, match="needs a prompt"):
+        model.facts(None)
+
+
+def test_seconds_ask_for_as_many_key_frames_as_they_need() -> None:
+    index = {"fps": 1.875, "rates": [7.5, 30.0]}
+    assert [key_frames_for(index, seconds) for seconds in (0.1, 113 / 30, 114 / 30, 60.0)] == [2, 8, 9, 114]
+    assert key_frames_for({"fps": 2.0}, 0.5) == 1

@@ -1,0 +1,46 @@
+"""Plans of text-to-video rollouts: a model without weights makes all calls, each as often as the rollout does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from drivesim.config import compose
+from drivesim.families.text import TextModel
+from drivesim.planning.text_demand import blank_text_model, text_demand
+from tests.families.tiny_text import write_tiny_text
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_text(tmp_path_factory.mktemp("text") / "model")
+
+
+def test_every_stage_is_counted_as_often_as_it_runs(folder: Path) -> None:
+    command = compose("plan", ["rollout", "family=text", f"model={folder}", "futures=2", "key_frames=4"])
+    demand = text_demand(command, blank_text_model(command))
+    counts = {phase.name: phase.count for phase in demand.phases}
+    # 13 frames: 3 gaps of 1 and 2 windows; portions of 4 begin every 2 frames, at 0 .. 8 and, for the last one, 9.
+    assert counts == {
+        "key frames": 2, "frames between, 1 windows to 2 fps": 6, "frames between, 2 windows to 4 fps": 6,
+        "decoding 13 frames": 2, "upscaling 4 frames": 2 * 6, "decoding a large frame": 26,
+    }  # fmt: skip
+    assert all(phase.work.flops > 0 for phase in demand.phases)
+    loaded = TextModel.from_pretrained(folder).parts.networks()
+    assert {part.name: part.num_parameters for part in demand.parts} == {
+        name: sum(p.numel() for p in network.parameters()) for name, network in loaded.items()
+    }
+
+
+def test_more_steps_more_guidance_and_whole_calls_cost_more(folder: Path) -> None:
+    def flops(*overrides: str) -> float:
+        command = compose("plan", ["rollout", "family=text", f"model={folder}", *overrides])
+        command.stages.interpolate = False
+        demand = text_demand(command, blank_text_model(command))
+        (phase,) = (phase for phase in demand.phases if phase.name == "key frames")
+        return phase.work.flops
+
+    base = flops("sampler.steps=4")
+    assert flops("sampler.steps=8") == pytest.approx(2 * base, rel=0.1)
+    assert flops("sampler.steps=4", "sampler.guidance=1") == pytest.approx(base / 2, rel=0.1)
