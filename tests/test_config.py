@@ -171,7 +171,7 @@ MISTAKES = {
     "an unknown sampler": (
         "design",
         ["scene=x", "sampler=ddmi"],
-        ["unknown sampler 'ddmi'", "ddim, dpm_solver, unipc"],
+        ["unknown sampler 'ddmi'", "ddim, dpm_solver, lcm, unipc"],
     ),
     "a prompt for a driving model": ("rollout", ["start=x", "prompt=y"], ["unknown key 'prompt'", "family=text"]),
     "a preset of another family": ("rollout", ["start=x", "preset=fast"], ["preset", "family=text"]),

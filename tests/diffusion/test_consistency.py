@@ -68,3 +68,8 @@ def test_a_perfect_student_is_sampled_in_few_steps_to_the_same_samples_as_alone(
 
     torch.testing.assert_close(made(slice(0, 2)), wanted, rtol=1e-2, atol=1e-2)
     torch.testing.assert_close(made(slice(1, 2)), made(slice(0, 2))[1:])
+
+
+def test_more_steps_than_a_student_was_distilled_over_are_refused() -> None:
+    with pytest.raises(ValueError, match="sampling steps: 51; sampler lcm takes at most 50"):
+        SamplingConfig(sampler=Sampler.LCM, steps=51)
