@@ -16,6 +16,7 @@ from drivesim.evaluate.ego_motion import yaw_steps_deg
 from drivesim.families.folder import find_model
 from drivesim.families.prompts import Prompts
 from drivesim.families.text import TextModel
+from drivesim.models.autoencoder import decode
 from drivesim.toytown import TownConfig, render, simulate
 
 LARGEST_MB = 12
@@ -44,7 +45,7 @@ def clips_of(model: TextModel):
             generators = [torch_generator("shipped text", number) for number in range(NUM_CLIPS)]
             no_start = model.encode(np.zeros((0, *model.start_hw, 3), np.uint8)).expand(NUM_CLIPS, 0, -1, -1, -1)
             latents = model.predict(no_start, generators=generators, conditions=conditions)
-            made[prompt] = [model.decode(clip) for clip in latents]
+            made[prompt] = [decode(model.parts.image.vae, clip) for clip in latents]
         return made[prompt]
 
     return clips
