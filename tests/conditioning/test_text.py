@@ -31,9 +31,14 @@ def test_prompts_become_the_tokens_that_the_stock_pipeline_makes_of_them(conditi
 @torch.no_grad()
 def test_a_prompts_tokens_do_not_depend_on_the_others(conditioner: TextConditioner) -> None:
     alone = conditioner(["left turn"])
-    among = conditioner(["", "left turn", "three cars", "day", "night"])
-    assert torch.equal(alone[0], among[1])
+    batches: list[int] = []
+    embedding = conditioner.text_encoder.get_input_embeddings()
+    seen = embedding.register_forward_hook(lambda _, args, __: batches.append(len(args[0])))
+    among = conditioner(["", "left turn", "", "day"])
+    seen.remove()
+    assert torch.equal(alone[0], among[1]) and torch.equal(among[0], among[2])
     assert not torch.equal(among[0], among[1])
+    assert batches == [1, 1, 1]  # each by itself, and once
 
 
 def test_a_prompt_that_is_too_long_is_refused_with_what_of_it_fits_or_cut(conditioner: TextConditioner) -> None:
