@@ -289,6 +289,7 @@ def _text_beginning(config: TextRolloutCommand, out: Path, *, listens: bool) -> 
         TextModel.from_pretrained,
         config.model,
         device=config.device,
+        dtype=config.dtype(),
         sources=config.sources(),
         key_frames=config.key_frames,
         seconds=config.seconds,

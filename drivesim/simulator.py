@@ -155,14 +155,7 @@ class Simulator:
         """
         said = self._said(prompt, negative_prompt, is_night)
         num_frames = self._num_frames(seconds, minutes)
-        if start is None and isinstance(self.model, DrivingModel):
-            raise ValueError("rollout: a driving model needs a start frame")
-        if not isinstance(start, Start):
-            start = self._start_of_picture(start, name)
-        if isinstance(self.model, TextModel):
-            self.model.on_step = on_step
-            assert not isinstance(said, bool)
-            self.model.facts(said)
+        start = self._begin(start, name, said, on_step)
         world = World(
             self.model,
             run_seed=seed,
@@ -174,6 +167,23 @@ class Simulator:
         while state.num_frames < num_frames:
             state, frames = world.step(state)
             yield frames
+
+    def _begin(
+        self,
+        start: NDArray[np.uint8] | Start | None,
+        name: str | None,
+        said: Prompts | bool | None,
+        on_step: Callable[[SamplingStep], None] | None,
+    ) -> Start:
+        """The start of a rollout; refuses what the model does not take, before anything is made."""
+        if isinstance(self.model, TextModel):
+            self.model.on_step = on_step
+            self.model.facts(start.conditions if said is None and isinstance(start, Start) else said)
+        elif on_step is not None:
+            raise ValueError("rollout: on_step is for text-to-video models; a driving model tells of whole chunks")
+        elif start is None:
+            raise ValueError("rollout: a driving model needs a start frame")
+        return start if isinstance(start, Start) else self._start_of_picture(start, name)
 
     def _said(
         self, prompt: str | Sequence[str] | Prompts | None, negative_prompt: str, is_night: bool | None

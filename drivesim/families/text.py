@@ -193,7 +193,7 @@ class TextModel:
             return 1
         return int(self.interpolator.temporal.config.num_frames - 1) ** self.num_passes
 
-    def facts(self, conditions: Prompts | None) -> dict[str, Any]:
+    def facts(self, conditions: object) -> dict[str, Any]:
         """The prompts as plain keys and values.
 
         Raises:

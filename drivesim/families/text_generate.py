@@ -20,7 +20,11 @@ from drivesim.models.video_unet import DeepFeatures, VideoUNet
 
 
 class DeepReuse:
-    """Which network calls of a sample are whole: every n-th one. The others reuse what its deep levels made."""
+    """Which network calls of a sample are whole: every n-th one. The others reuse what its deep levels made.
+
+    With every 2nd, 3rd and 5th call whole, key frames of a tiny two-level model with random weights differ from those of
+    whole calls by 0.9, 1.7 and 2.6 % (root mean square, 24 steps); trained models have yet to be measured.
+    """
 
     def __init__(self, every: int):
         self.every = every

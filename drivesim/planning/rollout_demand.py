@@ -12,7 +12,7 @@ from torch import Tensor
 
 from drivesim.conditioning.driving import DrivingConditions
 from drivesim.core.boxes import MAX_BOXES
-from drivesim.diffusion.settings import PredictionOverrides, SamplingConfig
+from drivesim.diffusion.settings import PredictionOverrides, SamplingConfig, TextSamplingConfig
 from drivesim.families.driving import DrivingModel, model_facts
 from drivesim.families.fitting import check_fit
 from drivesim.families.folder import blank_parts, find_model, part_names
@@ -26,7 +26,6 @@ from drivesim.rollout.cascade import WINDOWS_AT_ONCE
 from drivesim.rollout.plan import Plan
 from drivesim.rollout.run import RolloutConfig
 
-_COUNTED_STEPS = 2  # of sampling: multistep samplers remember one
 # Frames of which the work of decoding, and of what follows it, is counted: so many that some are decoded with all their
 # neighbours and that there are several portions to upsample.
 _FINISHED_AT_ONCE = 48
@@ -163,7 +162,7 @@ def counted(name: str, count: float, run: Callable[[], object]) -> Phase:
 
 
 def sampled(name: str, count: float, settings: tuple[Any, str], run: Callable[[], object]) -> Phase:
-    """A sampling loop, of which two steps are run and the others are as the second.
+    """A sampling loop, of which the first steps are run and the others are as those after the first.
 
     Args:
         name: of the phase.
@@ -175,16 +174,18 @@ def sampled(name: str, count: float, settings: tuple[Any, str], run: Callable[[]
     if owner is None:
         return counted(name, count, run)
     whole: SamplingConfig = getattr(owner, attribute)
+    # Multistep samplers remember one step; where deep levels are reused, steps differ up to the next whole one.
+    cycle = whole.deep_every if isinstance(whole, TextSamplingConfig) else 1
     works = []
     try:
-        for steps in range(1, min(whole.steps, _COUNTED_STEPS) + 1):
+        for steps in sorted({1, min(whole.steps, 1 + cycle)}):
             setattr(owner, attribute, replace(whole, steps=steps))
             phase = counted(name, count, run)
             works.append(phase.work)
     finally:
         setattr(owner, attribute, whole)
-    if whole.steps > _COUNTED_STEPS:
-        phase.work = works[-1].plus(works[-1].plus(works[-2], -1), whole.steps - _COUNTED_STEPS)
+    if whole.steps > 1 + cycle:
+        phase.work = works[-1].plus(works[-1].plus(works[0], -1), (whole.steps - 1 - cycle) / cycle)
     return phase
 
 

@@ -49,6 +49,8 @@ def blank_text_model(command: TextRolloutCommand) -> TextModel:
         index = text_facts(folder, command.stages)
         parts = blank_text_parts(folder, index, command.sources())
     check_text_fit(index, parts)
+    for network in parts.networks().values():
+        network.to(command.dtype())
     key_frames = command.key_frames
     if key_frames is None and command.seconds is not None:
         key_frames = key_frames_for(index, command.seconds)
@@ -85,7 +87,7 @@ def text_demand(command: TextRolloutCommand, model: TextModel) -> Demand:
         sampled("key frames", futures, keys, lambda: model.predict(none, generators=[_any()], conditions=[said]))
     )
     phases += [_filling_in(model, number, futures * plan.num_chunks, said) for number in range(model.num_passes)]
-    phases.append(_decoding(model, futures * plan.num_frames))
+    phases.append(_decoding(model, plan.num_frames, futures))
     upscaling = model.finishing.upsampling
     if isinstance(upscaling, LatentUpscaling):
         phases += _upscaling(upscaling, model.start_hw, plan.num_frames, futures, said)
@@ -123,12 +125,12 @@ def _filling_in(model: TextModel, number: int, num_steps: int, said: Prompts) ->
     return sampled(name, num_steps, (_Settings(model, "interpolate"), "sampling"), run)
 
 
-def _decoding(model: TextModel, num_frames: int) -> Phase:
+def _decoding(model: TextModel, num_frames: int, futures: int) -> Phase:
     small = Finishing(model.parts.image.vae, model.parts.video_decoder, None, fps=model.fps, tile=VIDEO_TILE)
     at_once = min(num_frames, _DECODED_AT_ONCE)
     piece = torch.zeros(at_once, *model.latent_shape, device="meta")
     run = lambda: small.push({}, piece, key=_KEY, is_last=True)  # noqa: E731
-    return counted(f"decoding {at_once} frames", num_frames / at_once, run)
+    return counted(f"decoding {at_once} frames", futures * num_frames / at_once, run)
 
 
 def _upscaling(

@@ -35,8 +35,8 @@ def test_every_stage_is_counted_as_often_as_it_runs(folder: Path) -> None:
 
 def test_more_steps_more_guidance_and_whole_calls_cost_more(folder: Path) -> None:
     def flops(*overrides: str) -> float:
-        command = compose("plan", ["rollout", "family=text", f"model={folder}", *overrides])
-        command.stages.interpolate = False
+        alone = ["stages.interpolate=false", "stages.upsampling=NONE"]
+        command = compose("plan", ["rollout", "family=text", f"model={folder}", *alone, *overrides])
         demand = text_demand(command, blank_text_model(command))
         (phase,) = (phase for phase in demand.phases if phase.name == "key frames")
         return phase.work.flops
@@ -44,3 +44,5 @@ def test_more_steps_more_guidance_and_whole_calls_cost_more(folder: Path) -> Non
     base = flops("sampler.steps=4")
     assert flops("sampler.steps=8") == pytest.approx(2 * base, rel=0.1)
     assert flops("sampler.steps=4", "sampler.guidance=1") == pytest.approx(base / 2, rel=0.1)
+    # Of every two calls one is whole; of the other the top level alone.
+    assert 0.5 * base < flops("sampler.steps=4", "sampler.deep_every=2") < 0.95 * base

@@ -166,7 +166,7 @@ def test_all_key_frames_of_one_call_are_shown_part_by_part(
     whole = np.concatenate(made)
     assert len(whole) == 21 and [len(part) for part in made][0] == 4 * min(5, gaps_at_once) + 1
     np.testing.assert_array_equal(whole[::4], model.decode(keys))
-    assert len(state.latents_SCHW) == 1
+    assert len(state.latents_SCHW) <= 1, "nothing is left to show"
 
 
 def test_windows_are_told_when_in_the_video_they_begin() -> None:
