@@ -14,7 +14,7 @@ from drivesim.families.text import TextModel
 from drivesim.families.text_sources import Sources
 from drivesim.models.autoencoder import decode
 
-NUM_CLIPS = 6
+NUM_CLIPS = 4
 PROMPT, SUBJECT = "a sks car, driving straight", "sks"
 Frames = NDArray[np.uint8]
 
