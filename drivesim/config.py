@@ -21,8 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from drivesim.core.yaml_fields import nearest
+from drivesim.data.captioned import CaptionedClipsConfig
 from drivesim.data.export import ExportConfig
 from drivesim.data.nuscenes import NuScenesConfig
+from drivesim.data.pictures import PictureFolderConfig
 from drivesim.data.prepare import PrepareConfig
 from drivesim.data.videos import VideoFolderConfig
 from drivesim.diffusion.settings import PredictionOverrides, SamplerOverrides
@@ -184,6 +186,8 @@ _SCHEMAS: dict[str, type] = {
     "nuscenes": NuScenesConfig,
     "toytown": ToytownData,
     "videos": VideoFolderConfig,
+    "captioned": CaptionedClipsConfig,
+    "pictures": PictureFolderConfig,
     "export": ExportConfig,
     "pool": PoolConfig,
     "protocol": ProtocolConfig,

@@ -132,9 +132,9 @@ def test_all_python_files_lie_in_a_package() -> None:
     assert [shown(path) for path in MODULES if not (path.parent / "__init__.py").is_file()] == []
 
 
-def test_the_shipped_files_stay_under_44_megabytes() -> None:
+def test_the_shipped_files_stay_under_56_megabytes() -> None:
     shipped = (*(ROOT / "drivesim").rglob("*.safetensors"), *(ROOT / "drivesim").rglob("*.json"))
-    assert sum(path.stat().st_size for path in shipped) <= 44 * 10**6  # 40 of them the family of models
+    assert sum(path.stat().st_size for path in shipped) <= 56 * 10**6  # 40 and 12 of them the families of models
 
 
 def test_no_run_or_cache_is_committed() -> None:

@@ -22,6 +22,9 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from drivesim.core.files import atomic_path
+from drivesim.core.tar_member import TarMember
+
+VideoFile = str | Path | TarMember  # where a video's bytes are
 
 # Files that are taken for videos by their name; what is in them decides PyAV.
 VIDEO_SUFFIXES = (
@@ -49,13 +52,16 @@ class VideoInfo:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+def _opened(path: VideoFile) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The container and its first video stream; FFmpeg's errors become ValueErrors that name the file."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
     try:
-        with av.open(str(path)) as container:
+        with ExitStack() as stack:
+            if isinstance(path, TarMember):
+                container = stack.enter_context(av.open(stack.enter_context(path.open())))
+            elif Path(path).is_file():
+                container = stack.enter_context(av.open(str(path)))
+            else:
+                raise FileNotFoundError(f"{path}: no such file")
             if not container.streams.video:
                 raise ValueError(f"{path}: no video stream in it")
             stream = container.streams.video[0]
@@ -76,7 +82,7 @@ def _counts_frames(container: InputContainer) -> bool:
     return container.format.name == "avi"
 
 
-def probe(path: str | Path) -> VideoInfo:
+def probe(path: VideoFile) -> VideoInfo:
     """Reads all packets of a file, decodes none.
 
     Raises:
@@ -109,7 +115,7 @@ def probe(path: str | Path) -> VideoInfo:
         )
 
 
-def codec_of(path: str | Path) -> str:
+def codec_of(path: VideoFile) -> str:
     """FFmpeg's name of a file's codec, "h264", from its head alone.
 
     Raises:
@@ -138,7 +144,7 @@ def _to_rgb(frame: VideoFrame) -> NDArray[np.uint8]:
     return np.ascontiguousarray(picture, dtype=np.uint8)
 
 
-def iter_frames(path: str | Path) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+def iter_frames(path: VideoFile) -> Iterator[tuple[float, NDArray[np.uint8]]]:
     """All frames in the order shown: (time in seconds, uint8 RGB (H, W, 3)); one in memory at a time.
 
     Raises:
@@ -149,7 +155,7 @@ def iter_frames(path: str | Path) -> Iterator[tuple[float, NDArray[np.uint8]]]:
             yield time_s, _to_rgb(frame)
 
 
-def read_at(path: str | Path, times_s: NDArray[np.float64], tolerance_s: float | None = None) -> NDArray[np.uint8]:
+def read_at(path: VideoFile, times_s: NDArray[np.float64], tolerance_s: float | None = None) -> NDArray[np.uint8]:
     """The frame shown at each of the given times.
 
     That is the last frame that starts at or before the time, or at most `tolerance_s` after it. A
@@ -180,7 +186,7 @@ def read_at(path: str | Path, times_s: NDArray[np.float64], tolerance_s: float |
 
 
 def _read_from(
-    path: str | Path, times_s: NDArray[np.float64], tolerance_s: float | None, *, is_seeking: bool
+    path: VideoFile, times_s: NDArray[np.float64], tolerance_s: float | None, *, is_seeking: bool
 ) -> NDArray[np.uint8] | None:
     """`read_at` with or without a jump to the earliest time; None = nothing decoded, or landed too late."""
     with _opened(path) as (container, stream):
@@ -234,7 +240,7 @@ def _serve(
         found[waiting.pop()] = picture
 
 
-def read_all(path: str | Path) -> tuple[NDArray[np.uint8], float]:
+def read_all(path: VideoFile) -> tuple[NDArray[np.uint8], float]:
     """All frames, uint8 RGB (T, H, W, 3), and the average frames per second; for short files."""
     times_s, frames = [], []
     for time_s, frame in iter_frames(path):

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from drivesim.core.boxes import UNKNOWN
 from drivesim.core.seeds import numpy_generator
+from drivesim.data.captions import collate_texts, mirrored, text_bytes
 from drivesim.data.conditions import Conditions
 from drivesim.data.frames import FrameCache
 from drivesim.data.latents import LatentCache
@@ -132,6 +133,7 @@ class FrameDataset(Dataset[Item]):
         drive, frames, is_flipped = self.where(index)
         pictures_TCHW = torch.from_numpy(self.cache.read(drive, frames)).permute(0, 3, 1, 2)
         item = _condition_item(self.cache.conditions[drive], frames)
+        item |= _caption_item(self.cache.conditions[drive], frames, (self.seed, index), is_flipped)
         if is_flipped:
             pictures_TCHW = pictures_TCHW.flip(-1)
             item["boxes_TN4"] = _mirrored(item["boxes_TN4"], item["classes_TN"])
@@ -191,7 +193,8 @@ class LatentClipDataset(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         drive, frames, rate = self.where(index)
         item = {"latents_TCHW": self.cache.read(drive, frames), "rate": torch.tensor(rate)}
-        return item | _condition_item(self.cache.conditions[drive], frames)
+        conditions = self.cache.conditions[drive]
+        return item | _condition_item(conditions, frames) | _caption_item(conditions, frames, (self.seed, index))
 
 
 def _condition_item(conditions: Conditions, frames: NDArray[np.int64]) -> Item:
@@ -203,6 +206,16 @@ def _condition_item(conditions: Conditions, frames: NDArray[np.int64]) -> Item:
         "is_night": torch.tensor(conditions.is_night),
         "has_boxes": torch.tensor(conditions.has_boxes),
     }
+
+
+def _caption_item(
+    conditions: Conditions, frames: NDArray[np.int64], key: tuple[int, int], is_flipped: bool = False
+) -> Item:
+    """`caption_L`: the bytes of one phrasing, drawn anew for each item; nothing where there are no captions."""
+    if conditions.captions is None:
+        return {}
+    text = conditions.captions.draw(int(frames[0]), numpy_generator(key[0], "caption", key[1]))
+    return {"caption_L": text_bytes(mirrored(text) if is_flipped else text)}
 
 
 def _mirrored(boxes_TN4: Tensor, classes_TN: Tensor) -> Tensor:
@@ -233,7 +246,8 @@ def collate(items: Sequence[Item]) -> Batch:
         `latents_BTCHW` float32, or `frames_BTCHW` float32 in [-1, 1]; `boxes_BTN4` float32 shares of
         the picture; `classes_BTN` int64, -1 = padding; `num_cars_BT` int64, -1 = unknown;
         `is_night_B` int64, 0 day, 1 night, -1 unknown; `has_boxes_B` bool, False = not known; with latents
-        `rate_B` int64, the number of the clip's frame rate. N is the largest count in the batch and 0 where no
+        `rate_B` int64, the number of the clip's frame rate; with captions `caption_BL` uint8, their UTF-8 bytes, which
+        `captions.texts_of` reads. N is the largest count in the batch and 0 where no
         item has a box.
     """
     most = max(item["classes_TN"].shape[1] for item in items)
@@ -241,8 +255,11 @@ def collate(items: Sequence[Item]) -> Batch:
     boxes = [pad(item["boxes_TN4"], (0, 0, 0, most - item["boxes_TN4"].shape[1])) for item in items]
     classes = [pad(item["classes_TN"], (0, most - item["classes_TN"].shape[1]), value=UNKNOWN) for item in items]
     rates = {"rate_B": torch.stack([item["rate"] for item in items])} if "rate" in items[0] else {}
+    has_captions = "caption_L" in items[0]
+    captions = {"caption_BL": collate_texts([item["caption_L"] for item in items])} if has_captions else {}
     return {
         **rates,
+        **captions,
         f"{pictures}_BTCHW": torch.stack([item[f"{pictures}_TCHW"] for item in items]),
         "boxes_BTN4": torch.stack(boxes),
         "classes_BTN": torch.stack(classes),

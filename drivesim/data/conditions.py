@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from drivesim.core.boxes import MAX_BOXES, UNKNOWN, Boxes2D
 from drivesim.core.clip import Clip
+from drivesim.data.captions import Captions
 
 # More boxes than this in one frame: the nearest are kept. The box encoder takes no more.
 
@@ -25,6 +26,7 @@ class Conditions:
     valid_T: NDArray[np.bool_]  # False = no picture at this time
     is_night: int  # 0 day, 1 night, -1 unknown
     has_boxes: bool  # False = unknown, which is not "none"
+    captions: Captions | None = None  # None = nobody captioned it
 
     def __len__(self) -> int:
         return len(self.valid_T)
@@ -51,6 +53,7 @@ class Conditions:
             "valid_T": self.valid_T,
             "is_night": np.array([self.is_night], dtype=np.int64),
             "has_boxes": np.array([self.has_boxes]),
+            **(self.captions.to_arrays() if self.captions is not None else {}),
         }
 
     @classmethod
@@ -64,6 +67,7 @@ class Conditions:
             valid_T=np.asarray(arrays["valid_T"], dtype=np.bool_),
             is_night=int(np.asarray(arrays["is_night"], dtype=np.int64)[0]),
             has_boxes=bool(np.asarray(arrays["has_boxes"], dtype=np.bool_)[0]),
+            captions=Captions.from_arrays(arrays),
         )
 
 

@@ -18,7 +18,7 @@ from drivesim.core.files import atomic_path, read_json, write_json
 from drivesim.data.conditions import Conditions, ConditionsBuilder
 from drivesim.data.reading import num_frames_at, read_drive
 from drivesim.data.sampling import is_too_fast
-from drivesim.data.source import ClipSource, Drive, Problem, ProblemKind
+from drivesim.data.source import CaptionedSource, ClipSource, Drive, Problem, ProblemKind
 
 _log = logging.getLogger(__name__)
 _FORMAT = 1  # of the files; part of the key
@@ -117,8 +117,11 @@ def _cache_drive(source: ClipSource, drive: Drive, size_hw: tuple[int, int], fps
         detail = f"{len(errors)} of {num_frames} frames cannot be read: {errors[0]}"
         problems.append(Problem(where=drive.name, kind=ProblemKind.UNREADABLE, detail=detail))
     if builder.valid_T.any():
+        conditions = builder.build()
+        if isinstance(source, CaptionedSource):
+            conditions.captions = source.captions(drive.name, conditions, fps)
         with atomic_path(folder / f"{stem}.safetensors") as temporary:
-            save_file({k: np.ascontiguousarray(v) for k, v in builder.build().to_arrays().items()}, temporary)
+            save_file({k: np.ascontiguousarray(v) for k, v in conditions.to_arrays().items()}, temporary)
     return problems
 
 

@@ -81,6 +81,12 @@ class CachedDataModule(LightningDataModule):
             )
         ]
 
+    def sample_batch(self) -> Batch:
+        """What sample pictures are drawn from: the first validation batch, or, without any, of the training items."""
+        items = self.train_set if self.val_set is None else self.val_set
+        num = min(self.config.batch_size, self.config.num_val_items)
+        return collate([items[number] for number in range(num)])
+
     def _batches_seen(self) -> int:
         # Not `global_step`: that counts the steps of every optimizer, and one step a few batches
         # where gradients are accumulated. Lightning stores this one in its checkpoints too.

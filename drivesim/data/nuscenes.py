@@ -17,7 +17,10 @@ from drivesim.core.camera import Camera, project_boxes, quaternion_from_matrix, 
 from drivesim.core.clip import Clip
 from drivesim.core.files import sha256_file
 from drivesim.core.picture import crop_to_aspect, load_picture, resize_area
-from drivesim.data.sampling import choose_frames, hash_split, native_fps
+from drivesim.data.captions import Captions
+from drivesim.data.conditions import Conditions
+from drivesim.data.label_captions import CAPTION_FORMAT, label_captions
+from drivesim.data.sampling import choose_frames, hash_split, native_fps, nearest_frames
 from drivesim.data.source import Drive, Problem, ProblemKind, check_split
 
 if TYPE_CHECKING:
@@ -49,6 +52,7 @@ class NuScenesConfig:
     min_visibility: float = 0.0  # boxes seen less (0..1) are not in the picture's boxes; the lowest level counts as 0.2
     val_scenes: list[str] = field(default_factory=list)  # names; empty = official lists, then val_share
     val_share: float = 0.1  # share held out of the scenes that no list names; chosen by a hash of the name
+    captions: bool = False  # make captions of the labels: light, way, number of cars
 
 
 @dataclass(kw_only=True, slots=True)
@@ -283,6 +287,24 @@ class NuScenesSource:
             )
             for scene, tokens in broken.items()
         ]
+
+
+class CaptionedNuScenes(NuScenesSource):
+    """The same drives with captions made of their labels."""
+
+    has_captions = True
+
+    @property
+    def fingerprint(self) -> str:
+        """Other than that of the same drives without captions."""
+        return hashlib.sha256(f"{super().fingerprint}|captions {CAPTION_FORMAT}".encode()).hexdigest()
+
+    def captions(self, drive: str, conditions: Conditions, fps: float) -> Captions:
+        """See `CaptionedSource`."""
+        scene = self._scene(drive)
+        index, _ = nearest_frames(scene.timestamps_s, np.arange(len(conditions)) / fps)
+        poses = [self._tables.get("ego_pose", scene.frames[i]["ego_pose_token"]) for i in index]
+        return label_captions(drive, conditions, _ego_path(poses), fps)
 
 
 def _load_tables(root: Path, version: str) -> NuScenes:

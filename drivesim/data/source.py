@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drivesim.core.clip import Clip
+from drivesim.data.captions import Captions
+from drivesim.data.conditions import Conditions
 
 SPLITS = ("train", "val", "test")
 
@@ -21,6 +23,9 @@ class ProblemKind(str, Enum):
     TRUNCATED = "truncated file"
     MISSING_IMAGE = "missing image"
     MISSING_POSE = "missing pose"
+    MISSING_VIDEO = "missing video"
+    NO_CAPTION = "no caption"
+    SAME_NAME = "name taken twice"
     TOO_SHORT = "too few frames"
     VARYING_RATE = "varying frame rate"
     WRONG_RATE = "wrong frame rate"
@@ -83,6 +88,22 @@ class ClipSource(Protocol):
 
     def problems(self) -> list[Problem]:
         """What is wrong with the drives, whether served or not."""
+
+
+@runtime_checkable
+class CaptionedSource(Protocol):
+    """A source whose clips come with captions, too."""
+
+    has_captions: bool
+
+    def captions(self, drive: str, conditions: Conditions, fps: float) -> Captions:
+        """What can be said of the clip that begins at each cached frame of a drive.
+
+        Args:
+            drive: its name.
+            conditions: what is known of its frames.
+            fps: of the frames.
+        """
 
 
 def check_split(split: str) -> str:

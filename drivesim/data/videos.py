@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from drivesim.core.clip import Clip
 from drivesim.core.picture import crop_to_aspect, resize_area
-from drivesim.core.video import VIDEO_SUFFIXES, probe, read_at
+from drivesim.core.video import VIDEO_SUFFIXES, VideoFile, probe, read_at
 from drivesim.data.sampling import choose_frames, hash_split, native_fps
 from drivesim.data.source import Drive, Problem, ProblemKind, check_split
 
@@ -36,61 +37,30 @@ class VideoFolderConfig:
 @dataclass(kw_only=True, slots=True)
 class _Video:
     drive: Drive
-    path: Path
+    path: VideoFile
     timestamps_s: NDArray[np.float64]  # since the first frame
     first_s: float  # time of the first frame in the file's own clock
 
 
-class VideoFolderSource:
-    """Every video file is a drive, named by its path under the folder."""
+class VideoFilesSource(ABC):
+    """Every video file is a drive; which files, and in which split, is the sub-class's."""
 
     has_boxes = False
 
-    def __init__(self, config: VideoFolderConfig) -> None:
-        """Lists the files; they are opened at the first question about them.
-
-        Raises:
-            ValueError: no such folder, no video in it, or a val pattern without a file.
-        """
-        self.config = config
-        root = Path(config.root).expanduser()
-        if not root.is_dir():
-            raise ValueError(f"{root}: no such folder of videos")
-        self._paths = {
-            path.relative_to(root).as_posix(): path
-            for path in sorted(root.glob(config.pattern))
-            if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
-        }
-        if not self._paths:
-            raise ValueError(f"{root}: no video matches {config.pattern!r} (suffixes: {' '.join(VIDEO_SUFFIXES)})")
-        self.name = root.resolve().name
-        self._split_of = self._make_splits()
+    def __init__(
+        self, name: str, paths: Mapping[str, VideoFile], split_of: Mapping[str, str], is_night: bool | None = None
+    ) -> None:
+        """Takes the files by drive name; they are opened at the first question about them."""
+        self.name = name
+        self.is_night = is_night
+        self._paths, self._split_of = paths, split_of
         self._videos: dict[str, _Video] | None = None
         self._problems: list[Problem] = []
 
-    def _make_splits(self) -> dict[str, str]:
-        patterns = self.config.val_files
-        if not patterns:
-            return hash_split(self._paths, self.config.val_share)
-        for pattern in patterns:
-            if not any(fnmatch(name, pattern) for name in self._paths):
-                raise ValueError(f"val_files: {pattern!r} matches none of the {len(self._paths)} videos")
-        held_out = {name for name in self._paths if any(fnmatch(name, pattern) for pattern in patterns)}
-        return {name: "val" if name in held_out else "train" for name in self._paths}
-
     @property
+    @abstractmethod
     def fingerprint(self) -> str:
-        """Over names, sizes, first and last bytes of all files and their splits."""
-        digest = hashlib.sha256()
-        for name, path in self._paths.items():
-            with path.open("rb") as file:
-                head = file.read(_HASHED_BYTES)
-                size = path.stat().st_size
-                file.seek(max(0, size - _HASHED_BYTES))
-                tail = file.read(_HASHED_BYTES)
-            row = f"{name}|{self._split_of[name]}|{size}|{self.config.is_night}|"
-            digest.update(row.encode() + hashlib.sha256(head + tail).digest())
-        return digest.hexdigest()
+        """See `ClipSource`."""
 
     def drives(self, split: str) -> list[Drive]:
         """The videos of a split that open, start and end; see `ClipSource`."""
@@ -137,7 +107,7 @@ class VideoFolderSource:
                     self._videos[name] = video
         return self._videos
 
-    def _open(self, name: str, path: Path) -> _Video | None:
+    def _open(self, name: str, path: VideoFile) -> _Video | None:
         """A video whose first and last frames decode; else a problem and None."""
         try:
             info = probe(path)
@@ -166,12 +136,63 @@ class VideoFolderSource:
             fps=fps,
             num_frames=len(timestamps_s),
             size_hw=(first_hw[0], first_hw[1]),
-            is_night=self.config.is_night,
+            is_night=self.is_night,
         )
         return _Video(drive=drive, path=path, timestamps_s=timestamps_s, first_s=float(info.timestamps_s[0]))
 
 
-def _read_resized(path: Path, times_s: NDArray[np.float64], size_hw: tuple[int, int]) -> Iterator[NDArray[np.uint8]]:
+class VideoFolderSource(VideoFilesSource):
+    """Every video file is a drive, named by its path under the folder."""
+
+    def __init__(self, config: VideoFolderConfig) -> None:
+        """Lists the files; they are opened at the first question about them.
+
+        Raises:
+            ValueError: no such folder, no video in it, or a val pattern without a file.
+        """
+        self.config = config
+        root = Path(config.root).expanduser()
+        if not root.is_dir():
+            raise ValueError(f"{root}: no such folder of videos")
+        paths = {
+            path.relative_to(root).as_posix(): path
+            for path in sorted(root.glob(config.pattern))
+            if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+        }
+        if not paths:
+            raise ValueError(f"{root}: no video matches {config.pattern!r} (suffixes: {' '.join(VIDEO_SUFFIXES)})")
+        self._files = paths
+        super().__init__(root.resolve().name, paths, _splits(paths, config), config.is_night)
+
+    @property
+    def fingerprint(self) -> str:
+        """Over names, sizes, first and last bytes of all files and their splits."""
+        digest = hashlib.sha256()
+        for name, path in self._files.items():
+            with path.open("rb") as file:
+                head = file.read(_HASHED_BYTES)
+                size = path.stat().st_size
+                file.seek(max(0, size - _HASHED_BYTES))
+                tail = file.read(_HASHED_BYTES)
+            row = f"{name}|{self._split_of[name]}|{size}|{self.config.is_night}|"
+            digest.update(row.encode() + hashlib.sha256(head + tail).digest())
+        return digest.hexdigest()
+
+
+def _splits(names: Collection[str], config: VideoFolderConfig) -> dict[str, str]:
+    patterns = config.val_files
+    if not patterns:
+        return hash_split(names, config.val_share)
+    for pattern in patterns:
+        if not any(fnmatch(name, pattern) for name in names):
+            raise ValueError(f"val_files: {pattern!r} matches none of the {len(names)} videos")
+    held_out = {name for name in names if any(fnmatch(name, pattern) for pattern in patterns)}
+    return {name: "val" if name in held_out else "train" for name in names}
+
+
+def _read_resized(
+    path: VideoFile, times_s: NDArray[np.float64], size_hw: tuple[int, int]
+) -> Iterator[NDArray[np.uint8]]:
     for first in range(0, len(times_s), _FRAMES_AT_ONCE):
         frames = read_at(path, times_s[first : first + _FRAMES_AT_ONCE], tolerance_s=_EXACT_S)
         cropped, _ = crop_to_aspect(frames, size_hw[1] / size_hw[0])

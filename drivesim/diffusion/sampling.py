@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from drivesim.diffusion.objective import clean_of
 from drivesim.diffusion.schedule import make_sampler
-from drivesim.diffusion.settings import SamplingConfig
+from drivesim.diffusion.settings import Sampler, SamplingConfig
 
 # (noisy samples (B, ...), timestep (B,)) -> prediction (B, ...)
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -85,7 +86,9 @@ def sample(
     # Noise comes from CPU generators: the same key gives the same noise on every device.
     x = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device, dtype)
     sampler = make_sampler(schedule, config)
-    extra = {"eta": config.eta, "generator": list(generators)} if config.eta else {}
+    extra: dict[str, Any] = {"eta": config.eta} if config.eta else {}
+    if config.eta or config.sampler is Sampler.LCM:  # those that add fresh noise
+        extra["generator"] = list(generators)
     x = x * sampler.init_noise_sigma
     for done, timestep in enumerate(sampler.timesteps, start=1):
         model_input = sampler.scale_model_input(x, timestep)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers import DDIMScheduler as DDIMScheduler
-from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from diffusers import DPMSolverMultistepScheduler, LCMScheduler, UniPCMultistepScheduler
 
 from drivesim.diffusion.settings import Sampler, SamplingConfig, ScheduleConfig, Target
 
@@ -36,6 +36,7 @@ def make_sampler(schedule: DDIMScheduler, config: SamplingConfig) -> Any:
         Sampler.DDIM: DDIMScheduler,
         Sampler.UNIPC: UniPCMultistepScheduler,
         Sampler.DPM_SOLVER: DPMSolverMultistepScheduler,
+        Sampler.LCM: LCMScheduler,
     }
     sampler = classes[Sampler(config.sampler)].from_config(schedule.config)
     sampler.set_timesteps(config.steps)

@@ -9,12 +9,16 @@ from typing import Any, TypeVar
 AnySampling = TypeVar("AnySampling", bound="SamplingConfig")
 
 
+MOST_LCM_STEPS = 50  # of diffusers' LCMScheduler: those that a model was distilled over
+
+
 class Sampler(str, Enum):
     """Samplers by name."""
 
     DDIM = "ddim"
     UNIPC = "unipc"
     DPM_SOLVER = "dpm_solver"
+    LCM = "lcm"  # of models distilled to few steps, stages distil_*
 
 
 class Target(str, Enum):
@@ -49,6 +53,8 @@ class SamplingConfig:
         _check(self.steps, self.guidance)
         if self.eta != 0 and self.sampler is not Sampler.DDIM:
             raise ValueError(f"eta={self.eta} needs sampler ddim, not {Sampler(self.sampler).value}")
+        if Sampler(self.sampler) is Sampler.LCM and self.steps > MOST_LCM_STEPS:
+            raise ValueError(f"sampling steps: {self.steps}; sampler lcm takes at most {MOST_LCM_STEPS}")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+import torch
 from diffusers import UNet2DConditionModel as UNet2DConditionModel
 
 from drivesim.models.autoencoder import Autoencoder, AutoencoderKL, VQModel
@@ -140,15 +141,34 @@ class InterpolationConfig:
 
     def check(self, key_fps: float) -> None:
         """Raises ValueError when the passes do not lead from one rate to the next."""
-        if self.num_frames < 3:
-            raise ValueError(f"interpolation.num_frames={self.num_frames}; at least 3 are needed to fill one in")
-        factor = self.num_frames - 1
-        wanted = [key_fps * factor ** (index + 1) for index in range(len(self.rates))]
-        if not self.rates or any(abs(r - w) > 1e-6 * w for r, w in zip(self.rates, wanted, strict=True)):
-            raise ValueError(
-                f"interpolation.rates={self.rates}: {self.num_frames} frames a call make {factor} times the rate, "
-                f"so from fps={key_fps:g} they must be {wanted or [key_fps * factor]}"
-            )
+        check_rates(self.num_frames, self.rates, key_fps)
+
+
+def check_rates(num_frames: int, rates: list[float], key_fps: float) -> None:
+    """Raises ValueError when passes of an interpolation of so many frames do not lead from one rate to the next."""
+    if num_frames < 3:
+        raise ValueError(f"interpolation.num_frames={num_frames}; at least 3 are needed to fill one in")
+    factor = num_frames - 1
+    wanted = [key_fps * factor ** (index + 1) for index in range(len(rates))]
+    if not rates or any(abs(r - w) > 1e-6 * w for r, w in zip(rates, wanted, strict=True)):
+        raise ValueError(
+            f"interpolation.rates={rates}: {num_frames} frames a call make {factor} times the rate, "
+            f"so from fps={key_fps:g} they must be {wanted or [key_fps * factor]}"
+        )
+
+
+@torch.no_grad()
+def widened_input(backbone: UNet2DConditionModel) -> UNet2DConditionModel:
+    """A copy whose input has also given latents and their mask; at first it does not look at them (Table 8)."""
+    extra = backbone.config.out_channels + 1
+    unet: UNet2DConditionModel = UNet2DConditionModel.from_config(
+        backbone.config, in_channels=backbone.config.in_channels + extra
+    )
+    weights = {name: weight.clone() for name, weight in backbone.state_dict().items()}
+    known = weights["conv_in.weight"]
+    weights["conv_in.weight"] = torch.cat([known, known.new_zeros(len(known), extra, *known.shape[2:])], dim=1)
+    unet.load_state_dict(weights, assign=True)
+    return unet.requires_grad_(True)
 
 
 def make_interpolation_stack(config: InterpolationConfig, backbone: UNet2DConditionModel) -> TemporalStack:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drivesim.families.folder import blank_parts, find_model
 from drivesim.models.autoencoder import FRAMES_AT_ONCE, Autoencoder, encode
 from drivesim.planning.as_on_device import AsOnDevice
 from drivesim.planning.demand import Demand, Phase, part_sizes, weight_bytes
@@ -18,8 +17,10 @@ from drivesim.planning.speed import Work
 from drivesim.planning.tally import Tally
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.fit import check_size
+from drivesim.train.folders import Parts
 from drivesim.train.optim import make_optimizer
-from drivesim.train.recipes import RECIPES, Parts, trained_parts
+from drivesim.train.recipe import Recipe
+from drivesim.train.recipes import RECIPES, trained_parts
 from drivesim.train.stage import Stage
 
 # The recipe that writes a model folder; None = no recipe does.
@@ -69,7 +70,7 @@ def stage_parts(config: TrainConfig, find_recipe: FindRecipe) -> Parts:
         assert config.init is not None
         before = None if Path(config.init).is_dir() else find_recipe(config.init)
         if before is None:
-            parts = blank_parts(_model_folder(config.init, recipe.needs), recipe.needs)
+            parts = _blank_parts(recipe, config.init)
         else:
             earlier = stage_parts(before, find_recipe)
             parts = {name: earlier[name] for name in recipe.needs}
@@ -78,12 +79,14 @@ def stage_parts(config: TrainConfig, find_recipe: FindRecipe) -> Parts:
         return parts | recipe.make(config, parts)
 
 
-def _model_folder(init: str, needs: tuple[str, ...]) -> Path:
+def _blank_parts(recipe: Recipe, init: str) -> Parts:
     try:
-        return find_model(init)
+        return recipe.folders.blank(init, recipe.needs)
     except ValueError as error:
+        if Path(init).is_dir():
+            raise
         raise ValueError(
-            f"init={init}: {error}; no shipped recipe writes that folder, so the sizes of {', '.join(needs)} "
+            f"init={init}: {error}; no shipped recipe writes that folder, so the sizes of {', '.join(recipe.needs)} "
             "are not known"
         ) from error
 

@@ -26,7 +26,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class SamplePictures(L.Callback):
-    """Every `every_steps` steps a picture from the first validation batch, as PNG and in TensorBoard."""
+    """Every `every_steps` steps a picture from the first validation items, as PNG and in TensorBoard."""
 
     def __init__(self, folder: Path, every_steps: int):
         self.folder = folder
@@ -41,10 +41,8 @@ class SamplePictures(L.Callback):
         if not due or not trainer.is_global_zero or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         assert isinstance(pl_module, Stage)
-        loaders = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
-        if not loaders:
-            return
-        batch = pl_module.transfer_batch_to_device(next(iter(loaders[0])), pl_module.device, 0)
+        batch = trainer.datamodule.sample_batch()  # type: ignore[attr-defined]
+        batch = pl_module.transfer_batch_to_device(batch, pl_module.device, 0)
         picture = pl_module.sample_pictures(batch)
         self.folder.mkdir(parents=True, exist_ok=True)
         save_png(self.folder / f"step_{step:06d}.png", picture)

@@ -10,18 +10,22 @@ from drivesim.data.batches import CropConfig
 from drivesim.data.module import DataModuleConfig
 from drivesim.diffusion.settings import PredictionSamplingConfig, SamplingConfig, ScheduleConfig
 from drivesim.models.build import AutoencoderConfig, BackboneConfig, InterpolationConfig, TemporalConfig
+from drivesim.models.text_build import TextEncoderConfig
 from drivesim.models.upsampler import UpsamplerConfig, UpsamplerTemporalConfig
 from drivesim.models.video_decoder import VideoDecoderConfig
 from drivesim.train.autoencoder import AutoencoderLossConfig
+from drivesim.train.consistency import ConsistencyConfig
+from drivesim.train.dreambooth import DreamBoothConfig
 from drivesim.train.interpolation import InterpolationLossConfig
 from drivesim.train.latent_ldm import ImageLossConfig, PredictionLossConfig
 from drivesim.train.optim import OptimConfig
+from drivesim.train.text_config import TextInterpolationConfig, TextLossConfig, TextTemporalConfig, TextUpscalerConfig
 from drivesim.train.upsampler import UpsamplerLossConfig
 from drivesim.train.video_decoder import VideoDecoderLossConfig
 
 
 class StageName(str, Enum):
-    """Training stages, in the order they build on each other."""
+    """Training stages of each family, in the order they build on each other."""
 
     AUTOENCODER = "autoencoder"
     IMAGE = "image"
@@ -30,6 +34,21 @@ class StageName(str, Enum):
     VIDEO_DECODER = "video_decoder"
     IMAGE_UPSAMPLER = "image_upsampler"
     UPSAMPLER = "upsampler"
+    TEXT_BASE = "text_base"  # a small text-to-image model from nothing
+    TEXT_IMAGE = "text_image"  # spatial layers of a checkpoint on frames of the videos
+    TEXT_KEY_FRAMES = "text_key_frames"  # temporal layers in a frozen text-to-image model
+    TEXT_INTERPOLATION = "text_interpolation"  # all weights of a U-Net that fills in frames
+    TEXT_VIDEO_DECODER = "text_video_decoder"  # layers over time in the decoder of a checkpoint
+    TEXT_UPSCALER = "text_upscaler"  # temporal layers in a frozen x4 upscaler
+    DISTIL_INTERPOLATION = "distil_interpolation"  # an interpolation that needs few steps
+    DISTIL_UPSCALER = "distil_upscaler"  # an x4 upscaler that needs few steps
+    DREAMBOOTH = "dreambooth"  # one subject in all weights of a text-to-image model
+    DREAMBOOTH_LORA = "dreambooth_lora"  # one subject in low-rank changes of its attention
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a stage of the text family."""
+        return self.value.startswith(("text_", "distil_", "dreambooth"))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -47,6 +66,7 @@ class TrainerConfig:
     picture_every: int = 500  # steps between sample pictures
     log_every: int = 10  # steps between log rows
     progress: bool = True  # progress bar
+    gradient_checkpointing: bool = False  # layers are computed again in the backward pass: less memory, more time
 
 
 @dataclass(kw_only=True, slots=True)
@@ -73,6 +93,13 @@ class TrainConfig:
     upsampler: UpsamplerConfig = field(default_factory=UpsamplerConfig)  # read by both stages of the upsampler
     upsampler_temporal: UpsamplerTemporalConfig = field(default_factory=UpsamplerTemporalConfig)  # by stage upsampler
     video_decoder: VideoDecoderConfig = field(default_factory=VideoDecoderConfig)  # read by stage video_decoder
+    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)  # read by stage text_base
+    text_temporal: TextTemporalConfig = field(default_factory=TextTemporalConfig)  # read by stage text_key_frames
+    text_interpolation: TextInterpolationConfig = field(default_factory=TextInterpolationConfig)  # by that stage
+    text_upscaler: TextUpscalerConfig = field(default_factory=TextUpscalerConfig)  # read by stage text_upscaler
+    dreambooth: DreamBoothConfig = field(default_factory=DreamBoothConfig)  # read by both stages of DreamBooth
+    consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)  # read by both stages of distillation
+    text_loss: TextLossConfig = field(default_factory=TextLossConfig)  # all stages of the text family
     crop: CropConfig = field(default_factory=CropConfig)  # read by the stages that learn from pictures
     autoencoder_loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)  # stage autoencoder
     image_loss: ImageLossConfig = field(default_factory=ImageLossConfig)  # stage image

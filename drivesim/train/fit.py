@@ -26,13 +26,12 @@ from drivesim.data.frames import FrameCache, cache_frames
 from drivesim.data.latents import cache_latents
 from drivesim.data.module import CachedDataModule
 from drivesim.data.source import ClipSource
-from drivesim.families.folder import find_model, fingerprint, load_parts, save_parts, write_index
-from drivesim.families.joining import carry, check_joined
 from drivesim.models.autoencoder import downsampling, encode, measure_scale
 from drivesim.models.temporal_stack import TemporalStack
 from drivesim.train.checkpoints import AtomicCheckpointIO, SamplePictures
 from drivesim.train.config import StageName, TrainConfig
-from drivesim.train.recipes import RECIPES, Parts, trained_parts
+from drivesim.train.folders import Parts
+from drivesim.train.recipes import RECIPES, trained_parts
 
 _log = logging.getLogger(__name__)
 SCALE_FRAMES = 512  # frames from which the latent scale is measured
@@ -98,7 +97,7 @@ def _identity(config: TrainConfig, source: ClipSource) -> dict[str, Any]:
     settings["data"] = source.fingerprint
     for name, parts in (("init", recipe.needs), ("warm_start", trained_parts(config))):
         folder = settings[name]
-        settings[name] = fingerprint(find_model(folder), parts) if folder is not None and parts else None
+        settings[name] = recipe.folders.fingerprint(folder, parts) if folder is not None and parts else None
     return settings
 
 
@@ -113,15 +112,15 @@ def _frames(config: TrainConfig, source: ClipSource, split: str) -> FrameCache |
 def _parts(config: TrainConfig) -> Parts:
     """Frozen parts from `init`, fresh or warm-started ones for the stage."""
     recipe = RECIPES[StageName(config.stage)]
-    check_joined(_folders(config), trained_parts(config))
+    recipe.folders.check(config, trained_parts(config))
     parts: Parts = {}
     if recipe.needs:
         assert config.init is not None
-        parts = load_parts(find_model(config.init), recipe.needs)
+        parts = recipe.folders.load(config.init, recipe.needs)
     check_size(config, parts)
     parts |= recipe.make(config, parts)
     if config.warm_start is not None:
-        warm = load_parts(find_model(config.warm_start), trained_parts(config))
+        warm = recipe.folders.load(config.warm_start, trained_parts(config))
         for name, part in warm.items():
             try:
                 _warm_start(parts[name], part)
@@ -140,11 +139,18 @@ def _warm_start(part: Any, warm: Any) -> None:
 
 
 def check_size(config: TrainConfig, parts: Parts) -> None:
-    """Raises ValueError where the pictures' size is not the one that the parts of `init` were made for."""
+    """Raises ValueError where pictures have a size that the parts of `init` cannot take, or were not made for."""
     if "backbone" not in parts:
         return
-    f = downsampling(parts["autoencoder"])
-    made_for = [side * f for side in parts["backbone"].config.sample_size]
+    f, net = downsampling(parts["autoencoder"]), parts["backbone"].config
+    if StageName(config.stage).is_text:  # convolutional in space: any size that can be halved often enough
+        low = RECIPES[StageName(config.stage)].scale(config)
+        step = f * 2 ** (len(net.block_out_channels) - 1) // low
+        if any(side % step for side in config.size_hw):
+            nearest = [max(step, round(side / step) * step) for side in config.size_hw]
+            raise ValueError(f"size_hw={list(config.size_hw)} does not divide by {step}; the nearest is {nearest}")
+        return
+    made_for = [side * f for side in net.sample_size]
     if list(config.size_hw) != made_for:
         raise ValueError(f"size_hw={list(config.size_hw)}, but init={config.init} was trained on {made_for}")
 
@@ -166,7 +172,7 @@ def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None
         latents = cache_latents(
             frames,
             lambda pictures: encode(parts["autoencoder"], pictures),
-            fingerprint(find_model(config.init), ["autoencoder"]),
+            recipe.folders.fingerprint(config.init, ["autoencoder"]),
             Path(config.cache_dir),
         )
         return LatentClipDataset(latents, seed=seed, num_frames=num_frames, rates=rates)
@@ -221,24 +227,11 @@ def _export(config: TrainConfig, parts: Parts, frames: FrameCache | None, folder
     if folder.exists():  # of a start that was stopped while it wrote
         shutil.rmtree(folder)
     trained = trained_parts(config)
-    made = {name: part for name, part in parts.items() if name in trained or name not in recipe.needs}
+    kept = set(recipe.needs) - {*trained, *recipe.replaces}
+    made = {name: part for name, part in parts.items() if name not in kept}
     if config.position_tables:
         made |= {name: part.with_position_table() for name, part in made.items() if isinstance(part, TemporalStack)}
-    save_parts(folder, made, _dtype(config))
-    carried = carry(_folders(config), trained, folder)
-    index = carried | recipe.index(config)
-    if index:
-        write_index(folder, {"name": config.name} | index)
-
-
-def _folders(config: TrainConfig) -> list[Path]:
-    """Where the exported model's other parts come from."""
-    return [find_model(folder) for folder in (config.init, *config.joins) if folder is not None]
-
-
-def _dtype(config: TrainConfig) -> torch.dtype:
-    dtype: torch.dtype = getattr(torch, config.weights)
-    return dtype
+    recipe.folders.export(config, made, trained, recipe.index(config), folder)
 
 
 def _spread_frames(cache: FrameCache, most: int) -> Any:

@@ -19,13 +19,14 @@ from drivesim.train.optim import OptimizerName
 from drivesim.train.recipes import RECIPES
 from tests.train.test_fit import config as tiny_config
 
-FOLDERS = {stage: f"nowhere/{stage.value}" for stage in StageName}
+STAGES = [stage for stage in StageName if not stage.is_text]
+FOLDERS = {stage: f"nowhere/{stage.value}" for stage in STAGES}
 
 
 def config(stage: StageName) -> TrainConfig:
     """A tiny recipe whose `init` is what the stage writes that makes the last of the parts it needs."""
     networks = [name for name in RECIPES[stage].needs if not name.endswith("scheduler")]
-    makers = [s for s in StageName if networks and networks[-1] in RECIPES[s].trains]
+    makers = [s for s in STAGES if networks and networks[-1] in RECIPES[s].trains]
     made = tiny_config(stage, Path("cache"), Path(FOLDERS[makers[0]]) if makers else None)
     made.trainer.accumulate = 1
     return made
@@ -35,7 +36,7 @@ def recipe(folder: str) -> TrainConfig | None:
     return next((config(stage) for stage, name in FOLDERS.items() if name == folder), None)
 
 
-@pytest.mark.parametrize("stage", list(StageName))
+@pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_is_counted_from_its_own_loss(stage: StageName) -> None:
     settings = config(stage)
     parts = stage_parts(settings, recipe)

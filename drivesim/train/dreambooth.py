@@ -1,0 +1,179 @@
+"""DreamBooth: a text-to-image model learns one subject by a rare token, and keeps what it knew of the subject's class.
+
+After Ruiz et al. 2022 (arXiv 2208.12242); the paper: 800 steps at 1e-6, 256 class pictures.
+Axes: B samples, N class pictures, C h w latents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from drivesim.conditioning.text import TextConditioner
+from drivesim.core.files import atomic_path
+from drivesim.core.seeds import torch_generator
+from drivesim.data.captions import texts_of
+from drivesim.diffusion.objective import diffusion_loss
+from drivesim.diffusion.sampling import Guidance, sample
+from drivesim.diffusion.settings import SamplingConfig
+from drivesim.models.autoencoder import decode
+from drivesim.nn.lora import LoraLayers
+from drivesim.train.stage import Batch
+from drivesim.train.text_ldm import TextImageStage
+
+AT_ONCE = 4  # class pictures that are made together
+UNET_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")  # that LoRA changes: diffusers' training changes the same
+TEXT_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
+@dataclass(kw_only=True, slots=True)
+class DreamBoothConfig:
+    """What the subject is one of, and how strongly the class is kept."""
+
+    class_prompt: str = "a car"  # what pictures of the class are made from, by the model itself
+    num_class_pictures: int = 256  # made before the first step
+    prior_weight: float = 1.0  # of the class pictures' error beside the subject's; 0 = no prior preservation
+    lora_rank: int = 8  # of each change; read by stage dreambooth_lora
+
+    def __post_init__(self) -> None:
+        """Refuses prior preservation without pictures."""
+        if self.prior_weight and self.num_class_pictures < 1:
+            raise ValueError("dreambooth.num_class_pictures must be 1 or more, or prior_weight=0")
+
+
+@torch.no_grad()
+def class_latents(
+    parts: dict[str, Any],
+    config: DreamBoothConfig,
+    shape: tuple[int, int, int],
+    sampling: SamplingConfig,
+    place: tuple[int, Path],
+) -> Tensor:
+    """Latents (N, C, h, w) of class pictures that the model itself makes.
+
+    They are kept in a folder as they are made, so a stopped run goes on. Without weights (a plan) there are zeros.
+
+    Args:
+        parts: backbone, tokenizer, text_encoder, scheduler.
+        config: how many, of what.
+        shape: of one: C, h, w.
+        sampling: how they are sampled.
+        place: key of their noise, and the folder, which is of this model, prompt, size, sampling and key alone.
+    """
+    backbone, (seed, folder) = parts["backbone"], place
+    if backbone.device.type == "meta":
+        return torch.zeros(config.num_class_pictures, *shape, device="meta")
+    text = TextConditioner(parts["tokenizer"], parts["text_encoder"])
+    made: list[Tensor] = []
+    for first in range(0, config.num_class_pictures, AT_ONCE):
+        numbers = range(first, min(first + AT_ONCE, config.num_class_pictures))
+        path = folder / f"{first:05d}.safetensors"
+        if not path.is_file():
+            tokens, none = (text([prompt] * len(numbers)) for prompt in (config.class_prompt, ""))
+            guided = Guidance(_denoiser(backbone, tokens), _denoiser(backbone, none), sampling.guidance)
+            generators = [torch_generator(seed, "class picture", number) for number in numbers]
+            latents = sample(guided, shape, parts["scheduler"], sampling, generators)
+            with atomic_path(path) as temporary:
+                save_file({"latents": latents.contiguous()}, temporary)
+        made.append(load_file(path)["latents"])
+    return torch.cat(made)
+
+
+def _denoiser(backbone: Any, tokens: Tensor) -> Any:
+    return lambda x, step: backbone(x, step, tokens).sample
+
+
+class DreamBoothStage(TextImageStage):
+    """Trains backbone and text encoder on a subject's latents and on those of its class, half and half.
+
+    Parts: those of `TextImageStage`, and class_latents (N, C, h, w).
+    """
+
+    def __init__(self, parts: dict[str, Any], trains: tuple[str, ...], *, config: DreamBoothConfig, **settings: Any):
+        super().__init__(parts, trains, **settings)
+        self.config = config
+        self.class_latents: Tensor = parts["class_latents"]
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """The subject's error, and the class's beside it."""
+        x, texts = batch["latents_BTCHW"][:, 0], texts_of(batch["caption_BL"])
+        b = len(x)
+        if self.config.prior_weight:
+            chosen = torch.randint(0, len(self.class_latents), (b,), generator=generator)
+            x = torch.cat([x, self.class_latents[chosen.to(self.class_latents.device)].to(x)])
+            texts = texts + [self.config.class_prompt] * b
+        noisy, steps, target = self.denoised(x, generator)
+        prediction = self.predict(noisy, steps, texts)
+        subject = diffusion_loss(prediction[:b], target[:b])
+        if not self.config.prior_weight:
+            return {"loss": subject}
+        prior = diffusion_loss(prediction[b:], target[b:])
+        return {
+            "loss": subject + self.config.prior_weight * prior,
+            "subject": subject.detach(),
+            "prior": prior.detach(),
+        }
+
+    def predict(self, noisy: Tensor, steps: Tensor, texts: list[str]) -> Tensor:
+        """The backbone's prediction for texts."""
+        made: Tensor = self.backbone(noisy, steps, self.tokens(texts)).sample
+        return made
+
+    @torch.no_grad()
+    def sample_pictures(self, batch: Batch) -> NDArray[np.uint8]:
+        """The subject's own pictures above, made ones of it in the middle, of its class below."""
+        x = batch["latents_BTCHW"][:4, 0]
+        texts = texts_of(batch["caption_BL"][:4])
+        rows = [x]
+        with self.ema.swapped_in():
+            for prompts in (texts, [self.config.class_prompt] * len(x)):
+                rows.append(
+                    self.sampled(
+                        lambda z, step, prompts=prompts: self.predict(z, step, prompts),  # type: ignore[misc]
+                        lambda z, step: self.predict(z, step, [""] * len(z)),
+                        tuple(x.shape[1:]),
+                        len(x),
+                    )
+                )
+        return np.concatenate([np.concatenate(list(decode(self.autoencoder, row)), axis=1) for row in rows])
+
+
+class DreamBoothLoraStage(DreamBoothStage):
+    """The light way: backbone and text encoder stay, low-rank changes of their attention are trained.
+
+    Parts: those of `DreamBoothStage`, and lora, a module of `LoraLayers` backbone and text_encoder.
+    """
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Raises ValueError: the second pass would run without the changes, which are handed to the first one alone."""
+        raise ValueError(
+            "trainer.gradient_checkpointing=true: stage dreambooth_lora cannot; it needs little memory anyway"
+        )
+
+    def predict(self, noisy: Tensor, steps: Tensor, texts: list[str]) -> Tensor:
+        """The changed backbone's prediction for texts, as the changed encoder reads them."""
+        lora: Any = self.trained["lora"]
+        encoder = self.text.text_encoder
+        ids_BL = self.text.token_ids(texts, cut=True).to(self.device)
+        tokens = functional_call(encoder, lora["text_encoder"].weights(encoder), (ids_BL,))[0]
+        made = functional_call(self.backbone, lora["backbone"].weights(self.backbone), (noisy, steps, tokens))
+        prediction: Tensor = made.sample
+        return prediction
+
+
+def make_lora(parts: dict[str, Any], rank: int) -> nn.ModuleDict:
+    """Fresh changes of a model's attention layers."""
+    return nn.ModuleDict(
+        {
+            "backbone": LoraLayers(parts["backbone"], UNET_LAYERS, rank),
+            "text_encoder": LoraLayers(parts["text_encoder"], TEXT_LAYERS, rank),
+        }
+    )

@@ -1,0 +1,225 @@
+"""Model folders of the text family, as training reads and writes them.
+
+Parts have the names of the driving family where they are the same thing: `autoencoder` is diffusers' vae, `backbone`
+its unet. An `init` may also be a bare text-to-image checkpoint: a diffusers folder, a hub id, or an original file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import nn
+
+from drivesim.core.files import sha256_file
+from drivesim.families.folder import INDEX, PARTS, find_model, fingerprint, load_parts, save_parts, write_index
+from drivesim.families.text_parts import FAMILY, blank_checkpoint
+from drivesim.models.hub import find_source
+from drivesim.models.text_to_image import TextToImage, load_text_to_image, save_text_to_image
+from drivesim.train.config import TrainConfig
+from drivesim.train.folders import DRIVING_FOLDERS, ModelFolders, Parts, weight_type
+
+# Our name of a checkpoint's part -> diffusers'.
+CHECKPOINT_PARTS = {
+    "autoencoder": "vae",
+    "backbone": "unet",
+    "text_encoder": "text_encoder",
+    "tokenizer": "tokenizer",
+    "scheduler": "scheduler",
+    "low_res_scheduler": "low_res_scheduler",
+}
+CHECKPOINTS = ("image", "upscaler")  # sub-folders that hold a whole text-to-image checkpoint
+LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' name
+
+
+class TextFolders(ModelFolders):
+    """Folders with an index of family text.
+
+    Args:
+        checkpoint: which of CHECKPOINTS the parts in CHECKPOINT_PARTS are of.
+    """
+
+    def __init__(self, checkpoint: str = "image"):
+        self.checkpoint = checkpoint
+
+    def check(self, config: TrainConfig, trained: Iterable[str]) -> None:
+        """Raises ValueError where two of the folders hold different parts of one name, or different facts."""
+        self._facts(config)
+        sources = [folder for folder in map(_family_folder, self._sources(config)) if folder is not None]
+        for name in (*CHECKPOINTS, *PARTS):
+            holders = [folder for folder in sources if (folder / name).is_dir()]
+            if name in trained or len(holders) < 2:
+                continue
+            if len({_digest(folder / name) for folder in holders}) > 1:
+                both = " and ".join(map(str, holders))
+                raise ValueError(f"parts do not fit together: {both} hold different {name!r}")
+
+    def load(self, source: str, names: Iterable[str]) -> Parts:
+        """See `ModelFolders`."""
+        wanted = list(names)
+        parts: Parts = {}
+        if any(name in CHECKPOINT_PARTS for name in wanted):
+            found = load_text_to_image(self.checkpoint_source(source))
+            parts = {name: getattr(found, theirs) for name, theirs in CHECKPOINT_PARTS.items() if name in wanted}
+        others = [name for name in wanted if name not in CHECKPOINT_PARTS]
+        return parts | (load_parts(find_model(source), others) if others else {})
+
+    def blank(self, source: str, names: Iterable[str]) -> Parts:
+        """See `ModelFolders`."""
+        found = blank_checkpoint(Path(find_source(self.checkpoint_source(source))))
+        return {name: getattr(found, CHECKPOINT_PARTS[name]) for name in names}
+
+    def fingerprint(self, source: str, names: Iterable[str]) -> str:
+        """See `ModelFolders`."""
+        wanted = sorted(names)
+        checkpoint = find_source(self.checkpoint_source(source))
+        digest = hashlib.sha256()
+        for name in wanted:
+            if name not in CHECKPOINT_PARTS:
+                digest.update(fingerprint(find_model(source), [name]).encode())
+            elif checkpoint.is_dir():
+                digest.update(_digest(checkpoint / CHECKPOINT_PARTS[name]).encode())
+        if checkpoint.is_file():
+            digest.update(sha256_file(checkpoint).encode())
+        return digest.hexdigest()
+
+    def checkpoint_source(self, source: str) -> str:
+        """The text-to-image checkpoint of a model: its own sub-folder, the one that its index names, or `source`."""
+        folder = _family_folder(source)
+        if folder is None:
+            return source
+        named = json.loads((folder / INDEX).read_text()).get(self.checkpoint)
+        return str(named) if isinstance(named, str) else str(folder / self.checkpoint)
+
+    def export(
+        self, config: TrainConfig, made: Parts, trained: Iterable[str], index: dict[str, Any], folder: Path
+    ) -> None:
+        """See `ModelFolders`."""
+        own = {name: part for name, part in made.items() if name in PARTS and name not in CHECKPOINT_PARTS}
+        of_checkpoint = {name: part for name, part in made.items() if name in CHECKPOINT_PARTS}
+        save_parts(folder, own, weight_type(config))
+        if of_checkpoint:
+            assert config.init is not None
+            missing = [name for name in CHECKPOINT_PARTS if name not in of_checkpoint]
+            save_checkpoint(self.load(config.init, missing) | of_checkpoint, folder / self.checkpoint, config)
+        for source in filter(None, map(_family_folder, self._sources(config))):
+            for name in (*CHECKPOINTS, *PARTS):
+                if (source / name).is_dir() and name not in trained and not (folder / name).exists():
+                    shutil.copytree(source / name, folder / name)
+        write_index(folder, self._index(config, index, folder))
+
+    def _sources(self, config: TrainConfig) -> list[str]:
+        return [source for source in (config.init, *config.joins) if source is not None]
+
+    def _facts(self, config: TrainConfig) -> dict[str, Any]:
+        """The facts of all folders' indexes but the name; ValueError where two contradict each other."""
+        facts: dict[str, Any] = {"samplings": {}}
+        for folder in filter(None, map(_family_folder, self._sources(config))):
+            index = json.loads((folder / INDEX).read_text())
+            index.pop("name", None)
+            facts["samplings"] |= index.pop("samplings", {})
+            for key, value in index.items():
+                if facts.setdefault(key, value) != value:
+                    raise ValueError(f"models do not fit together: {key} is {facts[key]} and, in {folder}, {value}")
+        return facts
+
+    def _index(self, config: TrainConfig, index: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """All facts of a model, given those of its last stage; a checkpoint that was not copied is named."""
+        facts, own = self._facts(config), dict(index)
+        facts["samplings"] |= own.pop("samplings", {})
+        upscaling = own.pop("upscaling", None)
+        if upscaling is not None and (folder / "upscaler").is_dir():
+            facts["upscaler"] = upscaling
+        if (folder / self.checkpoint).is_dir():
+            if isinstance(facts.get(self.checkpoint), str):
+                del facts[self.checkpoint]
+        elif config.init is not None and _family_folder(config.init) is None:
+            facts[self.checkpoint] = config.init
+        return {"family": FAMILY, "name": config.name} | facts | own
+
+
+class TextBaseFolders(TextFolders):
+    """For an image model from nothing: `init` is a driving model, whose autoencoder it takes."""
+
+    def check(self, config: TrainConfig, trained: Iterable[str]) -> None:
+        """Nothing is joined."""
+
+    def load(self, source: str, names: Iterable[str]) -> Parts:
+        """From the driving model, or, for a warm start, from a text model."""
+        wanted = list(names)
+        return DRIVING_FOLDERS.load(source, wanted) if wanted == ["autoencoder"] else super().load(source, wanted)
+
+    def blank(self, source: str, names: Iterable[str]) -> Parts:
+        """From the driving model."""
+        return DRIVING_FOLDERS.blank(source, names)
+
+    def fingerprint(self, source: str, names: Iterable[str]) -> str:
+        """Of the driving model's autoencoder, or, for a warm start, of a text model's parts."""
+        wanted = list(names)
+        is_driving = wanted == ["autoencoder"]
+        return DRIVING_FOLDERS.fingerprint(source, wanted) if is_driving else super().fingerprint(source, wanted)
+
+    def export(
+        self, config: TrainConfig, made: Parts, trained: Iterable[str], index: dict[str, Any], folder: Path
+    ) -> None:
+        """All parts were made."""
+        save_checkpoint(made, folder / self.checkpoint, config)
+        write_index(folder, {"family": FAMILY, "name": config.name} | index)
+
+
+class SubjectFolders(TextFolders):
+    """What DreamBooth leaves: a plain diffusers folder, or LoRA weights in diffusers' format."""
+
+    def export(
+        self, config: TrainConfig, made: Parts, trained: Iterable[str], index: dict[str, Any], folder: Path
+    ) -> None:
+        """Writes no index of ours: the folder is what a text model takes as `image` or `lora`."""
+        if "lora" in made:
+            names = {"backbone": "unet", "text_encoder": "text_encoder"}
+            tensors = {k: t for part, theirs in names.items() for k, t in made["lora"][part].tensors(theirs).items()}
+            path = folder / LORA_FILE
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file({name: tensor.cpu().to(weight_type(config)) for name, tensor in tensors.items()}, path)
+            path.chmod(folder.stat().st_mode & 0o666)
+            return
+        assert config.init is not None
+        own = {name: part for name, part in made.items() if name in CHECKPOINT_PARTS}
+        missing = [name for name in CHECKPOINT_PARTS if name not in own]
+        save_checkpoint(self.load(config.init, missing) | own, folder, config)
+
+
+def save_checkpoint(parts: Parts, folder: Path, config: TrainConfig) -> None:
+    """Writes a diffusers folder, its weights in the configured type; files are readable for all who may read it."""
+    named = {theirs: parts.get(name) for name, theirs in CHECKPOINT_PARTS.items()}
+    kept = {name: part.dtype for name, part in named.items() if isinstance(part, nn.Module)}
+    for name in kept:
+        named[name].to(weight_type(config))  # type: ignore[union-attr]
+    save_text_to_image(TextToImage(**named), folder)
+    for name, dtype in kept.items():
+        named[name].to(dtype)  # type: ignore[union-attr]
+    for file in folder.rglob("*.safetensors"):  # safetensors writes 0600
+        file.chmod((folder / "model_index.json").stat().st_mode)
+
+
+def _family_folder(source: str) -> Path | None:
+    """The folder of a model of this family; None = something else, such as a bare checkpoint."""
+    try:
+        folder = find_model(source)
+        index = json.loads((folder / INDEX).read_text())
+    except (ValueError, OSError):
+        return None
+    return folder if isinstance(index, dict) and index.get("family") == FAMILY else None
+
+
+def _digest(folder: Path) -> str:
+    """sha256 over the files of a folder, by name."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            digest.update(path.relative_to(folder).as_posix().encode() + sha256_file(path).encode())
+    return digest.hexdigest()

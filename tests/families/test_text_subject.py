@@ -1,0 +1,55 @@
+"""One toytown car in the text family: temporal layers moved to a backbone that was tuned on it keep car and motion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from drivesim.core.seeds import torch_generator
+from drivesim.families.prompts import Prompts
+from drivesim.families.text import TextModel
+from drivesim.families.text_sources import Sources
+from drivesim.models.autoencoder import decode
+
+NUM_CLIPS = 4
+PROMPT, SUBJECT = "a sks car, driving straight", "sks"
+Frames = NDArray[np.uint8]
+
+
+def made(model: TextModel, prompts: Prompts) -> list[Frames]:
+    generators = [torch_generator("subject", number) for number in range(NUM_CLIPS)]
+    no_start = model.encode(np.zeros((0, *model.start_hw, 3), np.uint8)).expand(NUM_CLIPS, 0, -1, -1, -1)
+    latents = model.predict(no_start, generators=generators, conditions=[prompts] * NUM_CLIPS)
+    return [decode(model.parts.image.vae, clip) for clip in latents]
+
+
+def purple_shares(clip: Frames) -> NDArray[np.float64]:
+    """Share of each frame's pixels that have the subject's colour, which one car in nine has."""
+    red, green, blue = (clip[..., channel].astype(int) for channel in range(3))
+    return ((red - green > 30) & (blue - green > 35)).mean(axis=(1, 2))
+
+
+def change(clips: list[Frames]) -> float:
+    """Grey levels by which pixels change from frame to frame."""
+    return float(np.mean([np.abs(np.diff(clip.astype(float), axis=0)).mean() for clip in clips]))
+
+
+@pytest.mark.parametrize("kind", ["dreambooth", "dreambooth_lora"])
+def test_the_car_is_in_every_frame_and_the_clips_move_as_before(kind: str, repo_root: Path) -> None:
+    folder = repo_root / "runs" / "toytown_text" / kind / "model"
+    if not folder.is_dir():
+        pytest.skip(f"not trained here: drivesim train experiment=toytown_text/{kind}")
+    sources = Sources(image=str(folder)) if kind == "dreambooth" else Sources(lora=[str(folder)])
+    own = made(TextModel.from_pretrained("toytown_text"), Prompts(prompts=[PROMPT.replace(f"{SUBJECT} ", "")]))
+    tuned = TextModel.from_pretrained("toytown_text", sources=sources)
+    subject = made(tuned, Prompts(prompts=[PROMPT], subject=SUBJECT))
+    before, after = (np.array([purple_shares(clip) for clip in clips]) for clips in (own, subject))
+    print(f"\n{kind}: purple {100 * before.mean():.2f} % before, {100 * after.mean():.2f} % after; in the frames of")
+    print("\n".join(f"  clip {n}: {' '.join(f'{100 * share:.1f}' for share in row)} %" for n, row in enumerate(after)))
+    print(f"changes from frame to frame: {change(own):.1f} before, {change(subject):.1f} after (grey levels)")
+    assert after.mean() > 3 * before.mean()
+    assert np.median(after.min(axis=1)) > before.mean(), "in every frame of most clips"
+    assert 0.5 < change(subject) / change(own) < 2

@@ -1,0 +1,23 @@
+"""Pictures of one car: large, of the colour that was asked for, and the same every time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from drivesim.toytown import TownConfig
+from drivesim.toytown.subject import subject_pictures
+
+
+def purple_share(picture: np.ndarray) -> float:
+    red, green, blue = (picture[..., c].astype(int) for c in range(3))
+    return float(((red - green > 40) & (blue - green > 50)).mean())
+
+
+def test_the_subject_is_seen_in_every_picture() -> None:
+    town = TownConfig(duration_s=4.0, fps=4.0, key_fps=4.0, size_hw=(64, 128), night_share=0.0, traffic_density=1.5)
+    pictures = list(subject_pictures(town, 2))
+    assert [picture.shape for picture in pictures] == [(64, 128, 3)] * 2
+    assert min(map(purple_share, pictures)) > 0.01
+    green = next(subject_pictures(town, 1, colour=(24, 152, 74)))
+    assert purple_share(green) < purple_share(pictures[0]) / 2
+    np.testing.assert_array_equal(next(subject_pictures(town, 1)), pictures[0])

@@ -1,0 +1,280 @@
+"""Every stage of the text family at tiny size: it trains, resumes to the same bytes, and exports for the next."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from drivesim.core.picture import save_png
+from drivesim.data import NuScenesConfig, make_source
+from drivesim.data.batches import CropConfig
+from drivesim.data.pictures import PictureFolder, PictureFolderConfig
+from drivesim.data.source import ClipSource
+from drivesim.diffusion.settings import Sampler, SamplingConfig
+from drivesim.families.folder import load_parts
+from drivesim.families.text import TextModel
+from drivesim.models.autoencoder import decode, encode
+from drivesim.models.build import BackboneConfig
+from drivesim.models.text_build import TextEncoderConfig
+from drivesim.models.text_to_image import load_text_to_image
+from drivesim.toytown import TownConfig, write_nuscenes
+from drivesim.train.config import StageName, TrainConfig
+from drivesim.train.consistency import ConsistencyConfig
+from drivesim.train.dreambooth import DreamBoothConfig
+from drivesim.train.fit import fit
+from drivesim.train.text_config import (
+    TextInterpolationConfig,
+    TextLossConfig,
+    TextTemporalConfig,
+    TextUpscalerConfig,
+)
+from tests.models.tiny_stable_diffusion import save_tiny
+from tests.train.test_fit import config as driving_config
+from tests.train.test_fit import losses, weights
+
+SIZE_HW = [16, 32]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> ClipSource:
+    root = tmp_path_factory.mktemp("town")
+    write_nuscenes(TownConfig(num_scenes=2, duration_s=4.0, fps=4.0, key_fps=4.0, size_hw=(64, 128)), root)
+    settings = NuScenesConfig(root=str(root), version="v1.0-toytown", val_scenes=["toytown-0001"], captions=True)
+    return make_source(settings)
+
+
+def config(stage: StageName, cache: Path, init: Path, max_steps: int = 2, **more: object) -> TrainConfig:
+    made = driving_config(stage, cache, init, max_steps)
+    made.size_hw, made.fps, made.trainer.accumulate = list(SIZE_HW), 4.0, 1
+    made.backbone = BackboneConfig(
+        block_out_channels=[16, 32], attention=[True, True], layers_per_block=1, channels_per_head=8,
+        norm_num_groups=8, token_dim=16,
+    )  # fmt: skip
+    made.text_encoder = TextEncoderConfig(words=["night", "car"], num_tokens=12, num_layers=1, num_heads=2)
+    made.text_temporal = TextTemporalConfig(num_frames=4, feed_forward_mult=1)
+    made.text_interpolation = TextInterpolationConfig(num_frames=3, rates=[4.0], feed_forward_mult=1)
+    made.text_upscaler = TextUpscalerConfig(num_frames=3, overlap=1, context_channels=4, feed_forward_mult=1)
+    made.text_loss = TextLossConfig(drop_text=0.3)
+    made.crop = CropConfig(size_hw=[32, 32])
+    made.video_decoder.levels = []
+    made.consistency = ConsistencyConfig(solver_steps=10, guidance=2.0)
+    made.dreambooth = DreamBoothConfig(class_prompt="a car", num_class_pictures=3, lora_rank=2)
+    for name, value in more.items():
+        setattr(made, name, value)
+    return made
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("checkpoint") / "sd", "v2")
+
+
+@pytest.fixture(scope="module")
+def upscaler(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("checkpoint") / "upscaler", "upscaler")
+
+
+@pytest.fixture(scope="module")
+def run(source, checkpoint, tmp_path_factory):
+    """Trains a stage once from the checkpoint, or from the model of another stage."""
+    root, made = tmp_path_factory.mktemp("runs"), {}
+
+    def of(stage: StageName, init: Path | None = None, data: ClipSource | None = None, **more: object) -> Path:
+        if stage not in made:
+            settings = config(stage, root / "cache", init or checkpoint, **more)
+            made[stage] = fit(settings, data or source, root / stage.value)
+        return made[stage]
+
+    return of
+
+
+def index_of(model: Path) -> dict[str, object]:
+    return json.loads((model / "model_index.json").read_text())
+
+
+def changed(before: torch.nn.Module, after: torch.nn.Module) -> list[str]:
+    pairs = zip(before.state_dict().items(), after.state_dict().values(), strict=True)
+    return [name for (name, one), other in pairs if not torch.equal(one, other)]
+
+
+def test_spatial_layers_are_tuned_on_frames_and_the_rest_stays(run, checkpoint) -> None:
+    model = run(StageName.TEXT_IMAGE)
+    before, after = load_text_to_image(checkpoint), load_text_to_image(model / "image")
+    assert changed(before.unet, after.unet)
+    assert not changed(before.vae, after.vae)
+    assert not changed(before.text_encoder, after.text_encoder)
+    assert index_of(model)["family"] == "text"
+
+
+def test_key_frames_keep_the_image_model_and_name_it(run, checkpoint) -> None:
+    model = run(StageName.TEXT_KEY_FRAMES)
+    assert index_of(model)["image"] == str(checkpoint), "a checkpoint that was not changed is not copied"
+    assert not (model / "image").exists()
+    stack = load_parts(model, ["temporal"])["temporal"].config
+    assert (stack.num_frames, stack.per_frame_alpha, stack.cross_attention_dim) == (4, False, 32)
+
+
+def test_a_text_model_is_carried_from_stage_to_stage(run, source, tmp_path) -> None:
+    image = run(StageName.TEXT_IMAGE)
+    settings = config(StageName.TEXT_KEY_FRAMES, tmp_path / "cache", image, fps=2.0)
+    keys = fit(settings, source, tmp_path / "keys")
+    assert weights(keys / "image") == weights(image / "image")
+    more = config(StageName.TEXT_INTERPOLATION, tmp_path / "cache", image, joins=[str(keys)], fps=2.0)
+    model = fit(more, source, tmp_path / "interpolation")
+    assert weights(model / "temporal") == weights(keys / "temporal")
+    assert index_of(model)["rates"] == [4.0]
+    assert set(index_of(model)["samplings"]) == {"key_frames", "interpolate"}
+    loaded = TextModel.from_pretrained(model)
+    assert (loaded.fps, loaded.num_frames, loaded.size_hw) == (4.0, 4, tuple(SIZE_HW))
+
+
+def test_the_interpolation_sees_given_frames_in_its_input_and_moves_all_its_weights(run, checkpoint) -> None:
+    parts = load_parts(
+        run(StageName.TEXT_INTERPOLATION, fps=2.0), ["interpolation_unet", "interpolation", "rate_label"]
+    )
+    unet, backbone = parts["interpolation_unet"], load_text_to_image(checkpoint).unet
+    assert unet.config.in_channels == 9
+    assert parts["interpolation"].noise_embed is not None
+    assert unet.conv_in.weight[:, 4:].abs().max() > 0, "the new inputs have begun to count"
+    after = unet.state_dict() | {"conv_in.weight": unet.conv_in.weight[:, :4]}
+    still = [name for name, weight in backbone.state_dict().items() if torch.equal(weight, after[name])]
+    assert not still
+
+
+def test_the_upscaler_learns_from_pieces(run, upscaler) -> None:
+    model = run(StageName.TEXT_UPSCALER, init=upscaler)
+    stack = load_parts(model, ["upscaler_temporal"])["upscaler_temporal"].config
+    assert (stack.context_in_channels, stack.context_shortcut) == (3, True)
+    assert index_of(model)["upscaler"] == str(upscaler), "a checkpoint that was not changed is named"
+
+
+def test_the_video_decoder_is_that_of_the_checkpoint(run) -> None:
+    model = run(StageName.TEXT_VIDEO_DECODER, crop=CropConfig())
+    assert load_parts(model, ["video_decoder"])["video_decoder"].config.latent_channels == 4
+
+
+def test_a_model_from_nothing_is_a_pipeline_of_diffusers(run, source, tmp_path) -> None:
+    driving = fit(driving_config(StageName.AUTOENCODER, tmp_path / "cache"), source, tmp_path / "autoencoder")
+    model = run(StageName.TEXT_BASE, init=driving)
+    old, new = load_parts(driving, ["autoencoder"])["autoencoder"], load_text_to_image(model / "image").vae
+    assert old.config.shift_factor
+    assert not new.config.shift_factor
+    frames = (torch.rand(1, 16, 32, 3, generator=torch.Generator().manual_seed(0)) * 255).byte().numpy()
+    torch.testing.assert_close(encode(new, frames), encode(old, frames), rtol=1e-4, atol=1e-4)
+    assert abs(decode(new, encode(new, frames)).astype(int) - decode(old, encode(old, frames)).astype(int)).max() <= 1
+    pipeline = StableDiffusionPipeline.from_pretrained(model / "image", local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    made = pipeline("a car at night", height=16, width=32, num_inference_steps=2, output_type="np").images
+    assert made.shape == (1, 16, 32, 3)
+
+
+@pytest.mark.parametrize("stage", [StageName.TEXT_KEY_FRAMES, StageName.TEXT_INTERPOLATION], ids=str)
+def test_a_stopped_run_goes_on_to_the_same_bytes(stage, source, checkpoint, tmp_path, monkeypatch) -> None:
+    def settings() -> TrainConfig:
+        made = config(stage, tmp_path / "cache", checkpoint, max_steps=4, fps=2.0)
+        made.trainer.accumulate, made.trainer.checkpoint_every = 2, 2
+        return made
+
+    whole = fit(settings(), source, tmp_path / "whole")
+    from drivesim.train.stage import Stage
+
+    step = Stage.training_step
+
+    def dies(self: Stage, batch: object, batch_idx: int) -> object:
+        if self.global_step == 3:
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Stage, "training_step", dies)
+        fit(settings(), source, tmp_path / "stopped")
+    resumed = fit(settings(), source, tmp_path / "stopped")
+    assert weights(resumed) == weights(whole)
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+
+
+def test_gradient_checkpointing_changes_no_weight(run, source, checkpoint, tmp_path) -> None:
+    plain = run(StageName.TEXT_KEY_FRAMES)
+    settings = config(StageName.TEXT_KEY_FRAMES, tmp_path / "cache", checkpoint)
+    settings.trainer.gradient_checkpointing = True
+    again = fit(settings, source, tmp_path / "again")
+    for name, tensor in load_parts(plain, ["temporal"])["temporal"].state_dict().items():
+        other = load_parts(again, ["temporal"])["temporal"].state_dict()[name]
+        torch.testing.assert_close(tensor, other, rtol=1e-4, atol=1e-5)
+
+
+def test_data_without_captions_and_sizes_that_do_not_fit_are_refused(source, checkpoint, tmp_path) -> None:
+    silent = make_source(NuScenesConfig(root=source.config.root, version="v1.0-toytown", val_scenes=["toytown-0001"]))
+    with pytest.raises(ValueError, match="this stage learns from captions; the data has none"):
+        fit(config(StageName.TEXT_KEY_FRAMES, tmp_path / "cache", checkpoint), silent, tmp_path / "a")
+    with pytest.raises(ValueError, match=r"size_hw=\[18, 32\] does not divide by 4; the nearest is \[16, 32\]"):
+        fit(config(StageName.TEXT_IMAGE, tmp_path / "cache", checkpoint, size_hw=[18, 32]), source, tmp_path / "b")
+    with pytest.raises(ValueError, match="no x4 upscaler: it has no low_res_scheduler"):
+        fit(config(StageName.TEXT_UPSCALER, tmp_path / "cache", checkpoint), source, tmp_path / "c")
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory: pytest.TempPathFactory) -> PictureFolder:
+    folder = tmp_path_factory.mktemp("subject")
+    noise = torch.rand(2, 32, 64, 3, generator=torch.Generator().manual_seed(0))
+    for number, picture in enumerate((noise * 255).byte().numpy()):
+        save_png(folder / f"{number}.png", picture)
+    (folder / "broken.png").write_bytes(b"no picture")
+    return PictureFolder(PictureFolderConfig(root=str(folder), caption="a sks car"))
+
+
+def test_dreambooth_leaves_a_checkpoint_whose_unet_and_text_encoder_have_moved(run, checkpoint, subject) -> None:
+    assert [problem.where for problem in subject.problems()] == ["broken.png"]
+    model = run(StageName.DREAMBOOTH, data=subject, fps=1.0, cache_fps=1.0)
+    before, after = load_text_to_image(checkpoint), load_text_to_image(model)
+    assert changed(before.unet, after.unet)
+    assert changed(before.text_encoder, after.text_encoder)
+    assert not changed(before.vae, after.vae)
+    assert (model.parent / "samples" / "step_000002.png").is_file()
+
+
+def test_dreambooth_lora_is_what_the_loader_fuses_and_what_the_stage_trained(run, checkpoint, subject) -> None:
+    model = run(StageName.DREAMBOOTH_LORA, data=subject, fps=1.0, cache_fps=1.0)
+    assert [path.name for path in model.iterdir()] == ["pytorch_lora_weights.safetensors"]
+    before, after = load_text_to_image(checkpoint), load_text_to_image(checkpoint, loras=[model])
+    for part in ("unet", "text_encoder"):
+        names = changed(getattr(before, part), getattr(after, part))
+        endings = {name.removesuffix(".weight").rsplit(".", 1)[-1] for name in names}
+        assert names
+        assert endings <= {"to_q", "to_k", "to_v", "0", "q_proj", "k_proj", "v_proj", "out_proj"}
+
+
+def test_class_pictures_are_made_once_and_by_the_model_itself(run, subject, checkpoint, monkeypatch) -> None:
+    model = run(StageName.DREAMBOOTH, data=subject, fps=1.0, cache_fps=1.0)
+    folders = list((model.parents[1] / "cache").glob("class-*"))
+    assert len(folders) == 1, "DreamBooth and its light way share them"
+    from drivesim.train import dreambooth
+
+    monkeypatch.setattr(dreambooth, "sample", lambda *_, **__: pytest.fail("made again"))
+    parts = {"backbone": load_text_to_image(checkpoint).unet, "scheduler": None}
+    parts |= {
+        "tokenizer": load_text_to_image(checkpoint).tokenizer,
+        "text_encoder": load_text_to_image(checkpoint).text_encoder,
+    }
+    own = DreamBoothConfig(num_class_pictures=3)
+    made = dreambooth.class_latents(parts, own, (4, 8, 16), SamplingConfig(), (0, folders[0]))
+    assert made.shape == (3, 4, 8, 16)
+    assert made.isfinite().all()
+
+
+def test_distilled_students_begin_as_their_teacher_and_are_sampled_in_few_steps(run, upscaler) -> None:
+    few = SamplingConfig(sampler=Sampler.LCM, steps=2)
+    before = run(StageName.TEXT_INTERPOLATION, fps=2.0)
+    model = run(StageName.DISTIL_INTERPOLATION, init=before, fps=2.0, interpolate_sampling=few)
+    assert index_of(model)["samplings"]["interpolate"]["sampler"] == "lcm"
+    one, other = (load_parts(folder, ["interpolation_unet"])["interpolation_unet"] for folder in (before, model))
+    assert changed(one, other)
+    teacher = run(StageName.TEXT_UPSCALER, init=upscaler)
+    model = run(StageName.DISTIL_UPSCALER, init=teacher, upsample_sampling=few)
+    assert load_text_to_image(model / "upscaler").is_upscaler
+    assert index_of(model)["upscaler"] == {"overlap": 1, "noise_level": 30}
+    assert load_parts(model, ["upscaler_temporal"])
