@@ -21,7 +21,7 @@ NO_START = "text"  # the name of a start without a frame: the same noise for eve
 class TextRolloutCommand(RolloutConfig):
     """Videos from prompts."""
 
-    model: str  # name of a shipped model, or a model folder
+    model: str = "toytown_text"  # name of a shipped model, or a model folder
     prompt: str | None = None  # what the video shows
     prompts: list[str] = field(default_factory=list)  # in place of prompt: several over the video's time
     prompt_times_s: list[float] = field(default_factory=list)  # when each of prompts is reached; [] = spread evenly
