@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import re
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -174,6 +175,7 @@ COMMANDS = {
     "plan": "parameters, memory, disk and time that `train KEYS` or `rollout KEYS` will need: write plan in front",
 }
 PLANNED = ("train", "rollout")  # commands that can be planned
+PROSE = ("prompt", "negative_prompt")  # keys whose values are sentences
 
 _COMMAND_SCHEMAS: dict[str, type] = {
     "prepare": PrepareCommand,
@@ -201,11 +203,22 @@ def config_name(command: str, arguments: Sequence[str]) -> tuple[str, list[str]]
     Raises:
         ValueError: a plan of a command that cannot be planned.
     """
+    arguments = [_quoted_prose(argument) for argument in arguments]
     if command != "plan":
-        return command, list(arguments)
+        return command, arguments
     if not arguments or arguments[0] not in PLANNED:
         raise ValueError(f"plan {arguments[0] if arguments else ''}: plan what? valid: {', '.join(PLANNED)}")
-    return arguments[0], list(arguments[1:])
+    return arguments[0], arguments[1:]
+
+
+def _quoted_prose(argument: str) -> str:
+    """A prompt as Hydra takes it: commas, colons and apostrophes in it are no grammar. What is quoted stays."""
+    key, _, value = argument.partition("=")
+    if key not in PROSE or not value or value == "null" or value[0] in "'\"[${":
+        return argument
+    # Hydra reads backslashes as escapes right before a quote alone.
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
+    return f"{key}='{escaped}'"
 
 
 def register(command: str, name: str) -> None:

@@ -209,3 +209,16 @@ def test_configs_are_found_beside_the_package_in_a_clone(tmp_path: Path, monkeyp
     monkeypatch.setattr(config_module, "__file__", str(copied))
     with pytest.raises(FileNotFoundError, match="installation is broken"):
         conf_dir()
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["a drive at night, three cars", "it's late: 3 cars, (wet) road=shiny", r"a \ and a 'quote', too", "ends with \\"],
+)
+def test_prompts_are_typed_as_they_are_said(prompt: str) -> None:
+    config = compose("rollout", ["family=text", f"prompt={prompt}", "negative_prompt=blurry, grey"])
+    assert (config.prompt, config.negative_prompt) == (prompt, "blurry, grey")
+
+
+def test_a_prompt_that_is_quoted_already_stays_as_it_is() -> None:
+    assert compose("rollout", ["family=text", "prompt='a, b'"]).prompt == "a, b"

@@ -76,7 +76,9 @@ def by_kohya(pairs: Pairs) -> Stored:
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 @pytest.mark.parametrize(
-    ("store", "alpha"), [(by_diffusers, RANK), (by_older_diffusers, RANK), (by_kohya, ALPHA)], ids=lambda x: str(x)
+    ("store", "alpha"),
+    [(by_diffusers, RANK), (by_older_diffusers, RANK), (by_kohya, ALPHA)],
+    ids=lambda x: getattr(x, "__name__", str(x)),
 )
 def test_fused_layers_follow_the_formula_and_others_stay(
     store: Callable[[Pairs], Stored], alpha: float, scale: float, tmp_path: Path
