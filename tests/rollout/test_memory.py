@@ -17,7 +17,7 @@ SIZE_HW = (256, 512)
 class LargePictures(TinyModel):
     """Frames of 0.4 MB: 60 s of them, kept, would be 94 MB."""
 
-    size_hw = SIZE_HW
+    size_hw = start_hw = SIZE_HW
 
     def encode(self, frames_THWC: np.ndarray) -> torch.Tensor:
         return super().encode(frames_THWC[:, ::8, ::8])
