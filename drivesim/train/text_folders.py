@@ -132,9 +132,8 @@ class TextFolders(ModelFolders):
         """All facts of a model, given those of its last stage; a checkpoint that was not copied is named."""
         facts, own = self._facts(config), dict(index)
         facts["samplings"] |= own.pop("samplings", {})
-        upscaling = own.pop("upscaling", None)
-        if upscaling is not None and (folder / "upscaler").is_dir():
-            facts["upscaler"] = upscaling
+        if "upscaling" in own and (folder / "upscaler").is_dir():  # else the key names the checkpoint
+            facts["upscaler"] = own["upscaling"]
         if (folder / self.checkpoint).is_dir():
             if isinstance(facts.get(self.checkpoint), str):
                 del facts[self.checkpoint]
@@ -207,12 +206,21 @@ def save_checkpoint(parts: Parts, folder: Path, config: TrainConfig) -> None:
 
 
 def _family_folder(source: str) -> Path | None:
-    """The folder of a model of this family; None = something else, such as a bare checkpoint."""
+    """The folder of a model of this family; None = something else, such as a bare checkpoint.
+
+    Raises:
+        ValueError: an index that cannot be read.
+    """
     try:
         folder = find_model(source)
-        index = json.loads((folder / INDEX).read_text())
-    except (ValueError, OSError):
+    except ValueError:  # a hub id, or an original file
         return None
+    if not (folder / INDEX).is_file():
+        return None
+    try:
+        index = json.loads((folder / INDEX).read_text())
+    except ValueError as error:
+        raise ValueError(f"{folder / INDEX} cannot be read: {error}") from error
     return folder if isinstance(index, dict) and index.get("family") == FAMILY else None
 
 

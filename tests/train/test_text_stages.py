@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,7 @@ def test_the_upscaler_learns_from_pieces(run, upscaler) -> None:
     stack = load_parts(model, ["upscaler_temporal"])["upscaler_temporal"].config
     assert (stack.context_in_channels, stack.context_shortcut) == (3, True)
     assert index_of(model)["upscaler"] == str(upscaler), "a checkpoint that was not changed is named"
+    assert index_of(model)["upscaling"] == {"overlap": 1, "noise_level": 30}
 
 
 def test_the_video_decoder_is_that_of_the_checkpoint(run) -> None:
@@ -217,6 +219,14 @@ def test_data_without_captions_and_sizes_that_do_not_fit_are_refused(source, che
         fit(config(StageName.TEXT_UPSCALER, tmp_path / "cache", checkpoint), source, tmp_path / "c")
 
 
+def test_a_model_whose_index_is_damaged_is_no_bare_checkpoint(source, checkpoint, tmp_path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(checkpoint, broken)
+    (broken / "model_index.json").write_text('{"family": "te')
+    with pytest.raises(ValueError, match=r"broken/model_index.json cannot be read"):
+        fit(config(StageName.TEXT_KEY_FRAMES, tmp_path / "cache", broken), source, tmp_path / "out")
+
+
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> PictureFolder:
     folder = tmp_path_factory.mktemp("subject")
@@ -276,5 +286,5 @@ def test_distilled_students_begin_as_their_teacher_and_are_sampled_in_few_steps(
     teacher = run(StageName.TEXT_UPSCALER, init=upscaler)
     model = run(StageName.DISTIL_UPSCALER, init=teacher, upsample_sampling=few)
     assert load_text_to_image(model / "upscaler").is_upscaler
-    assert index_of(model)["upscaler"] == {"overlap": 1, "noise_level": 30}
+    assert index_of(model)["upscaler"] == index_of(model)["upscaling"] == {"overlap": 1, "noise_level": 30}
     assert load_parts(model, ["upscaler_temporal"])
