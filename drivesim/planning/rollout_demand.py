@@ -26,7 +26,6 @@ from drivesim.rollout.cascade import WINDOWS_AT_ONCE
 from drivesim.rollout.plan import Plan
 from drivesim.rollout.run import RolloutConfig
 
-_COUNTED_STEPS = 2  # of sampling: multistep samplers remember one
 # Frames of which the work of decoding, and of what follows it, is counted: so many that some are decoded with all their
 # neighbours and that there are several portions to upsample.
 _FINISHED_AT_ONCE = 48
@@ -175,8 +174,8 @@ def sampled(name: str, count: float, settings: tuple[Any, str], run: Callable[[]
     if owner is None:
         return counted(name, count, run)
     whole: SamplingConfig = getattr(owner, attribute)
-    # Where deep levels are reused, steps differ up to the next whole one.
-    cycle = max(_COUNTED_STEPS - 1, whole.deep_every if isinstance(whole, TextSamplingConfig) else 1)
+    # Multistep samplers remember one step; where deep levels are reused, steps differ up to the next whole one.
+    cycle = whole.deep_every if isinstance(whole, TextSamplingConfig) else 1
     works = []
     try:
         for steps in sorted({1, min(whole.steps, 1 + cycle)}):
