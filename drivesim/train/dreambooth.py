@@ -166,14 +166,9 @@ class DreamBoothStage(TextImageStage):
 class DreamBoothLoraStage(DreamBoothStage):
     """The light way: backbone and text encoder stay, low-rank changes of their attention are trained.
 
-    Parts: those of `DreamBoothStage`, and lora, a module of `LoraLayers` backbone and text_encoder.
+    Parts: those of `DreamBoothStage`, and lora, a module of `LoraLayers` backbone and text_encoder. Layers cannot be
+    computed again in the backward pass: they would run without the changes, which are handed to the first pass alone.
     """
-
-    def enable_gradient_checkpointing(self) -> None:
-        """Raises ValueError: the second pass would run without the changes, which are handed to the first one alone."""
-        raise ValueError(
-            "trainer.gradient_checkpointing=true: stage dreambooth_lora cannot; it needs little memory anyway"
-        )
 
     def predict(self, noisy: Tensor, steps: Tensor, texts: list[str]) -> Tensor:
         """The changed backbone's prediction for texts, as the changed encoder reads them."""

@@ -24,7 +24,7 @@ from drivesim.models.build import BackboneConfig
 from drivesim.models.text_build import TextEncoderConfig
 from drivesim.models.text_to_image import load_text_to_image
 from drivesim.toytown import TownConfig, write_nuscenes
-from drivesim.train.config import StageName, TrainConfig
+from drivesim.train.config import StageName, TrainConfig, TrainerConfig
 from drivesim.train.consistency import ConsistencyConfig
 from drivesim.train.dreambooth import ClassPictures, DreamBoothConfig, DreamBoothStage
 from drivesim.train.fit import fit
@@ -63,7 +63,7 @@ def config(stage: StageName, cache: Path, init: Path, max_steps: int = 2, **more
     made.text_loss = TextLossConfig(drop_text=0.3)
     made.crop = CropConfig(size_hw=[32, 32])
     made.video_decoder.levels = []
-    made.consistency = ConsistencyConfig(solver_steps=10, guidance=2.0)
+    made.consistency = ConsistencyConfig(guidance=2.0)
     made.dreambooth = DreamBoothConfig(class_prompt="a car", num_class_pictures=3, lora_rank=2)
     for name, value in more.items():
         setattr(made, name, value)
@@ -226,6 +226,18 @@ def test_a_model_whose_index_is_damaged_is_no_bare_checkpoint(source, checkpoint
     (broken / "model_index.json").write_text('{"family": "te')
     with pytest.raises(ValueError, match=r"broken/model_index.json cannot be read"):
         fit(config(StageName.TEXT_KEY_FRAMES, tmp_path / "cache", broken), source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("stage", [StageName.IMAGE, StageName.TEXT_VIDEO_DECODER, StageName.DREAMBOOTH_LORA], ids=str)
+def test_stages_that_cannot_compute_layers_again_say_so(stage) -> None:
+    with pytest.raises(ValueError, match=rf"gradient_checkpointing=true: stage {stage.value} cannot; .*text_base"):
+        TrainConfig(stage=stage, init="x", trainer=TrainerConfig(gradient_checkpointing=True))
+
+
+@pytest.mark.parametrize("stage", [s for s in StageName if "interpol" in s or "upscal" in s or "dream" in s], ids=str)
+def test_stages_that_weigh_no_boxes_refuse_a_weight_of_boxes(stage) -> None:
+    with pytest.raises(ValueError, match=rf"text_loss.box_weight=3.0: stage {stage.value} .*, text_key_frames"):
+        TrainConfig(stage=stage, init="x", text_loss=TextLossConfig(box_weight=3.0))
 
 
 @pytest.fixture(scope="module")
