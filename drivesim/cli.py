@@ -35,6 +35,7 @@ from drivesim.config import (
     scene_paths,
     to_typed,
 )
+from drivesim.core.arguments import compare_key
 from drivesim.core.devices import check_accelerator, check_device
 from drivesim.core.files import write_json
 from drivesim.core.machine import is_out_of_memory
@@ -83,22 +84,6 @@ def main() -> None:
         if wants_traceback:
             raise
         _fail(str(error), 2 if isinstance(error, (ValueError, FileNotFoundError)) else 1)
-
-
-def compare_key(arguments: Sequence[str]) -> list[str]:
-    """The arguments of `evaluate` with `--compare A B` as the key that it stands for; Hydra would refuse the flag.
-
-    Raises:
-        ValueError: fewer than two folders behind it.
-    """
-    if "--compare" not in arguments:
-        return list(arguments)
-    at = arguments.index("--compare")
-    folders = [text for text in arguments[at + 1 : at + 3] if not text.startswith("-")]
-    if len(folders) < 2:
-        raise ValueError("--compare takes two folders of earlier evaluations: drivesim evaluate --compare A B")
-    quoted = [text.replace("\\", "\\\\").replace("'", "\\'") for text in folders]
-    return [*arguments[:at], "compare=['{}','{}']".format(*quoted), *arguments[at + 3 :]]
 
 
 def _fail(message: str, code: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import re
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
+from drivesim.core.arguments import quoted_prose
 from drivesim.core.yaml_fields import nearest
 from drivesim.data.captioned import CaptionedClipsConfig
 from drivesim.data.export import ExportConfig
@@ -175,7 +175,6 @@ COMMANDS = {
     "plan": "parameters, memory, disk and time that `train KEYS` or `rollout KEYS` will need: write plan in front",
 }
 PLANNED = ("train", "rollout")  # commands that can be planned
-PROSE = ("prompt", "negative_prompt")  # keys whose values are sentences
 
 _COMMAND_SCHEMAS: dict[str, type] = {
     "prepare": PrepareCommand,
@@ -203,22 +202,12 @@ def config_name(command: str, arguments: Sequence[str]) -> tuple[str, list[str]]
     Raises:
         ValueError: a plan of a command that cannot be planned.
     """
-    arguments = [_quoted_prose(argument) for argument in arguments]
+    arguments = [quoted_prose(argument) for argument in arguments]
     if command != "plan":
         return command, arguments
     if not arguments or arguments[0] not in PLANNED:
         raise ValueError(f"plan {arguments[0] if arguments else ''}: plan what? valid: {', '.join(PLANNED)}")
     return arguments[0], arguments[1:]
-
-
-def _quoted_prose(argument: str) -> str:
-    """A prompt as Hydra takes it: commas, colons and apostrophes in it are no grammar. What is quoted stays."""
-    key, _, value = argument.partition("=")
-    if key not in PROSE or not value or value == "null" or value[0] in "'\"[${":
-        return argument
-    # Hydra reads backslashes as escapes right before a quote alone.
-    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
-    return f"{key}='{escaped}'"
 
 
 def register(command: str, name: str) -> None:

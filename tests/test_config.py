@@ -213,7 +213,13 @@ def test_configs_are_found_beside_the_package_in_a_clone(tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize(
     "prompt",
-    ["a drive at night, three cars", "it's late: 3 cars, (wet) road=shiny", r"a \ and a 'quote', too", "ends with \\"],
+    [
+        "a drive at night, three cars",
+        "it's late: 3 cars, (wet) road=shiny",
+        "'tis night, [two] cars",
+        r"a \ and a 'quote', too",
+        "ends with \\",
+    ],
 )
 def test_prompts_are_typed_as_they_are_said(prompt: str) -> None:
     config = compose("rollout", ["family=text", f"prompt={prompt}", "negative_prompt=blurry, grey"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from importlib.metadata import packages_distributions
@@ -144,3 +145,10 @@ def test_no_run_or_cache_is_committed() -> None:
     committed = done.stdout.split()
     unwanted = ("runs/", ".venv/", "build/", "dist/")
     assert [name for name in committed if name.startswith(unwanted) or name.endswith((".pyc", ".ckpt", ".pt"))] == []
+
+
+def test_shipped_models_do_not_say_where_they_were_made() -> None:
+    configs = sorted((ROOT / "drivesim" / "families" / "shipped").rglob("*.json"))
+    assert configs
+    for path in configs:
+        assert not re.search(r'"/\w+/', path.read_text(encoding="utf-8")), path

@@ -41,14 +41,15 @@ from drivesim.families.text_sources import Sources
 from drivesim.families.text_tokens import PromptEncoder, Telling
 from drivesim.families.text_upscale import LatentUpscaling
 from drivesim.models import autoencoder as coder
-from drivesim.models.text_to_image import TextToImage
+from drivesim.models.text_to_image import TextSide, TextToImage
 from drivesim.models.video_unet import VideoUNet
 
 # Sides, in latents, of the pieces that decoders take larger pictures in. Attention of a whole 1280 x 2048 picture over
 # 320 x 512 latents would take more than twice the work of all else in its decoder.
 IMAGE_TILE, VIDEO_TILE = 96, 64
 _TILE_OVERLAP = 1 / 6  # share of a tile of the image decoder that the next one covers as well
-GAPS_AT_ONCE = 1  # gaps between key frames that a step of a rollout shows; what a killed run loses at most
+# Gaps between key frames that a step of a rollout shows: what a killed run loses at most once its key frames are made.
+GAPS_AT_ONCE = 1
 
 
 class TextModel:
@@ -145,8 +146,13 @@ class TextModel:
         """
         folder, sources = find_model(folder_or_name), sources or Sources()
         index = text_facts(folder, stages)
-        if key_frames is None and seconds is not None:
-            key_frames = key_frames_for(index, seconds)
+        if seconds is not None:
+            needed = key_frames_for(index, seconds)
+            if key_frames is not None and key_frames < needed:
+                raise ValueError(
+                    f"key_frames={key_frames} and seconds={seconds:g}, which need {needed}: give one of the two"
+                )
+            key_frames = key_frames or needed
         if all(Path(s).is_dir() for s in (sources.image, sources.upscaler, sources.base_text) if s is not None):
             blank = blank_text_parts(folder, index, sources)  # before gigabytes are read
             check_text_fit(index, blank)
@@ -164,7 +170,7 @@ class TextModel:
         _decode_in_tiles(self.parts.upscaler)
         own = _encoder(self.parts.upscaler)
         colours = cache(lambda: LatentColours(self.parts.upscaler.vae))  # type: ignore[union-attr]
-        facts = index.get("upscaler")
+        facts = index.get("upscaling", {})
         return LatentUpscaling(
             image=self.parts.upscaler,
             temporal=self.parts.upscaler_temporal,
@@ -173,7 +179,7 @@ class TextModel:
             fps=self.fps,
             duration_s=self.duration_s,
             listen=lambda stage: self._listen(stage, colours),
-            **(facts if isinstance(facts, dict) else {}),
+            **facts,
         )
 
     @property
@@ -273,7 +279,7 @@ class TextModel:
         told = self.base_telling.told(_of_all(conditions), moments_BT, self.duration_s, sampling.guidance)
         rate_tokens = self.parts.rate_label(torch.full((len(ends_B2CHW),), number, device=self.parts.rate_label.device))
         return interpolate_windows(
-            self.interpolator, self.parts.image.scheduler, told, rate_tokens, ends_B2CHW, sampling, generators,
+            self.interpolator, self.parts.own_scheduler, told, rate_tokens, ends_B2CHW, sampling, generators,
             on_step=self._listen("frames between key frames", self._image_colours),
         )  # fmt: skip
 
@@ -311,11 +317,11 @@ def key_frames_for(index: dict[str, Any], seconds: float) -> int:
     return max(2 if rates else 1, 1 + math.ceil(gaps - 1e-6))
 
 
-def _conditioner(image: TextToImage) -> TextConditioner:
+def _conditioner(image: TextToImage | TextSide) -> TextConditioner:
     return TextConditioner(image.tokenizer, image.text_encoder)
 
 
-def _encoder(image: TextToImage) -> PromptEncoder:
+def _encoder(image: TextToImage | TextSide) -> PromptEncoder:
     return PromptEncoder(_conditioner(image))
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from drivesim.families.folder import INDEX, blank_parts, load_parts, read_index,
 from drivesim.families.text_sources import Sources
 from drivesim.models.hub import find_source
 from drivesim.models.temporal_stack import TemporalStack
-from drivesim.models.text_to_image import TextToImage, load_text_to_image
+from drivesim.models.text_to_image import TextSide, TextToImage, load_text_side, load_text_to_image
 from drivesim.models.video_decoder import VideoDecoder
 
 FAMILY = "text"
@@ -41,7 +43,8 @@ class TextParts:
     """The parts of a text-to-video model."""
 
     image: TextToImage
-    base_text: TextToImage  # whose tokenizer and text encoder the temporal layers were trained with
+    base_text: TextSide  # whose tokenizer and text encoder the temporal layers were trained with
+    own_scheduler: Any  # of the model's own image model, with which the interpolation was trained
     temporal: TemporalStack
     interpolation_unet: UNet2DConditionModel | None = None
     interpolation: TemporalStack | None = None
@@ -55,10 +58,10 @@ class TextParts:
         found: dict[str, nn.Module] = {}
         for field in fields(self):
             part = getattr(self, field.name)
-            if isinstance(part, TextToImage):
-                names = ("text_encoder",) if field.name == "base_text" else ("unet", "vae", "text_encoder")
+            if isinstance(part, TextToImage | TextSide):
+                names = ("unet", "vae", "text_encoder") if isinstance(part, TextToImage) else ("text_encoder",)
                 found |= {f"{field.name}/{name}": getattr(part, name) for name in names}
-            elif part is not None:
+            elif isinstance(part, nn.Module):
                 found[field.name] = part
         seen: set[int] = set()
         return {name: net for name, net in found.items() if not (id(net) in seen or seen.add(id(net)))}  # type: ignore[func-returns-value]
@@ -80,6 +83,7 @@ class TextParts:
             if part is not None:
                 digest.update(json.dumps(part.tokenizer.get_vocab(), sort_keys=True).encode())
                 digest.update(f"{_plain(part.scheduler.config)}|{part.tokenizer.model_max_length}".encode())
+        digest.update(_plain(self.own_scheduler.config).encode())
         return digest.hexdigest()
 
 
@@ -132,32 +136,46 @@ def load_text_parts(
     """
     named = sources.image or _source(folder, index, "image")
     image = load_text_to_image(named, loras=sources.lora, dtype=dtype)
-    base_text = image
-    base = sources.base_text or (_own_source(folder, index) if sources.image or sources.lora else None)
-    if base is not None:
-        base_text = load_text_to_image(base, dtype=dtype)
+    sides = _sides(folder, index, sources, image, partial(load_text_side, dtype=dtype))
     upscaler = None
+    _check_upscaler(folder, index, sources)
     if "upscaler" in kept_stages(folder, index):
         upscaler = load_text_to_image(sources.upscaler or _source(folder, index, "upscaler"), dtype=dtype)
     parts = load_parts(folder, _own_parts(folder, index), dtype=dtype)
-    return _joined(image, base_text, upscaler, parts, dtype)
+    return _joined(image, sides, upscaler, parts, dtype)
 
 
 def blank_text_parts(folder: Path, index: dict[str, Any], sources: Sources) -> TextParts:
     """The same without weights, on the meta device, where they take no memory; of diffusers' folders alone."""
     image = blank_checkpoint(find_source(sources.image or _source(folder, index, "image")))
-    base = sources.base_text or (_own_source(folder, index) if sources.image or sources.lora else None)
-    base_text = image if base is None else blank_checkpoint(find_source(base))
+    sides = _sides(folder, index, sources, image, lambda source: blank_checkpoint(find_source(source)).text_side)
     upscaler = None
+    _check_upscaler(folder, index, sources)
     if "upscaler" in kept_stages(folder, index):
         upscaler = blank_checkpoint(find_source(sources.upscaler or _source(folder, index, "upscaler")))
-    return _joined(image, base_text, upscaler, blank_parts(folder, _own_parts(folder, index)), torch.float32)
+    return _joined(image, sides, upscaler, blank_parts(folder, _own_parts(folder, index)), torch.float32)
+
+
+def _sides(
+    folder: Path, index: dict[str, Any], sources: Sources, image: TextToImage, load: Callable[[str], TextSide]
+) -> tuple[TextSide, TextSide]:
+    """Who tells the temporal layers the prompt, and the text side of the image model that they were trained with."""
+    own = image.text_side
+    own_source = _own_source(folder, index) if sources.image or sources.lora else None
+    if own_source is not None:
+        own = load(own_source)
+    return (own if sources.base_text is None else load(sources.base_text)), own
 
 
 def _joined(
-    image: TextToImage, base_text: TextToImage, upscaler: TextToImage | None, parts: dict[str, Any], dtype: torch.dtype
+    image: TextToImage,
+    sides: tuple[TextSide, TextSide],
+    upscaler: TextToImage | None,
+    parts: dict[str, Any],
+    dtype: torch.dtype,
 ) -> TextParts:
-    made = TextParts(image=image, base_text=base_text, upscaler=upscaler, **parts)
+    base_text, own = sides
+    made = TextParts(image=image, base_text=base_text, own_scheduler=own.scheduler, upscaler=upscaler, **parts)
     for checkpoint in filter(None, (image, upscaler)):
         if dtype is torch.float16 and checkpoint.vae.config.get("force_upcast"):
             checkpoint.vae.float()  # its activations overflow in 16 bits
@@ -175,6 +193,14 @@ def kept_stages(folder: Path, index: dict[str, Any]) -> set[str]:
     stages = {name for name in ("video_decoder", "upscaler", "upscaler_temporal") if (folder / name).is_dir()}
     stages |= {name for name in ("upscaler", "rates") if index.get(name)}
     return {name for name in stages if index.get(name, "") is not None}
+
+
+def _check_upscaler(folder: Path, index: dict[str, Any], sources: Sources) -> None:
+    if sources.upscaler is not None and "upscaler" not in kept_stages(folder, index):
+        raise ValueError(
+            f"model {index['name']!r}: upscaler={sources.upscaler} has no upscaler to take the place of: the model has "
+            "none, or stages.upsampling=NONE leaves it out"
+        )
 
 
 def _own_parts(folder: Path, index: dict[str, Any]) -> list[str]:

@@ -60,7 +60,8 @@ def published_parts() -> TextParts:
         interpolation_unet = UNet2DConditionModel(**STABLE_DIFFUSION_2 | {"in_channels": 9})
         parts = TextParts(
             image=image,
-            base_text=image,
+            base_text=image.text_side,
+            own_scheduler=image.scheduler,
             temporal=_stack(image.unet, num_frames=8),
             interpolation_unet=interpolation_unet,
             interpolation=_stack(interpolation_unet, num_frames=5),

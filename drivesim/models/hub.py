@@ -25,7 +25,7 @@ def find_source(source: str | Path, *, has_weights: bool = True) -> Path:
     path = Path(source).expanduser()
     if path.exists():
         return path
-    if not _HUB_ID.fullmatch(str(source)):
+    if not _HUB_ID.fullmatch(str(source)) or path.parent.is_dir():  # the latter is a mistake in a path of here
         raise FileNotFoundError(f"{source}: no such folder or file, and no hub id (OWNER/NAME)")
     try:
         return Path(
@@ -34,7 +34,7 @@ def find_source(source: str | Path, *, has_weights: bool = True) -> Path:
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"{source}: no such folder or file here, and as a hub id it cannot be had: "
-            f"{str(error).strip().splitlines()[0]} Give a folder that holds a copy of the checkpoint in its place"
+            f"{str(error).strip().split('. ')[0]}. Give a folder that holds a copy of the checkpoint in its place"
         ) from error
 
 

@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from drivesim.core.files import write_json
+from drivesim.core.files import read_json, write_json
 from drivesim.models.hub import find_source
 from drivesim.models.lora import fuse_lora
 from drivesim.models.original_checkpoint import BlankTextEncoder, OriginalCheckpoint
@@ -34,6 +34,15 @@ _PIPELINES = {False: "StableDiffusionPipeline", True: "StableDiffusionUpscalePip
 
 
 @dataclass(kw_only=True, slots=True)
+class TextSide:
+    """What of a checkpoint tells layers a prompt, and the scheduler that they were trained with."""
+
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    scheduler: Any
+
+
+@dataclass(kw_only=True, slots=True)
 class TextToImage:
     """The parts of a text-to-image checkpoint, in evaluation mode; names are those of diffusers' folders."""
 
@@ -43,6 +52,11 @@ class TextToImage:
     tokenizer: CLIPTokenizer
     scheduler: Any  # of the class that the checkpoint names; its config says whether the target is e or v
     low_res_scheduler: Any = None  # noise of the low-resolution pictures; None = no upscaler
+
+    @property
+    def text_side(self) -> TextSide:
+        """Its tokenizer, text encoder and scheduler."""
+        return TextSide(text_encoder=self.text_encoder, tokenizer=self.tokenizer, scheduler=self.scheduler)
 
     @property
     def is_upscaler(self) -> bool:
@@ -89,6 +103,25 @@ def load_text_to_image(
             needed.
         FileNotFoundError: nothing is there by that name, or the hub cannot be reached.
     """
+    made, judged = _judged(source, base, dtype)
+    for name, part in judged.items():
+        setattr(made, name, part.read())
+    for lora in loras:
+        fuse_lora(lora, made.unet, made.text_encoder)
+    return made
+
+
+def load_text_side(source: str | Path, *, dtype: torch.dtype = torch.float32) -> TextSide:
+    """As `load_text_to_image`, but reads no weights other than the text encoder's."""
+    made, judged = _judged(source, None, dtype)
+    made.text_encoder = judged["text_encoder"].read()
+    return made.text_side
+
+
+def _judged(
+    source: str | Path, base: str | Path | None, dtype: torch.dtype
+) -> tuple[TextToImage, dict[str, JudgedPart]]:
+    """A checkpoint without weights, once all of it has been judged, and its networks to be read."""
     found = find_source(source)
     if found.is_file():
         small, judged = _in_original(OriginalCheckpoint.open(found, base), dtype)
@@ -96,13 +129,9 @@ def load_text_to_image(
         small, judged = _in_folder(found, None if base is None else find_source(base), dtype)
     made = TextToImage(**small, **{name: part.network for name, part in judged.items()})
     made.check(str(source))
-    for name, part in judged.items():
-        setattr(made, name, part.read())
     if not made.is_upscaler:
         _correct_old_schedule(made.scheduler)
-    for lora in loras:
-        fuse_lora(lora, made.unet, made.text_encoder)
-    return made
+    return made, judged
 
 
 def save_text_to_image(parts: TextToImage, folder: str | Path) -> None:
@@ -114,6 +143,7 @@ def save_text_to_image(parts: TextToImage, folder: str | Path) -> None:
         if part is None:
             continue
         part.save_pretrained(folder / field.name)
+        _forget_where_it_lay(folder / field.name / "config.json")
         library = "transformers" if field.name in ("text_encoder", "tokenizer") else "diffusers"
         index[field.name] = [library, type(part).__name__]
         for weights in (folder / field.name).glob("*.safetensors"):
@@ -121,6 +151,12 @@ def save_text_to_image(parts: TextToImage, folder: str | Path) -> None:
     if not parts.is_upscaler:
         index |= {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
     write_json(folder / "model_index.json", index)
+
+
+def _forget_where_it_lay(path: Path) -> None:
+    """diffusers and transformers write down the folder that a part was loaded from."""
+    if path.is_file():
+        write_json(path, {key: value for key, value in read_json(path).items() if key != "_name_or_path"})
 
 
 # The parts that are no networks, and those that are: all of them are judged before gigabytes are read.

@@ -95,6 +95,8 @@ class TextRolloutCommand(RolloutConfig):
             ValueError: as `said` and `start_from_file`.
         """
         said = self.said()
+        if self.start is None and self.start_s:
+            raise ValueError(f"start_s={self.start_s:g} without start; give the video that it is a time of")
         if self.start is None:
             return Start(name=NO_START, frame_HWC=None, conditions=said)
         return start_from_file(self.start, start_hw, start_s=self.start_s, conditions=said)

@@ -13,6 +13,7 @@ from diffusers import UNet2DConditionModel
 from drivesim.families.driving import DrivingModel
 from drivesim.families.folder import save_parts
 from drivesim.families.prompts import Prompts
+from drivesim.families.stages import TextStagesConfig, Upsampling
 from drivesim.families.text import TextModel, key_frames_for
 from drivesim.families.text_sources import Sources
 from drivesim.models.temporal_stack import TemporalStack
@@ -80,6 +81,15 @@ def test_an_upscaler_is_no_image_model_and_the_other_way_round(folder: Path) -> 
     refused(
         folder, ["4 in_channels", "7 in_channels", "low_res_scheduler"], sources=Sources(upscaler=str(folder / "image"))
     )
+
+
+def test_an_upscaler_for_a_model_without_one_is_refused(folder: Path) -> None:
+    stages = TextStagesConfig(upsampling=Upsampling.NONE)
+    refused(folder, ["upscaler=", "stages.upsampling=NONE"], sources=Sources(upscaler="x"), stages=stages)
+
+
+def test_key_frames_that_do_not_fill_the_seconds_are_refused(folder: Path) -> None:
+    refused(folder, ["key_frames=2", "seconds=20", "give one of the two"], key_frames=2, seconds=20.0)
 
 
 def test_an_interpolation_without_nine_channels_is_refused(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -202,3 +204,21 @@ def test_a_personal_subject_is_known_to_the_image_model_alone(folder: Path, tmp_
     assert not torch.equal(told.spatial_BTLD[0, 0], own.telling.spatial.encode(["a photo of sks car"])[0])
     assert personal.fingerprint != own.fingerprint
     assert torch.isfinite(key_frames(personal, prompts)).all()
+
+
+def test_a_personal_image_model_leaves_the_frames_between_key_frames_as_they_were_trained(
+    folder: Path, model: TextModel, tmp_path: Path
+) -> None:
+    personal = tmp_path / "personal"
+    shutil.copytree(folder / "image", personal)
+    config = json.loads((personal / "scheduler" / "scheduler_config.json").read_text())
+    target = {"epsilon": "v_prediction", "v_prediction": "epsilon"}[config["prediction_type"]]
+    (personal / "scheduler" / "scheduler_config.json").write_text(json.dumps(config | {"prediction_type": target}))
+    other = TextModel.from_pretrained(folder, sources=Sources(image=str(personal)))
+    ends = torch.randn(1, 2, *model.latent_shape, generator=torch_generator(1))
+    made = [
+        which.interpolate(ends, 0, generators=[torch_generator(*KEY)], conditions=[PROMPTS], starts_s=[0.0])
+        for which in (model, other)
+    ]
+    assert torch.equal(*made)
+    assert not torch.equal(key_frames(model), key_frames(other)), "key frames have the personal model's target"
