@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drivesim.diffusion.settings import MOST_LCM_STEPS
+
 SIGMA_DATA = 0.5  # of diffusers' LCMScheduler, with the factor on steps below
 STEP_SCALE = 10.0
 
 
 def clean_and_noise(noisy: Tensor, prediction: Tensor, steps_B: Tensor, schedule: Any) -> tuple[Tensor, Tensor]:
-    """The clean samples and the noise that a prediction stands for; each sample at its own step.
+    """The clean samples and the noise that a prediction stands for; the inverse of `add_noise`.
 
     Raises:
         ValueError: a schedule whose target is neither the noise, v, nor the sample.
@@ -29,6 +31,11 @@ def clean_and_noise(noisy: Tensor, prediction: Tensor, steps_B: Tensor, schedule
     if kind == "sample":
         return prediction, (noisy - a * prediction) / s
     raise ValueError(f"prediction type {kind!r}; valid: epsilon, v_prediction, sample")
+
+
+def lcm_steps(number_B: Tensor, schedule: Any) -> Tensor:
+    """int64 (B,): the diffusion steps that sampler lcm chooses from, by number 1..MOST_LCM_STEPS; 0 gives -1, clean."""
+    return number_B * (schedule.config.num_train_timesteps // MOST_LCM_STEPS) - 1
 
 
 def levels(steps_B: Tensor, schedule: Any, like: Tensor) -> tuple[Tensor, Tensor]:

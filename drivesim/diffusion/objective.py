@@ -33,17 +33,6 @@ def add_noise(x: Tensor, noise: Tensor, timestep_B: Tensor, schedule: DDIMSchedu
     raise ValueError(f"prediction type {schedule.config.prediction_type!r}; valid: epsilon, v_prediction, sample")
 
 
-def clean_of(noisy: Tensor, prediction: Tensor, timestep: Tensor, schedule: DDIMScheduler) -> Tensor:
-    """The clean samples that a prediction stands for; the inverse of `add_noise`, for one step (a number)."""
-    alpha_bar = schedule.alphas_cumprod[int(timestep)]
-    a, s = alpha_bar.sqrt().item(), (1 - alpha_bar).sqrt().item()
-    if schedule.config.prediction_type == "epsilon":
-        return (noisy - s * prediction) / a
-    if schedule.config.prediction_type == "v_prediction":
-        return a * noisy - s * prediction
-    return prediction
-
-
 def diffusion_loss(prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean squared error over everything; weights broadcast against it, None = all count the same."""
     if weights is None:

@@ -9,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from drivesim.diffusion.objective import clean_of
+from drivesim.diffusion.consistency import clean_and_noise
 from drivesim.diffusion.schedule import make_sampler
 from drivesim.diffusion.settings import Sampler, SamplingConfig
 
@@ -92,8 +92,10 @@ def sample(
     x = x * sampler.init_noise_sigma
     for done, timestep in enumerate(sampler.timesteps, start=1):
         model_input = sampler.scale_model_input(x, timestep)
-        prediction = denoise(model_input, timestep.to(device).expand(len(x)))
+        timesteps_B = timestep.to(device).expand(len(x))
+        prediction = denoise(model_input, timesteps_B)
         x = sampler.step(prediction, timestep, x, **extra).prev_sample
         if on_step is not None:
-            on_step(done, len(sampler.timesteps), clean_of(model_input, prediction, timestep, schedule))
+            clean, _ = clean_and_noise(model_input, prediction, timesteps_B, schedule)
+            on_step(done, len(sampler.timesteps), clean)
     return x

@@ -50,6 +50,16 @@ class StageName(str, Enum):
         """Whether it is a stage of the text family."""
         return self.value.startswith(("text_", "distil_", "dreambooth"))
 
+    @property
+    def can_checkpoint_gradients(self) -> bool:
+        """Whether it reads `trainer.gradient_checkpointing`."""
+        return self.is_text and self not in (StageName.TEXT_VIDEO_DECODER, StageName.DREAMBOOTH_LORA)
+
+    @property
+    def weighs_boxes(self) -> bool:
+        """Whether it reads `text_loss.box_weight`."""
+        return self in (StageName.TEXT_BASE, StageName.TEXT_IMAGE, StageName.TEXT_KEY_FRAMES)
+
 
 @dataclass(kw_only=True, slots=True)
 class TrainerConfig:
@@ -117,7 +127,17 @@ class TrainConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)  # length, device, intervals
 
     def __post_init__(self) -> None:
-        if StageName(self.stage) is not StageName.AUTOENCODER and self.init is None:
-            raise ValueError(f"stage={StageName(self.stage).value} needs init=FOLDER, the model of the stage before")
+        stage = StageName(self.stage)
+        if stage is not StageName.AUTOENCODER and self.init is None:
+            raise ValueError(f"stage={stage.value} needs init=FOLDER, the model of the stage before")
+        if self.trainer.gradient_checkpointing and not stage.can_checkpoint_gradients:
+            able = ", ".join(other.value for other in StageName if other.can_checkpoint_gradients)
+            raise ValueError(f"trainer.gradient_checkpointing=true: stage {stage.value} cannot; those that can: {able}")
+        if self.text_loss.box_weight and not stage.weighs_boxes:
+            able = ", ".join(other.value for other in StageName if other.weighs_boxes)
+            raise ValueError(
+                f"text_loss.box_weight={self.text_loss.box_weight}: stage {stage.value} does not weigh boxes by it, "
+                f"so it must be 0; those that do: {able}"
+            )
         if self.weights not in ("float32", "float16", "bfloat16"):
             raise ValueError(f"weights={self.weights}; valid: float32, float16, bfloat16")

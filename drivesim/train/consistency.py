@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from drivesim.conditioning.given_frames import noised
-from drivesim.diffusion.consistency import consistent, ddim_step
+from drivesim.diffusion.consistency import consistent, ddim_step, lcm_steps
 from drivesim.diffusion.objective import add_noise, diffusion_loss
 from drivesim.diffusion.sampling import Denoiser, Guidance
+from drivesim.diffusion.settings import MOST_LCM_STEPS
 from drivesim.models.autoencoder import encode_pictures
 from drivesim.models.video_unet import VideoUNet
 from drivesim.train.stage import Batch
@@ -29,13 +30,10 @@ from drivesim.train.text_upscaler import TextUpscalerStage
 class ConsistencyConfig:
     """What the teacher does."""
 
-    solver_steps: int = 50  # of the teacher from noise to clean; the student learns to leap over them
     guidance: float = 1.0  # of the teacher; the student then needs none
 
     def __post_init__(self) -> None:
         """Refuses numbers that teach nothing."""
-        if self.solver_steps < 2:
-            raise ValueError(f"consistency.solver_steps is {self.solver_steps}; it must be 2 or more")
         if self.guidance < 1:
             raise ValueError(f"consistency.guidance is {self.guidance}; it must be 1 (none) or more")
 
@@ -48,23 +46,20 @@ class Lesson:
     teacher: Denoiser
 
 
-def distillation_loss(
-    stage: TextStage, config: ConsistencyConfig, lesson: Lesson, x: Tensor, generator: torch.Generator
-) -> Tensor:
+def distillation_loss(stage: TextStage, lesson: Lesson, x: Tensor, generator: torch.Generator) -> Tensor:
     """How far the student is from its own average one step of the teacher further on.
+
+    The teacher takes the steps that sampler lcm chooses from, so the student learns those it is sampled at, no others.
 
     Args:
         stage: its schedule and averaged weights are used.
-        config: the teacher's steps.
         lesson: both networks.
         x: clean samples (B, ...).
         generator: of steps and noise.
     """
     schedule = stage.schedule
-    leap = schedule.config.num_train_timesteps // config.solver_steps
-    number = torch.randint(1, config.solver_steps + 1, (len(x),), generator=generator).to(x.device)
-    steps = number * leap - 1
-    earlier = steps - leap  # -1 at the end: clean
+    number = torch.randint(1, MOST_LCM_STEPS + 1, (len(x),), generator=generator).to(x.device)
+    steps, earlier = lcm_steps(number, schedule), lcm_steps(number - 1, schedule)
     noise = torch.randn(x.shape, generator=generator).to(x)
     noisy, _ = add_noise(x, noise, steps, schedule)
     with torch.no_grad():
@@ -108,7 +103,7 @@ class InterpolationStudent(TextInterpolationStage):
             self.config.guidance,
         )
         lesson = Lesson(student=denoiser(self.video_unet, self.rate_label, tokens), teacher=teacher)
-        return {"loss": distillation_loss(self, self.config, lesson, x, generator)}
+        return {"loss": distillation_loss(self, lesson, x, generator)}
 
 
 class UpscalerStudent(TextUpscalerStage):
@@ -132,4 +127,4 @@ class UpscalerStudent(TextUpscalerStage):
 
         teacher = Guidance(denoiser(self.teacher, tokens), denoiser(self.teacher, none), self.config.guidance)
         lesson = Lesson(student=denoiser(self.video_unet, tokens), teacher=teacher)
-        return {"loss": distillation_loss(self, self.config, lesson, x, generator)}
+        return {"loss": distillation_loss(self, lesson, x, generator)}

@@ -6,6 +6,7 @@ Axes: B samples, N class pictures, C h w latents.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from drivesim.nn.lora import LoraLayers
 from drivesim.train.stage import Batch
 from drivesim.train.text_ldm import TextImageStage
 
-AT_ONCE = 4  # class pictures that are made together
+AT_ONCE = 4  # class pictures that are made together and kept in one file
 UNET_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")  # that LoRA changes: diffusers' training changes the same
 TEXT_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
@@ -49,42 +50,46 @@ class DreamBoothConfig:
             raise ValueError("dreambooth.num_class_pictures must be 1 or more, or prior_weight=0")
 
 
-@torch.no_grad()
-def class_latents(
-    parts: dict[str, Any],
-    config: DreamBoothConfig,
-    shape: tuple[int, int, int],
-    sampling: SamplingConfig,
-    place: tuple[int, Path],
-) -> Tensor:
-    """Latents (N, C, h, w) of class pictures that the model itself makes.
+@dataclass(kw_only=True, slots=True, frozen=True)
+class ClassPictures:
+    """Latents of class pictures that the model itself makes, kept in files so that a stopped run goes on.
 
-    They are kept in a folder as they are made, so a stopped run goes on. Without weights (a plan) there are zeros.
-
-    Args:
-        parts: backbone, tokenizer, text_encoder, scheduler.
-        config: how many, of what.
-        shape: of one: C, h, w.
-        sampling: how they are sampled.
-        place: key of their noise, and the folder, which is of this model, prompt, size, sampling and key alone.
+    Runs that ask for more or fewer of the same pictures share the files, so each is of `AT_ONCE` whole.
     """
-    backbone, (seed, folder) = parts["backbone"], place
-    if backbone.device.type == "meta":
-        return torch.zeros(config.num_class_pictures, *shape, device="meta")
-    text = TextConditioner(parts["tokenizer"], parts["text_encoder"])
-    made: list[Tensor] = []
-    for first in range(0, config.num_class_pictures, AT_ONCE):
-        numbers = range(first, min(first + AT_ONCE, config.num_class_pictures))
-        path = folder / f"{first:05d}.safetensors"
-        if not path.is_file():
-            tokens, none = (text([prompt] * len(numbers)) for prompt in (config.class_prompt, ""))
-            guided = Guidance(_denoiser(backbone, tokens), _denoiser(backbone, none), sampling.guidance)
-            generators = [torch_generator(seed, "class picture", number) for number in numbers]
-            latents = sample(guided, shape, parts["scheduler"], sampling, generators)
-            with atomic_path(path) as temporary:
-                save_file({"latents": latents.contiguous()}, temporary)
-        made.append(load_file(path)["latents"])
-    return torch.cat(made)
+
+    config: DreamBoothConfig  # how many, of what
+    shape: tuple[int, int, int]  # of one: C, h, w
+    sampling: SamplingConfig  # how they are sampled
+    seed: int  # key of their noise
+    folder: Path  # of this model, prompt, shape, sampling and seed alone
+    load: Callable[[], dict[str, Any]]  # backbone, tokenizer, text_encoder, scheduler, as before any training
+
+    def blank(self) -> Tensor:
+        """What `latents` gives, without weights."""
+        return torch.zeros(self.config.num_class_pictures, *self.shape, device="meta")
+
+    def latents(self, device: torch.device | str) -> Tensor:
+        """(N, C, h, w) on the CPU; those that no file holds are made on `device`."""
+        starts = range(0, self.config.num_class_pictures, AT_ONCE)
+        paths = [self.folder / f"{first:05d}-{first + AT_ONCE - 1:05d}.safetensors" for first in starts]
+        if not all(path.is_file() for path in paths):
+            parts = self.load()
+            for name in ("backbone", "text_encoder"):
+                parts[name].to(device)
+            for first, path in zip(starts, paths, strict=True):
+                if not path.is_file():
+                    made = self._made(parts, range(first, first + AT_ONCE))
+                    with atomic_path(path) as temporary:
+                        save_file({"latents": made.cpu().contiguous()}, temporary)
+        return torch.cat([load_file(path)["latents"] for path in paths])[: self.config.num_class_pictures]
+
+    @torch.no_grad()
+    def _made(self, parts: dict[str, Any], numbers: range) -> Tensor:
+        text, backbone = TextConditioner(parts["tokenizer"], parts["text_encoder"]), parts["backbone"]
+        tokens, none = (text([prompt] * len(numbers)) for prompt in (self.config.class_prompt, ""))
+        guided = Guidance(_denoiser(backbone, tokens), _denoiser(backbone, none), self.sampling.guidance)
+        generators = [torch_generator(self.seed, "class picture", number) for number in numbers]
+        return sample(guided, self.shape, parts["scheduler"], self.sampling, generators, device=backbone.device)
 
 
 def _denoiser(backbone: Any, tokens: Tensor) -> Any:
@@ -94,13 +99,25 @@ def _denoiser(backbone: Any, tokens: Tensor) -> Any:
 class DreamBoothStage(TextImageStage):
     """Trains backbone and text encoder on a subject's latents and on those of its class, half and half.
 
-    Parts: those of `TextImageStage`, and class_latents (N, C, h, w).
+    Parts: those of `TextImageStage`, and class_pictures. These are made when the training begins: on its device, and by
+    its first process alone; the others wait and read the files.
     """
 
     def __init__(self, parts: dict[str, Any], trains: tuple[str, ...], *, config: DreamBoothConfig, **settings: Any):
         super().__init__(parts, trains, **settings)
         self.config = config
-        self.class_latents: Tensor = parts["class_latents"]
+        self.class_pictures: ClassPictures = parts["class_pictures"]
+        self.class_latents = self.class_pictures.blank()  # (N, C, h, w)
+
+    def setup(self, stage: str) -> None:
+        """Makes the class pictures, or reads them."""
+        if not self.config.prior_weight:
+            return
+        strategy = self.trainer.strategy
+        if self.trainer.is_global_zero:
+            self.class_pictures.latents(strategy.root_device)
+        strategy.barrier("class pictures")
+        self.class_latents = self.class_pictures.latents(strategy.root_device)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """The subject's error, and the class's beside it."""
@@ -149,14 +166,9 @@ class DreamBoothStage(TextImageStage):
 class DreamBoothLoraStage(DreamBoothStage):
     """The light way: backbone and text encoder stay, low-rank changes of their attention are trained.
 
-    Parts: those of `DreamBoothStage`, and lora, a module of `LoraLayers` backbone and text_encoder.
+    Parts: those of `DreamBoothStage`, and lora, a module of `LoraLayers` backbone and text_encoder. Layers cannot be
+    computed again in the backward pass: they would run without the changes, which are handed to the first pass alone.
     """
-
-    def enable_gradient_checkpointing(self) -> None:
-        """Raises ValueError: the second pass would run without the changes, which are handed to the first one alone."""
-        raise ValueError(
-            "trainer.gradient_checkpointing=true: stage dreambooth_lora cannot; it needs little memory anyway"
-        )
 
     def predict(self, noisy: Tensor, steps: Tensor, texts: list[str]) -> Tensor:
         """The changed backbone's prediction for texts, as the changed encoder reads them."""

@@ -18,7 +18,7 @@ from drivesim.models.upsampler import COLOURS
 from drivesim.models.video_decoder import VideoDecoder
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.consistency import InterpolationStudent, UpscalerStudent, as_teacher
-from drivesim.train.dreambooth import DreamBoothLoraStage, DreamBoothStage, class_latents, make_lora
+from drivesim.train.dreambooth import ClassPictures, DreamBoothLoraStage, DreamBoothStage, make_lora
 from drivesim.train.folders import Parts
 from drivesim.train.recipe import Recipe
 from drivesim.train.stage import Stage
@@ -95,19 +95,23 @@ def _make_upscaler(config: TrainConfig, parts: Parts) -> Parts:
 
 
 def _make_dreambooth(config: TrainConfig, parts: Parts) -> Parts:
-    """Pictures of the subject's class, made by the model itself and kept beside the other caches."""
-    own = config.dreambooth
-    if not own.prior_weight:
-        return {"class_latents": None}
-    assert config.init is not None
+    """Pictures of the subject's class, which the stage has made by `init` itself, and keeps beside the other caches."""
+    own, source, names = config.dreambooth, config.init, ("backbone", "text_encoder", "tokenizer", "scheduler")
+    assert source is not None
     facts = [as_facts(config.design_sampling), own.class_prompt, config.seed, list(config.size_hw)]
     if parts["backbone"].device.type != "meta":
-        facts.append(TextFolders().fingerprint(config.init, ["backbone", "text_encoder", "tokenizer", "scheduler"]))
+        facts.append(TextFolders().fingerprint(source, names))
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    folder = Path(config.cache_dir) / f"class-{key[:16]}"
     f, channels = downsampling(parts["autoencoder"]), parts["backbone"].config.out_channels
-    shape = (channels, config.size_hw[0] // f, config.size_hw[1] // f)
-    return {"class_latents": class_latents(parts, own, shape, config.design_sampling, (config.seed, folder))}
+    pictures = ClassPictures(
+        config=own,
+        shape=(channels, config.size_hw[0] // f, config.size_hw[1] // f),
+        sampling=config.design_sampling,
+        seed=config.seed,
+        folder=Path(config.cache_dir) / f"class-{key[:16]}",
+        load=lambda: TextFolders().load(source, names),
+    )
+    return {"class_pictures": pictures}
 
 
 def _stage(kind: type[TextStage], *trains: str, sampling: str = "design_sampling", **more: Any) -> Any:

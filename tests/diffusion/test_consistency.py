@@ -6,11 +6,11 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, LCMScheduler
 
-from drivesim.diffusion.consistency import clean_and_noise, consistent, ddim_step
+from drivesim.diffusion.consistency import clean_and_noise, consistent, ddim_step, lcm_steps
 from drivesim.diffusion.objective import add_noise
 from drivesim.diffusion.sampling import sample
-from drivesim.diffusion.schedule import training_schedule
-from drivesim.diffusion.settings import Sampler, SamplingConfig, ScheduleConfig, Target
+from drivesim.diffusion.schedule import make_sampler, training_schedule
+from drivesim.diffusion.settings import MOST_LCM_STEPS, Sampler, SamplingConfig, ScheduleConfig, Target
 
 TARGETS = pytest.mark.parametrize("target", list(Target), ids=lambda target: target.value)
 
@@ -50,6 +50,22 @@ def test_the_teachers_step_is_ddims(target: Target) -> None:
         wanted = scheduler.step(prediction, step, noisy).prev_sample
         steps = (torch.full((2,), step), torch.full((2,), earlier))
         torch.testing.assert_close(ddim_step(noisy, prediction, *steps, schedule), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 4, 8, 50])
+def test_a_student_is_sampled_at_steps_that_it_learned_alone(num_steps: int) -> None:
+    schedule = training_schedule(ScheduleConfig())
+    sampler = make_sampler(schedule, SamplingConfig(sampler=Sampler.LCM, steps=num_steps))
+    learned = lcm_steps(torch.arange(1, MOST_LCM_STEPS + 1), schedule).tolist()
+    assert set(sampler.timesteps.tolist()) <= set(learned)
+    assert num_steps < MOST_LCM_STEPS or sorted(sampler.timesteps.tolist()) == learned
+
+
+def test_an_unknown_target_is_refused() -> None:
+    schedule = training_schedule(ScheduleConfig())
+    schedule.register_to_config(prediction_type="flow")
+    with pytest.raises(ValueError, match="prediction type 'flow'; valid: epsilon, v_prediction, sample"):
+        clean_and_noise(drawn(1, 2), drawn(1, 2), torch.tensor([5]), schedule)
 
 
 def test_clean_samples_are_left_as_they_are() -> None:

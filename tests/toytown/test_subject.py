@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
 
+import numpy as np
+import pytest
+
+from drivesim.core.picture import load_picture
+from drivesim.data.pictures import PictureFolder, PictureFolderConfig
 from drivesim.toytown import TownConfig
 from drivesim.toytown.subject import subject_pictures
 
@@ -21,3 +26,20 @@ def test_the_subject_is_seen_in_every_picture() -> None:
     green = next(subject_pictures(town, 1, colour=(24, 152, 74)))
     assert purple_share(green) < purple_share(pictures[0]) / 2
     np.testing.assert_array_equal(next(subject_pictures(town, 1)), pictures[0])
+
+
+def test_the_written_lines_make_the_folder_that_the_recipe_reads(
+    repo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = (repo_root / "conf/experiment/toytown_text/dreambooth.yaml").read_text()
+    text = (repo_root / "evaluation/toytown_text/README.md").read_text()
+    lines = text.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(lines.replace("(town, 12)", "(town, 2)"), {})
+    (root,) = (line.split()[-1] for line in recipe.splitlines() if line.startswith("  root: "))
+    pictures = [load_picture(path) for path in sorted(Path(root).iterdir())]
+    assert [picture.shape for picture in pictures] == [(64, 128, 3)] * 2
+    assert min(map(purple_share, pictures)) > 0.01
+    source = PictureFolder(PictureFolderConfig(root=root, caption="a sks car"))
+    assert source.problems() == []
+    assert len(source.drives("train")) >= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,9 +24,9 @@ from drivesim.models.build import BackboneConfig
 from drivesim.models.text_build import TextEncoderConfig
 from drivesim.models.text_to_image import load_text_to_image
 from drivesim.toytown import TownConfig, write_nuscenes
-from drivesim.train.config import StageName, TrainConfig
+from drivesim.train.config import StageName, TrainConfig, TrainerConfig
 from drivesim.train.consistency import ConsistencyConfig
-from drivesim.train.dreambooth import DreamBoothConfig
+from drivesim.train.dreambooth import ClassPictures, DreamBoothConfig, DreamBoothStage
 from drivesim.train.fit import fit
 from drivesim.train.text_config import (
     TextInterpolationConfig,
@@ -62,7 +63,7 @@ def config(stage: StageName, cache: Path, init: Path, max_steps: int = 2, **more
     made.text_loss = TextLossConfig(drop_text=0.3)
     made.crop = CropConfig(size_hw=[32, 32])
     made.video_decoder.levels = []
-    made.consistency = ConsistencyConfig(solver_steps=10, guidance=2.0)
+    made.consistency = ConsistencyConfig(guidance=2.0)
     made.dreambooth = DreamBoothConfig(class_prompt="a car", num_class_pictures=3, lora_rank=2)
     for name, value in more.items():
         setattr(made, name, value)
@@ -227,6 +228,18 @@ def test_a_model_whose_index_is_damaged_is_no_bare_checkpoint(source, checkpoint
         fit(config(StageName.TEXT_KEY_FRAMES, tmp_path / "cache", broken), source, tmp_path / "out")
 
 
+@pytest.mark.parametrize("stage", [StageName.IMAGE, StageName.TEXT_VIDEO_DECODER, StageName.DREAMBOOTH_LORA], ids=str)
+def test_stages_that_cannot_compute_layers_again_say_so(stage) -> None:
+    with pytest.raises(ValueError, match=rf"gradient_checkpointing=true: stage {stage.value} cannot; .*text_base"):
+        TrainConfig(stage=stage, init="x", trainer=TrainerConfig(gradient_checkpointing=True))
+
+
+@pytest.mark.parametrize("stage", [s for s in StageName if "interpol" in s or "upscal" in s or "dream" in s], ids=str)
+def test_stages_that_weigh_no_boxes_refuse_a_weight_of_boxes(stage) -> None:
+    with pytest.raises(ValueError, match=rf"text_loss.box_weight=3.0: stage {stage.value} .*, text_key_frames"):
+        TrainConfig(stage=stage, init="x", text_loss=TextLossConfig(box_weight=3.0))
+
+
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> PictureFolder:
     folder = tmp_path_factory.mktemp("subject")
@@ -258,22 +271,58 @@ def test_dreambooth_lora_is_what_the_loader_fuses_and_what_the_stage_trained(run
         assert endings <= {"to_q", "to_k", "to_v", "0", "q_proj", "k_proj", "v_proj", "out_proj"}
 
 
-def test_class_pictures_are_made_once_and_by_the_model_itself(run, subject, checkpoint, monkeypatch) -> None:
+def test_class_pictures_are_made_once(run, subject) -> None:
     model = run(StageName.DREAMBOOTH, data=subject, fps=1.0, cache_fps=1.0)
     folders = list((model.parents[1] / "cache").glob("class-*"))
     assert len(folders) == 1, "DreamBooth and its light way share them"
-    from drivesim.train import dreambooth
-
-    monkeypatch.setattr(dreambooth, "sample", lambda *_, **__: pytest.fail("made again"))
-    parts = {"backbone": load_text_to_image(checkpoint).unet, "scheduler": None}
-    parts |= {
-        "tokenizer": load_text_to_image(checkpoint).tokenizer,
-        "text_encoder": load_text_to_image(checkpoint).text_encoder,
-    }
-    own = DreamBoothConfig(num_class_pictures=3)
-    made = dreambooth.class_latents(parts, own, (4, 8, 16), SamplingConfig(), (0, folders[0]))
+    pictures = ClassPictures(
+        config=DreamBoothConfig(num_class_pictures=3),
+        shape=(4, 8, 16),
+        sampling=SamplingConfig(),
+        seed=0,
+        folder=folders[0],
+        load=lambda: pytest.fail("made again"),
+    )
+    made = pictures.latents("cpu")
     assert made.shape == (3, 4, 8, 16)
     assert made.isfinite().all()
+
+
+def test_as_many_class_pictures_as_asked_for_whatever_the_folder_holds(checkpoint, tmp_path) -> None:
+    found = load_text_to_image(checkpoint)
+    parts = {"backbone": found.unet} | {n: getattr(found, n) for n in ("text_encoder", "tokenizer", "scheduler")}
+
+    def latents(number: int, folder: str) -> torch.Tensor:
+        return ClassPictures(
+            config=DreamBoothConfig(num_class_pictures=number),
+            shape=(4, 4, 8),
+            sampling=SamplingConfig(steps=2, guidance=2.0),
+            seed=0,
+            folder=tmp_path / folder,
+            load=lambda: parts,
+        ).latents("cpu")
+
+    six, eight, five = (latents(number, "shared") for number in (6, 8, 5))
+    assert [len(six), len(eight), len(five)] == [6, 8, 5]
+    assert torch.equal(six, eight[:6])
+    assert torch.equal(five, eight[:5])
+    assert torch.equal(latents(8, "fresh"), eight)
+    assert len({latent.sum().item() for latent in eight}) == 8
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["the first process", "another process"])
+def test_the_first_process_alone_makes_class_pictures_on_the_device_of_the_training(is_first) -> None:
+    seen: list[object] = []
+    device = torch.device("cuda", 0)
+    strategy = SimpleNamespace(root_device=device, barrier=lambda _: seen.append("wait"))
+    stage = SimpleNamespace(
+        config=DreamBoothConfig(),
+        trainer=SimpleNamespace(strategy=strategy, is_global_zero=is_first),
+        class_pictures=SimpleNamespace(latents=lambda where: seen.append(where) or torch.zeros(2)),
+    )
+    DreamBoothStage.setup(stage, "fit")
+    assert seen == [device, "wait", device][not is_first :]
+    assert torch.equal(stage.class_latents, torch.zeros(2))
 
 
 def test_distilled_students_begin_as_their_teacher_and_are_sampled_in_few_steps(run, upscaler) -> None:
