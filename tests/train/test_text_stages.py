@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,8 @@ from drivesim.data import NuScenesConfig, make_source
 from drivesim.data.batches import CropConfig
 from drivesim.data.pictures import PictureFolder, PictureFolderConfig
 from drivesim.data.source import ClipSource
-from drivesim.diffusion.settings import Sampler, SamplingConfig
+from drivesim.diffusion.schedule import make_sampler, training_schedule
+from drivesim.diffusion.settings import Sampler, SamplingConfig, ScheduleConfig
 from drivesim.families.folder import load_parts
 from drivesim.families.text import TextModel
 from drivesim.models.autoencoder import decode, encode
@@ -25,7 +27,7 @@ from drivesim.models.text_build import TextEncoderConfig
 from drivesim.models.text_to_image import load_text_to_image
 from drivesim.toytown import TownConfig, write_nuscenes
 from drivesim.train.config import StageName, TrainConfig, TrainerConfig
-from drivesim.train.consistency import ConsistencyConfig
+from drivesim.train.consistency import ConsistencyConfig, Lesson, distillation_loss
 from drivesim.train.dreambooth import ClassPictures, DreamBoothConfig, DreamBoothStage
 from drivesim.train.fit import fit
 from drivesim.train.text_config import (
@@ -323,6 +325,15 @@ def test_the_first_process_alone_makes_class_pictures_on_the_device_of_the_train
     DreamBoothStage.setup(stage, "fit")
     assert seen == [device, "wait", device][not is_first :]
     assert torch.equal(stage.class_latents, torch.zeros(2))
+
+
+def test_a_student_is_taught_at_the_steps_of_its_sampler_alone() -> None:
+    schedule, seen = training_schedule(ScheduleConfig()), []
+    stage = SimpleNamespace(schedule=schedule, ema=SimpleNamespace(swapped_in=nullcontext))
+    lesson = Lesson(student=lambda x, _: x, teacher=lambda x, steps: seen.extend(steps.tolist()) or x)
+    distillation_loss(stage, lesson, torch.zeros(2000, 1), torch.Generator().manual_seed(0))
+    sampler = make_sampler(schedule, SamplingConfig(sampler=Sampler.LCM, steps=50))
+    assert set(seen) == set(sampler.timesteps.tolist())
 
 
 def test_distilled_students_begin_as_their_teacher_and_are_sampled_in_few_steps(run, upscaler) -> None:
