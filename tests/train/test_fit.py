@@ -215,6 +215,15 @@ def test_a_killed_run_goes_on_with_the_same_losses(
     assert weights(family["root"] / stage.value / "model") == weights(tmp_path / "model")
 
 
+@pytest.fixture
+def _sigint_is_heard() -> Iterator[None]:
+    """A shell's background jobs ignore the signal, and so would the tests in one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_sigint_is_heard")
 def test_ctrl_c_is_an_interrupt_and_the_run_goes_on(
     family: dict[str, Path], source: ClipSource, tmp_path: Path
 ) -> None:
