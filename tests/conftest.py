@@ -30,3 +30,10 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real driving data at {folder}; set DRIVESIM_SHARED_DATA")
     return folder
+
+
+@pytest.fixture
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where command lines run: what they write by default lands there, and their errors are those that people see."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from drivesim.train.folders import Parts
 from drivesim.train.interpolation import InterpolationStage
 from drivesim.train.latent_ldm import ImageStage, PredictionStage
 from drivesim.train.recipe import Recipe
+from drivesim.train.text_folders import TextFolders
 from drivesim.train.text_recipes import TEXT_RECIPES
 from drivesim.train.upsampler import UpsamplerStage, check_crop
 from drivesim.train.video_decoder import VideoDecoderStage
@@ -136,6 +138,19 @@ def _interpolation_index(config: TrainConfig) -> dict[str, Any]:
 
 _IMAGE = ("autoencoder", "backbone", "conditioner", "scheduler")
 
+_VIDEO_DECODER = Recipe(
+    needs=("autoencoder",),
+    trains=("video_decoder",),
+    make=lambda config, parts: {
+        "video_decoder": VideoDecoder.for_autoencoder(parts["autoencoder"], config.video_decoder)
+    },
+    stage=lambda config, parts: VideoDecoderStage(parts, config.video_decoder_loss, config.optim, config.seed),
+    num_frames=lambda config: config.video_decoder.num_frames,
+    rates=lambda config: [config.video_decoder.fps],
+    index=lambda config: {"video_decoder": {"fps": config.video_decoder.fps}},
+    learns_from_pictures=True,
+)
+
 RECIPES: dict[StageName, Recipe] = {
     StageName.AUTOENCODER: Recipe(
         needs=(),
@@ -182,18 +197,7 @@ RECIPES: dict[StageName, Recipe] = {
         rates=lambda config: config.interpolation.rates,
         index=_interpolation_index,
     ),
-    StageName.VIDEO_DECODER: Recipe(
-        needs=("autoencoder",),
-        trains=("video_decoder",),
-        make=lambda config, parts: {
-            "video_decoder": VideoDecoder.for_autoencoder(parts["autoencoder"], config.video_decoder)
-        },
-        stage=lambda config, parts: VideoDecoderStage(parts, config.video_decoder_loss, config.optim, config.seed),
-        num_frames=lambda config: config.video_decoder.num_frames,
-        rates=lambda config: [config.video_decoder.fps],
-        index=lambda config: {"video_decoder": {"fps": config.video_decoder.fps}},
-        learns_from_pictures=True,
-    ),
+    StageName.VIDEO_DECODER: _VIDEO_DECODER,
     StageName.IMAGE_UPSAMPLER: Recipe(
         needs=("autoencoder",),
         trains=("upsampler",),
@@ -219,6 +223,7 @@ RECIPES: dict[StageName, Recipe] = {
         align_px=_upsampler_grid_px,
     ),
     **TEXT_RECIPES,
+    StageName.TEXT_VIDEO_DECODER: replace(_VIDEO_DECODER, folders=TextFolders()),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from drivesim.models.build import check_rates, make_backbone, widened_input
 from drivesim.models.temporal_stack import TemporalStack
 from drivesim.models.text_build import make_text_encoder, make_tokenizer, without_shift
 from drivesim.models.upsampler import COLOURS
-from drivesim.models.video_decoder import VideoDecoder
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.consistency import InterpolationStudent, UpscalerStudent, as_teacher
 from drivesim.train.dreambooth import ClassPictures, DreamBoothLoraStage, DreamBoothStage, make_lora
@@ -26,7 +26,6 @@ from drivesim.train.text_folders import SubjectFolders, TextBaseFolders, TextFol
 from drivesim.train.text_interpolation import TextInterpolationStage
 from drivesim.train.text_ldm import KeyFrameStage, TextImageStage, TextStage
 from drivesim.train.text_upscaler import TextUpscalerStage
-from drivesim.train.video_decoder import VideoDecoderStage
 
 UPSCALE = 4  # pixels of a large frame to one of a small one, a side
 _INTERPOLATION = ("interpolation_unet", "interpolation", "rate_label")
@@ -146,6 +145,41 @@ def _upscaler_index(config: TrainConfig) -> dict[str, Any]:
     }
 
 
+_INTERPOLATION_RECIPE = Recipe(
+    needs=_CHECKPOINT,
+    trains=_INTERPOLATION,
+    make=_make_interpolation,
+    stage=_stage(TextInterpolationStage, *_INTERPOLATION, sampling="interpolate_sampling"),
+    num_frames=lambda config: config.text_interpolation.num_frames,
+    rates=lambda config: config.text_interpolation.rates,
+    index=lambda config: {
+        "rates": config.text_interpolation.rates,
+        "samplings": {"interpolate": as_facts(config.interpolate_sampling)},
+    },
+    learns_from_captions=True,
+    folders=TextFolders(),
+)
+
+_UPSCALER_RECIPE = Recipe(
+    needs=(*_CHECKPOINT, "low_res_scheduler"),
+    trains=("upscaler_temporal",),
+    make=_make_upscaler,
+    stage=_stage(
+        TextUpscalerStage,
+        "upscaler_temporal",
+        sampling="upsample_sampling",
+        max_noise_level=lambda config: config.text_upscaler.max_noise_level,
+    ),
+    num_frames=lambda config: config.text_upscaler.num_frames,
+    rates=lambda config: [config.fps],
+    index=_upscaler_index,
+    learns_from_pictures=True,
+    learns_from_captions=True,
+    scale=lambda _: UPSCALE,
+    align_px=lambda config, parts: downsampling(parts["autoencoder"]),
+    folders=TextFolders("upscaler"),
+)
+
 TEXT_RECIPES: dict[StageName, Recipe] = {
     StageName.TEXT_BASE: Recipe(
         needs=("autoencoder",),
@@ -181,52 +215,8 @@ TEXT_RECIPES: dict[StageName, Recipe] = {
         learns_from_captions=True,
         folders=TextFolders(),
     ),
-    StageName.TEXT_INTERPOLATION: Recipe(
-        needs=_CHECKPOINT,
-        trains=_INTERPOLATION,
-        make=_make_interpolation,
-        stage=_stage(TextInterpolationStage, *_INTERPOLATION, sampling="interpolate_sampling"),
-        num_frames=lambda config: config.text_interpolation.num_frames,
-        rates=lambda config: config.text_interpolation.rates,
-        index=lambda config: {
-            "rates": config.text_interpolation.rates,
-            "samplings": {"interpolate": as_facts(config.interpolate_sampling)},
-        },
-        learns_from_captions=True,
-        folders=TextFolders(),
-    ),
-    StageName.TEXT_VIDEO_DECODER: Recipe(
-        needs=("autoencoder",),
-        trains=("video_decoder",),
-        make=lambda config, parts: {
-            "video_decoder": VideoDecoder.for_autoencoder(parts["autoencoder"], config.video_decoder)
-        },
-        stage=lambda config, parts: VideoDecoderStage(parts, config.video_decoder_loss, config.optim, config.seed),
-        num_frames=lambda config: config.video_decoder.num_frames,
-        rates=lambda config: [config.video_decoder.fps],
-        index=lambda config: {"video_decoder": {"fps": config.video_decoder.fps}},
-        learns_from_pictures=True,
-        folders=TextFolders(),
-    ),
-    StageName.TEXT_UPSCALER: Recipe(
-        needs=(*_CHECKPOINT, "low_res_scheduler"),
-        trains=("upscaler_temporal",),
-        make=_make_upscaler,
-        stage=_stage(
-            TextUpscalerStage,
-            "upscaler_temporal",
-            sampling="upsample_sampling",
-            max_noise_level=lambda config: config.text_upscaler.max_noise_level,
-        ),
-        num_frames=lambda config: config.text_upscaler.num_frames,
-        rates=lambda config: [config.fps],
-        index=_upscaler_index,
-        learns_from_pictures=True,
-        learns_from_captions=True,
-        scale=lambda _: UPSCALE,
-        align_px=lambda config, parts: downsampling(parts["autoencoder"]),
-        folders=TextFolders("upscaler"),
-    ),
+    StageName.TEXT_INTERPOLATION: _INTERPOLATION_RECIPE,
+    StageName.TEXT_UPSCALER: _UPSCALER_RECIPE,
     StageName.DREAMBOOTH: Recipe(
         needs=_CHECKPOINT,
         trains=("backbone", "text_encoder"),
@@ -252,9 +242,9 @@ TEXT_RECIPES: dict[StageName, Recipe] = {
         learns_from_captions=True,
         folders=SubjectFolders(),
     ),
-    StageName.DISTIL_INTERPOLATION: Recipe(
+    StageName.DISTIL_INTERPOLATION: replace(
+        _INTERPOLATION_RECIPE,
         needs=(*_CHECKPOINT, *_INTERPOLATION),
-        trains=_INTERPOLATION,
         make=lambda _, parts: {"teacher": as_teacher(parts, _INTERPOLATION)},
         stage=_stage(
             InterpolationStudent,
@@ -262,13 +252,10 @@ TEXT_RECIPES: dict[StageName, Recipe] = {
             sampling="interpolate_sampling",
             config=lambda config: config.consistency,
         ),
-        num_frames=lambda config: config.text_interpolation.num_frames,
-        rates=lambda config: config.text_interpolation.rates,
         index=lambda config: {"samplings": {"interpolate": as_facts(config.interpolate_sampling)}},
-        learns_from_captions=True,
-        folders=TextFolders(),
     ),
-    StageName.DISTIL_UPSCALER: Recipe(
+    StageName.DISTIL_UPSCALER: replace(
+        _UPSCALER_RECIPE,
         needs=(*_CHECKPOINT, "low_res_scheduler", "upscaler_temporal"),
         trains=("backbone", "upscaler_temporal"),
         make=lambda _, parts: {"teacher": as_teacher(parts, ("backbone", "upscaler_temporal"))},
@@ -280,13 +267,5 @@ TEXT_RECIPES: dict[StageName, Recipe] = {
             config=lambda config: config.consistency,
             max_noise_level=lambda config: config.text_upscaler.max_noise_level,
         ),
-        num_frames=lambda config: config.text_upscaler.num_frames,
-        rates=lambda config: [config.fps],
-        index=_upscaler_index,
-        learns_from_pictures=True,
-        learns_from_captions=True,
-        scale=lambda _: UPSCALE,
-        align_px=lambda config, parts: downsampling(parts["autoencoder"]),
-        folders=TextFolders("upscaler"),
     ),
 }

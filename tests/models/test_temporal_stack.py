@@ -10,22 +10,12 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
 from drivesim.conditioning.rate_label import RateLabel
+from drivesim.families.text_published import STABLE_DIFFUSION_2, X4_UPSCALER
 from drivesim.models.temporal_stack import TemporalStack
 from drivesim.models.video_decoder import VideoDecoder, VideoDecoderConfig
 
-# From the config.json of the public checkpoints; what is left out are the classes' own defaults.
-CROSS_DOWN, CROSS_UP = ("CrossAttnDownBlock2D",) * 3, ("CrossAttnUpBlock2D",) * 3
+# From the config.json of the public checkpoint; what is left out are the class's own defaults.
 STABLE_DIFFUSION_1 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
-STABLE_DIFFUSION_2 = {
-    "sample_size": 96, "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20),
-    "use_linear_projection": True,
-}  # fmt: skip
-X4_UPSCALER = {
-    "sample_size": 128, "in_channels": 7, "block_out_channels": (256, 512, 512, 1024),
-    "down_block_types": ("DownBlock2D", *CROSS_DOWN), "up_block_types": (*CROSS_UP, "UpBlock2D"),
-    "cross_attention_dim": 1024, "attention_head_dim": 8, "use_linear_projection": True, "num_class_embeds": 1000,
-    "only_cross_attention": (True, True, True, False),
-}  # fmt: skip
 INTERPOLATION = STABLE_DIFFUSION_2 | {"in_channels": 9}
 
 

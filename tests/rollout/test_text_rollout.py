@@ -19,16 +19,12 @@ from drivesim.rollout.start import Start
 from tests.command_line import drivesim
 from tests.families.tiny_text import SIZE_HW, write_tiny_text
 
+pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_text(tmp_path_factory.mktemp("text") / "model")
-
-
-@pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
 
 
 def test_a_prompt_becomes_a_video_in_a_run_folder(folder: Path, tmp_path: Path) -> None:
