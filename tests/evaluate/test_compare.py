@@ -92,6 +92,14 @@ def test_cards_that_differ_are_refused_with_field_and_values(runs: tuple[Path, P
     assert any("made in different ways" in note for note in forced.notes)
 
 
+def test_another_codec_of_the_generated_side_is_a_difference_and_its_count_none(runs: tuple[Path, Path]) -> None:
+    card = read_json(runs[0] / "scores.json")["card"]
+    generated = card["generated"]
+    other = card | {"generated": generated | {"codecs": {"h264": 12}}}
+    assert card_differences(card, other) == ["generated.codecs is ['array'] and ['h264']"]
+    assert card_differences(card, card | {"generated": generated | {"codecs": {"array": 3}}}) == []
+
+
 def test_other_real_videos_and_other_weights_are_named(runs: tuple[Path, Path], tmp_path: Path) -> None:
     network = Colour()
     network.fingerprint = "b"
