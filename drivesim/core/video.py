@@ -70,7 +70,8 @@ def _opened(path: VideoFile) -> Iterator[tuple[InputContainer, VideoStream]]:
                 raise ValueError(f"{path}: no timestamps in it")
             yield container, stream
     except av.error.FFmpegError as error:
-        raise ValueError(f"{path}: cannot be read as video: {error.strerror}") from error
+        remedy = "the file is damaged, cut short or no video; write it anew"
+        raise ValueError(f"{path}: cannot be read as video: {error.strerror}; {remedy}") from error
 
 
 def _time_s(pts: int, stream: VideoStream) -> float:
