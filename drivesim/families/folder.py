@@ -21,6 +21,7 @@ from drivesim.diffusion.schedule import DDIMScheduler
 from drivesim.diffusion.settings import AnySampling, Sampler
 from drivesim.models.autoencoder import AutoencoderKL, VQModel
 from drivesim.models.build import UNet2DConditionModel
+from drivesim.models.stored_weights import set_weight_type
 from drivesim.models.temporal_stack import TemporalStack
 from drivesim.models.video_decoder import VideoDecoder
 
@@ -247,8 +248,9 @@ def save_parts(folder: Path, parts: dict[str, Any], dtype: torch.dtype = torch.f
     for name, part in parts.items():
         if isinstance(part, ModelMixin):
             kept = part.dtype
-            part.to(dtype).save_pretrained(folder / name)
-            part.to(kept)
+            set_weight_type(part, dtype)
+            part.save_pretrained(folder / name)
+            set_weight_type(part, kept)
         else:
             part.save_pretrained(folder / name)
         _clean(folder / name, PARTS[name])

@@ -242,6 +242,15 @@ def test_stages_that_weigh_no_boxes_refuse_a_weight_of_boxes(stage) -> None:
         TrainConfig(stage=stage, init="x", text_loss=TextLossConfig(box_weight=3.0))
 
 
+@pytest.mark.parametrize("stage", StageName, ids=str)
+def test_a_share_of_dropped_text_is_read_or_refused(stage) -> None:
+    reads = stage.is_text and "dream" not in stage.value and "decoder" not in stage.value
+    refusal = pytest.raises(ValueError, match=rf"text_loss.drop_text=0.5: stage {stage.value} .*: text_base, text_im")
+    with nullcontext() if reads else refusal:
+        TrainConfig(stage=stage, init="x", text_loss=TextLossConfig(drop_text=0.5))
+    TrainConfig(stage=stage, init="x", text_loss=TextLossConfig(drop_text=0.0))
+
+
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> PictureFolder:
     folder = tmp_path_factory.mktemp("subject")
