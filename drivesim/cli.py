@@ -281,11 +281,13 @@ def _driving_beginning(config: RolloutCommand) -> Beginning:
 
 
 def _text_beginning(config: TextRolloutCommand, out: Path, *, listens: bool) -> Beginning:
-    from drivesim.families.text import TextModel
+    from drivesim.families.folder import find_model
+    from drivesim.families.text import TextModel, text_facts
 
-    config.said()  # before gigabytes are read
     if config.preview and not listens:
         raise ValueError("preview=true needs pool=here; the workers of another pool tell of whole chunks alone")
+    index = text_facts(find_model(config.model), config.stages)
+    start = config.begin(tuple(config.size_hw or index["size_hw"]))  # before gigabytes are read
     load = partial(
         TextModel.from_pretrained,
         config.model,
@@ -297,10 +299,9 @@ def _text_beginning(config: TextRolloutCommand, out: Path, *, listens: bool) -> 
         size_hw=config.size_hw,
         samplings=config.samplings(),
         stages=config.stages,
+        prompts=config.said(),
     )
     model = load()
-    start = config.begin(model.start_hw)
-    model.facts(start.conditions)  # a prompt that is too long is refused before anything is written
     if listens:
         model.on_step = partial(_show_step, out / "preview.png" if config.preview else None)
     return load, model, start, {} if start.frame_HWC is None else {"start.png": start.frame_HWC}

@@ -176,6 +176,20 @@ def blank_parts(folder: Path, names: Iterable[str] = REQUIRED) -> dict[str, Any]
     return parts
 
 
+def judged_parts(folder: Path, names: Iterable[str] = REQUIRED) -> dict[str, Any]:
+    """As `blank_parts`, and the headers of the files that hold the weights have been read.
+
+    Raises:
+        ValueError: as `blank_parts`, or weights that are missing, a pickle or truncated.
+    """
+    parts = blank_parts(folder, names)
+    for name in parts:
+        weight_file = PARTS[name][2]
+        if weight_file is not None:
+            _check_weights(folder, name, folder / name / weight_file)
+    return parts
+
+
 def _part_class(folder: Path, name: str) -> Any:
     """The class of a stored part.
 
