@@ -227,9 +227,16 @@ def _load_simulator(model: str, device: str, **sampling: Any) -> Simulator:
 
 
 def _design(config: DesignCommand, out: Path, record: Record) -> None:
+    from drivesim.families.folder import family_of, find_model
+    from drivesim.families.text_parts import FAMILY
+
     if config.num_frames < 1:
         raise ValueError(f"num_frames is {config.num_frames}; must be 1 or more")
     check_device(config.device)
+    if family_of(find_model(config.model)) == FAMILY:
+        raise ValueError(
+            f"model={config.model} makes videos from prompts; scenes are for driving models: model=toytown"
+        )
     scenes = scene_paths(config.scene)
     simulator = _load_simulator(config.model, config.device, design_sampling=config.sampler)
     record(fingerprint=simulator.model.fingerprint)

@@ -228,3 +228,16 @@ def test_prompts_are_typed_as_they_are_said(prompt: str) -> None:
 
 def test_a_prompt_that_is_quoted_already_stays_as_it_is() -> None:
     assert compose("rollout", ["family=text", "prompt='a, b'"]).prompt == "a, b"
+
+
+def test_a_prompt_with_a_comma_stands_in_quotes_in_a_list() -> None:
+    typed = """prompts=["a drive by day, three cars", 'the driver\\'s view', a drive at night]"""
+    config = compose("rollout", ["family=text", typed])
+    assert config.prompts == ["a drive by day, three cars", "the driver's view", "a drive at night"]
+
+
+def test_another_sampler_than_the_presets_drops_the_presets_eta() -> None:
+    for sampler in ("unipc", "dpm_solver", "lcm"):
+        command = compose("rollout", ["family=text", "preset=paper", f"sampler={sampler}"])
+        assert (command.sampler.eta, command.stages.upsample_sampler.eta) == (None, 1.0)
+    assert compose("rollout", ["family=text", "preset=paper"]).sampler.eta == 1.0

@@ -92,7 +92,9 @@ def read_index(folder: Path, family: str = DRIVING) -> dict[str, Any]:
     path, index = folder / INDEX, _index(folder)
     found = index.get("family", DRIVING)
     if found != family:
-        raise ValueError(f"{folder}: a model of family {found}, not {family}; choose it as family={found}")
+        raise ValueError(
+            f"{folder}: a model of family {found}, not {family}; drivesim rollout takes it with family={found}"
+        )
     samplings = {"design_sampling", "predict_sampling"} if family == DRIVING else set()
     missing = sorted(({"name", "fps", "size_hw"} | samplings) - set(index))
     if missing:
