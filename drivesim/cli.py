@@ -234,9 +234,7 @@ def _design(config: DesignCommand, out: Path, record: Record) -> None:
         raise ValueError(f"num_frames is {config.num_frames}; must be 1 or more")
     check_device(config.device)
     if family_of(find_model(config.model)) == FAMILY:
-        raise ValueError(
-            f"model={config.model} makes videos from prompts; scenes are for driving models: model=toytown"
-        )
+        raise ValueError(f"model={config.model} makes videos from prompts; scenes are for driving ones: model=toytown")
     scenes = scene_paths(config.scene)
     simulator = _load_simulator(config.model, config.device, design_sampling=config.sampler)
     record(fingerprint=simulator.model.fingerprint)

@@ -75,9 +75,7 @@ def evaluate_command(config: EvaluateCommand, out: Path, record: Record, line: C
     print(*protocol_lines(scores), f"report: {scores[0].report}", sep="\n")
 
 
-def without_given_frames(
-    protocols: Sequence[ProtocolConfig], generated: str, line: CommandLine
-) -> Sequence[ProtocolConfig]:
+def without_given_frames(protocols: list[ProtocolConfig], generated: str, line: CommandLine) -> list[ProtocolConfig]:
     """Protocols that leave out no frame where no frame was given: the run folder of videos from prompts says so."""
     is_typed = any(override.lstrip("+~").startswith("protocol.context_frames=") for override in line.overrides)
     if is_typed or given_frames(generated) != 0 or not any(protocol.context_frames for protocol in protocols):

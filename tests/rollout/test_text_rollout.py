@@ -131,7 +131,7 @@ def test_what_another_family_takes_is_refused(folder: Path, tmp_path: Path, caps
     with pytest.raises(ValueError, match="takes stages=StagesConfig"):
         Simulator.from_pretrained(tmp_path / "driving", stages=TextStagesConfig())
     assert drivesim("design", "scene=cut_in", f"model={folder}", "out=designed") == 2
-    assert "makes videos from prompts; scenes are for driving models" in capsys.readouterr().err
+    assert "makes videos from prompts; scenes are for driving ones" in capsys.readouterr().err
 
 
 def test_an_evaluation_of_videos_from_prompts_leaves_out_no_given_frame(
