@@ -139,7 +139,7 @@ def test_what_the_command_line_leaves_out_of_the_sampler_is_the_models_own(comma
 
 
 def test_an_eta_for_a_sampler_that_reads_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="needs sampler ddim, not unipc"):
+    with pytest.raises(ValueError, match="needs sampler ddim, and sampler unipc has none"):
         SamplerOverrides(eta=0.5).over(GUIDED)
 
 
