@@ -227,9 +227,14 @@ def _load_simulator(model: str, device: str, **sampling: Any) -> Simulator:
 
 
 def _design(config: DesignCommand, out: Path, record: Record) -> None:
+    from drivesim.families.folder import family_of, find_model
+    from drivesim.families.text_parts import FAMILY
+
     if config.num_frames < 1:
         raise ValueError(f"num_frames is {config.num_frames}; must be 1 or more")
     check_device(config.device)
+    if family_of(find_model(config.model)) == FAMILY:
+        raise ValueError(f"model={config.model} makes videos from prompts; scenes are for driving ones: model=toytown")
     scenes = scene_paths(config.scene)
     simulator = _load_simulator(config.model, config.device, design_sampling=config.sampler)
     record(fingerprint=simulator.model.fingerprint)
@@ -281,11 +286,13 @@ def _driving_beginning(config: RolloutCommand) -> Beginning:
 
 
 def _text_beginning(config: TextRolloutCommand, out: Path, *, listens: bool) -> Beginning:
-    from drivesim.families.text import TextModel
+    from drivesim.families.folder import find_model
+    from drivesim.families.text import TextModel, text_facts
 
-    config.said()  # before gigabytes are read
     if config.preview and not listens:
         raise ValueError("preview=true needs pool=here; the workers of another pool tell of whole chunks alone")
+    index = text_facts(find_model(config.model), config.stages)
+    start = config.begin(tuple(config.size_hw or index["size_hw"]))  # before gigabytes are read
     load = partial(
         TextModel.from_pretrained,
         config.model,
@@ -297,10 +304,9 @@ def _text_beginning(config: TextRolloutCommand, out: Path, *, listens: bool) -> 
         size_hw=config.size_hw,
         samplings=config.samplings(),
         stages=config.stages,
+        prompts=config.said(),
     )
     model = load()
-    start = config.begin(model.start_hw)
-    model.facts(start.conditions)  # a prompt that is too long is refused before anything is written
     if listens:
         model.on_step = partial(_show_step, out / "preview.png" if config.preview else None)
     return load, model, start, {} if start.frame_HWC is None else {"start.png": start.frame_HWC}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -14,6 +14,8 @@ from drivesim.config import EvaluateCommand, compose, compose_protocols, scene_p
 from drivesim.core.devices import check_device
 from drivesim.core.terminal import Counter
 from drivesim.data import ClipSource
+from drivesim.evaluate.given_frames import given_frames
+from drivesim.evaluate.protocol import ProtocolConfig
 
 if TYPE_CHECKING:
     from drivesim.evaluate.extractors import Extractor, ExtractorConfig
@@ -57,6 +59,7 @@ def evaluate_command(config: EvaluateCommand, out: Path, record: Record, line: C
         return
     generated, real = config.sets()
     protocols = compose_protocols(config.protocols, line.overrides) if config.protocols else [config.protocol]
+    protocols = without_given_frames(protocols, generated, line)
     for extractor in chain(*network_configs(protocols, config.networks)):
         check_device(extractor.device)
     scores = evaluate_protocols(
@@ -70,6 +73,15 @@ def evaluate_command(config: EvaluateCommand, out: Path, record: Record, line: C
     )
     record()
     print(*protocol_lines(scores), f"report: {scores[0].report}", sep="\n")
+
+
+def without_given_frames(protocols: list[ProtocolConfig], generated: str, line: CommandLine) -> list[ProtocolConfig]:
+    """Protocols that leave out no frame where no frame was given: the run folder of videos from prompts says so."""
+    is_typed = any(override.lstrip("+~").startswith("protocol.context_frames=") for override in line.overrides)
+    if is_typed or given_frames(generated) != 0 or not any(protocol.context_frames for protocol in protocols):
+        return protocols
+    print(f"{generated}: made from prompts alone, no frame is left out as given (protocol.context_frames=0)")
+    return [replace(protocol, context_frames=0) for protocol in protocols]
 
 
 def _text_frame_extractor(config: ExtractorConfig) -> Extractor:

@@ -67,7 +67,8 @@ class Simulator:
         """
         if family_of(find_model(folder_or_name)) == FAMILY:
             own = {name: text.pop(name) for name in ("image", "upscaler", "base_text", "lora") if name in text}
-            assert stages is None or isinstance(stages, TextStagesConfig)
+            if not isinstance(stages, TextStagesConfig | None):
+                raise ValueError(f"{folder_or_name}: a text-to-video model takes stages=TextStagesConfig(...)")
             return cls(
                 TextModel.from_pretrained(
                     folder_or_name, device=device, dtype=dtype, stages=stages, sources=Sources(**own), **text
@@ -75,7 +76,8 @@ class Simulator:
             )
         if text:
             raise ValueError(f"{folder_or_name}: a driving model takes no {', '.join(sorted(text))}")
-        assert stages is None or isinstance(stages, StagesConfig)
+        if not isinstance(stages, StagesConfig | None):
+            raise ValueError(f"{folder_or_name}: a driving model takes stages=StagesConfig(...)")
         return cls(DrivingModel.from_pretrained(folder_or_name, device=device, dtype=dtype, stages=stages))
 
     @property
@@ -190,9 +192,14 @@ class Simulator:
     ) -> Prompts | bool | None:
         """What is said of a video, as its model's family understands it; None = nothing."""
         if isinstance(self.model, DrivingModel):
-            if prompt is not None:
+            if prompt is not None or negative_prompt:
                 raise ValueError(f"model {self.model.name!r} is a driving model, which takes no prompt")
             return is_night
+        if is_night is not None:
+            raise ValueError(
+                f"model {self.model.name!r} makes videos from prompts: is_night is for driving models; say it in the "
+                'prompt, such as prompt="a drive at night"'
+            )
         if prompt is None or isinstance(prompt, Prompts):
             return prompt
         texts = [prompt] if isinstance(prompt, str) else list(prompt)

@@ -139,7 +139,7 @@ def test_what_the_command_line_leaves_out_of_the_sampler_is_the_models_own(comma
 
 
 def test_an_eta_for_a_sampler_that_reads_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="needs sampler ddim, not unipc"):
+    with pytest.raises(ValueError, match="needs sampler ddim, and sampler unipc has none"):
         SamplerOverrides(eta=0.5).over(GUIDED)
 
 
@@ -228,3 +228,16 @@ def test_prompts_are_typed_as_they_are_said(prompt: str) -> None:
 
 def test_a_prompt_that_is_quoted_already_stays_as_it_is() -> None:
     assert compose("rollout", ["family=text", "prompt='a, b'"]).prompt == "a, b"
+
+
+def test_a_prompt_with_a_comma_stands_in_quotes_in_a_list() -> None:
+    typed = """prompts=["a drive by day, three cars", 'the driver\\'s view', a drive at night]"""
+    config = compose("rollout", ["family=text", typed])
+    assert config.prompts == ["a drive by day, three cars", "the driver's view", "a drive at night"]
+
+
+def test_another_sampler_than_the_presets_drops_the_presets_eta() -> None:
+    for sampler in ("unipc", "dpm_solver", "lcm"):
+        command = compose("rollout", ["family=text", "preset=paper", f"sampler={sampler}"])
+        assert (command.sampler.eta, command.stages.upsample_sampler.eta) == (None, 1.0)
+    assert compose("rollout", ["family=text", "preset=paper"]).sampler.eta == 1.0

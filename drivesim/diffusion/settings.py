@@ -52,7 +52,10 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         _check(self.steps, self.guidance)
         if self.eta != 0 and self.sampler is not Sampler.DDIM:
-            raise ValueError(f"eta={self.eta} needs sampler ddim, not {Sampler(self.sampler).value}")
+            raise ValueError(
+                f"eta={self.eta} needs sampler ddim, and sampler {Sampler(self.sampler).value} has none: leave eta "
+                "out, make it null, or choose ddim (preset=paper sets an eta for each stage)"
+            )
         if Sampler(self.sampler) is Sampler.LCM and self.steps > MOST_LCM_STEPS:
             raise ValueError(f"sampling steps: {self.steps}; sampler lcm takes at most {MOST_LCM_STEPS}")
 

@@ -21,6 +21,7 @@ from drivesim.diffusion.schedule import DDIMScheduler
 from drivesim.diffusion.settings import AnySampling, Sampler
 from drivesim.models.autoencoder import AutoencoderKL, VQModel
 from drivesim.models.build import UNet2DConditionModel
+from drivesim.models.stored_weights import set_weight_type
 from drivesim.models.temporal_stack import TemporalStack
 from drivesim.models.video_decoder import VideoDecoder
 
@@ -91,7 +92,9 @@ def read_index(folder: Path, family: str = DRIVING) -> dict[str, Any]:
     path, index = folder / INDEX, _index(folder)
     found = index.get("family", DRIVING)
     if found != family:
-        raise ValueError(f"{folder}: a model of family {found}, not {family}; choose it as family={found}")
+        raise ValueError(
+            f"{folder}: a model of family {found}, not {family}; drivesim rollout takes it with family={found}"
+        )
     samplings = {"design_sampling", "predict_sampling"} if family == DRIVING else set()
     missing = sorted(({"name", "fps", "size_hw"} | samplings) - set(index))
     if missing:
@@ -175,6 +178,20 @@ def blank_parts(folder: Path, names: Iterable[str] = REQUIRED) -> dict[str, Any]
     return parts
 
 
+def judged_parts(folder: Path, names: Iterable[str] = REQUIRED) -> dict[str, Any]:
+    """As `blank_parts`, and the headers of the files that hold the weights have been read.
+
+    Raises:
+        ValueError: as `blank_parts`, or weights that are missing, a pickle or truncated.
+    """
+    parts = blank_parts(folder, names)
+    for name in parts:
+        weight_file = PARTS[name][2]
+        if weight_file is not None:
+            _check_weights(folder, name, folder / name / weight_file)
+    return parts
+
+
 def _part_class(folder: Path, name: str) -> Any:
     """The class of a stored part.
 
@@ -247,8 +264,9 @@ def save_parts(folder: Path, parts: dict[str, Any], dtype: torch.dtype = torch.f
     for name, part in parts.items():
         if isinstance(part, ModelMixin):
             kept = part.dtype
-            part.to(dtype).save_pretrained(folder / name)
-            part.to(kept)
+            set_weight_type(part, dtype)
+            part.save_pretrained(folder / name)
+            set_weight_type(part, kept)
         else:
             part.save_pretrained(folder / name)
         _clean(folder / name, PARTS[name])

@@ -32,8 +32,7 @@ from drivesim.families.text_fitting import check_text_fit, check_text_size
 from drivesim.families.text_generate import generate_keys, interpolate_windows
 from drivesim.families.text_parts import (
     TextParts,
-    blank_text_parts,
-    load_text_parts,
+    judge_text_parts,
     read_text_index,
     sampling_of_stage,
 )
@@ -56,7 +55,7 @@ class TextModel:
     """A loaded text-to-video model.
 
     Args:
-        parts: what `text_parts.load_text_parts` gives.
+        parts: what `text_parts.judge_text_parts` reads.
         index: what `text_parts.read_text_index` gives, without stages that are left out.
         weights: fingerprint of the weights.
         key_frames: of a clip; None = as many as the temporal layers were trained on.
@@ -79,9 +78,9 @@ class TextModel:
     ):
         self.parts, self.name = parts, str(index["name"])
         self.num_frames = int(parts.temporal.config.num_frames) if key_frames is None else key_frames
-        height, width = size_hw or index["size_hw"]
-        self.start_hw: tuple[int, int] = (int(height), int(width))
-        check_text_size(parts, self.start_hw, self.num_frames)
+        size_hw = size_hw or index["size_hw"]
+        check_text_size(parts, size_hw, self.num_frames)
+        self.start_hw: tuple[int, int] = (int(size_hw[0]), int(size_hw[1]))
         self.key_fps = float(index["fps"])
         self.rates = [float(rate) for rate in index.get("rates") or []]
         self.fps = self.rates[-1] if self.rates else self.key_fps
@@ -126,6 +125,7 @@ class TextModel:
         size_hw: Sequence[int] | None = None,
         samplings: dict[str, TextOverrides] | None = None,
         stages: TextStagesConfig | None = None,
+        prompts: Prompts | None = None,
     ) -> TextModel:
         """Loads a model folder, or a model that ships with the package by its name.
 
@@ -139,6 +139,7 @@ class TextModel:
             size_hw: height and width in pixels before upscaling; None = the model's own.
             samplings: what differs from the model's own sampling, by stage.
             stages: which stages follow the key frames; None = all that the model has.
+            prompts: what will be asked of it, to be judged before weights are read; None = later.
 
         Raises:
             ValueError: no such model; a part is missing, a pickle, truncated, or of another size: says which.
@@ -153,16 +154,16 @@ class TextModel:
                     f"key_frames={key_frames} and seconds={seconds:g}, which need {needed}: give one of the two"
                 )
             key_frames = key_frames or needed
-        if all(Path(s).is_dir() for s in (sources.image, sources.upscaler, sources.base_text) if s is not None):
-            blank = blank_text_parts(folder, index, sources)  # before gigabytes are read
-            check_text_fit(index, blank)
-            frames = int(blank.temporal.config.num_frames) if key_frames is None else key_frames
-            check_text_size(blank, size_hw or index["size_hw"], frames)
-        parts = load_text_parts(folder, index, sources, dtype)
-        check_text_fit(index, parts)
+        settings: dict[str, Any] = {"key_frames": key_frames, "size_hw": size_hw, "samplings": samplings}
+        judged = judge_text_parts(folder, index, sources, dtype)
+        check_text_fit(index, judged.blank)
+        blank = cls(judged.blank, index, "", **settings)  # refuses what does not fit, before gigabytes are read
+        if prompts is not None:
+            blank.facts(prompts)
+        parts = judged.read()
         weights = parts.fingerprint()
         parts.to(device)
-        return cls(parts, index, weights, key_frames=key_frames, size_hw=size_hw, samplings=samplings)
+        return cls(parts, index, weights, **settings)
 
     def _upscaling(self, index: dict[str, Any]) -> LatentUpscaling | None:
         if self.parts.upscaler is None:

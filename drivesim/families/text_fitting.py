@@ -112,6 +112,8 @@ def check_text_size(parts: TextParts, size_hw: Sequence[int], key_frames: int) -
         size_hw: height and width in pixels before upscaling.
         key_frames: of a clip.
     """
+    if len(size_hw) != 2:
+        raise ValueError(f"size_hw={list(size_hw)}: expected [height, width]")
     f = downsampling(parts.image.vae)
     levels = [len(parts.image.unet.config.block_out_channels)]
     if parts.interpolation_unet is not None:

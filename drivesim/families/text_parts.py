@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -21,11 +21,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from drivesim.conditioning.rate_label import RateLabel
 from drivesim.diffusion.settings import Sampler, TextSamplingConfig
-from drivesim.families.folder import INDEX, blank_parts, load_parts, read_index, sampling_of
+from drivesim.families.folder import INDEX, blank_parts, judged_parts, load_parts, read_index, sampling_of
 from drivesim.families.text_sources import Sources
 from drivesim.models.hub import find_source
 from drivesim.models.temporal_stack import TemporalStack
-from drivesim.models.text_to_image import TextSide, TextToImage, load_text_side, load_text_to_image
+from drivesim.models.text_to_image import JudgedTextToImage, TextSide, TextToImage, judge_text_to_image
 from drivesim.models.video_decoder import VideoDecoder
 
 FAMILY = "text"
@@ -35,6 +35,7 @@ SAMPLINGS = {
     "interpolate": TextSamplingConfig(sampler=Sampler.DPM_SOLVER, steps=20, guidance=13.0),
     "upscale": TextSamplingConfig(sampler=Sampler.DPM_SOLVER, steps=15, guidance=2.0),
 }
+Found = TypeVar("Found", TextToImage, JudgedTextToImage)
 _INTERPOLATION = ("interpolation_unet", "interpolation", "rate_label")
 
 
@@ -119,10 +120,18 @@ def sampling_of_stage(index: dict[str, Any], stage: str) -> TextSamplingConfig:
     return sampling_of({"name": index["name"], stage: own[stage]}, stage, TextSamplingConfig)
 
 
-def load_text_parts(
+@dataclass(kw_only=True, slots=True)
+class JudgedTextParts:
+    """All parts of a model, judged by configs and files' headers before gigabytes are read."""
+
+    blank: TextParts  # networks without weights
+    read: Callable[[], TextParts]  # all parts, in evaluation mode
+
+
+def judge_text_parts(
     folder: Path, index: dict[str, Any], sources: Sources, dtype: torch.dtype = torch.float32
-) -> TextParts:
-    """All parts of a model, in evaluation mode.
+) -> JudgedTextParts:
+    """All parts of a model, ready to be read.
 
     Args:
         folder: the model's.
@@ -134,36 +143,45 @@ def load_text_parts(
         ValueError: a part that is missing, or cannot be used; says which.
         FileNotFoundError: a checkpoint that is not there.
     """
-    named = sources.image or _source(folder, index, "image")
-    image = load_text_to_image(named, loras=sources.lora, dtype=dtype)
-    sides = _sides(folder, index, sources, image, partial(load_text_side, dtype=dtype))
-    upscaler = None
-    _check_upscaler(folder, index, sources)
-    if "upscaler" in kept_stages(folder, index):
-        upscaler = load_text_to_image(sources.upscaler or _source(folder, index, "upscaler"), dtype=dtype)
-    parts = load_parts(folder, _own_parts(folder, index), dtype=dtype)
-    return _joined(image, sides, upscaler, parts, dtype)
+    judge = partial(judge_text_to_image, dtype=dtype)
+    image = judge(sources.image or _source(folder, index, "image"), loras=sources.lora)
+    base, own = _sides(folder, index, sources, image, judge)
+    source, names = _upscaler_source(folder, index, sources), _own_parts(folder, index)
+    upscaler = None if source is None else judge(source)
+    sides = (base.blank.text_side, own.blank.text_side)
+    blank_upscaler = None if upscaler is None else upscaler.blank
+    blank = _joined(image.blank, sides, blank_upscaler, judged_parts(folder, names), torch.float32)
+
+    def read() -> TextParts:
+        read_image = image.read()
+        read_own = read_image.text_side if own is image else own.read_text_side()
+        sides = (read_own if base is own else base.read_text_side(), read_own)
+        read_upscaler = None if upscaler is None else upscaler.read()
+        return _joined(read_image, sides, read_upscaler, load_parts(folder, names, dtype=dtype), dtype)
+
+    return JudgedTextParts(blank=blank, read=read)
 
 
 def blank_text_parts(folder: Path, index: dict[str, Any], sources: Sources) -> TextParts:
-    """The same without weights, on the meta device, where they take no memory; of diffusers' folders alone."""
-    image = blank_checkpoint(find_source(sources.image or _source(folder, index, "image")))
-    sides = _sides(folder, index, sources, image, lambda source: blank_checkpoint(find_source(source)).text_side)
-    upscaler = None
-    _check_upscaler(folder, index, sources)
-    if "upscaler" in kept_stages(folder, index):
-        upscaler = blank_checkpoint(find_source(sources.upscaler or _source(folder, index, "upscaler")))
-    return _joined(image, sides, upscaler, blank_parts(folder, _own_parts(folder, index)), torch.float32)
+    """All parts without weights, which need not be there, on the meta device; of diffusers' folders alone."""
+
+    def blank(source: str) -> TextToImage:
+        return blank_checkpoint(find_source(source))
+
+    image = blank(sources.image or _source(folder, index, "image"))
+    base, own = _sides(folder, index, sources, image, blank)
+    source = _upscaler_source(folder, index, sources)
+    upscaler = None if source is None else blank(source)
+    parts = blank_parts(folder, _own_parts(folder, index))
+    return _joined(image, (base.text_side, own.text_side), upscaler, parts, torch.float32)
 
 
 def _sides(
-    folder: Path, index: dict[str, Any], sources: Sources, image: TextToImage, load: Callable[[str], TextSide]
-) -> tuple[TextSide, TextSide]:
-    """Who tells the temporal layers the prompt, and the text side of the image model that they were trained with."""
-    own = image.text_side
+    folder: Path, index: dict[str, Any], sources: Sources, image: Found, load: Callable[[str], Found]
+) -> tuple[Found, Found]:
+    """Who tells the temporal layers the prompt, and the image model that they were trained with."""
     own_source = _own_source(folder, index) if sources.image or sources.lora else None
-    if own_source is not None:
-        own = load(own_source)
+    own = image if own_source is None else load(own_source)
     return (own if sources.base_text is None else load(sources.base_text)), own
 
 
@@ -195,12 +213,16 @@ def kept_stages(folder: Path, index: dict[str, Any]) -> set[str]:
     return {name for name in stages if index.get(name, "") is not None}
 
 
-def _check_upscaler(folder: Path, index: dict[str, Any], sources: Sources) -> None:
-    if sources.upscaler is not None and "upscaler" not in kept_stages(folder, index):
+def _upscaler_source(folder: Path, index: dict[str, Any], sources: Sources) -> str | None:
+    """The upscaler's checkpoint; None = the model has none, or it is left out."""
+    if "upscaler" in kept_stages(folder, index):
+        return sources.upscaler or _source(folder, index, "upscaler")
+    if sources.upscaler is not None:
         raise ValueError(
             f"model {index['name']!r}: upscaler={sources.upscaler} has no upscaler to take the place of: the model has "
             "none, or stages.upsampling=NONE leaves it out"
         )
+    return None
 
 
 def _own_parts(folder: Path, index: dict[str, Any]) -> list[str]:

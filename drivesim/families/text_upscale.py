@@ -56,6 +56,11 @@ class LatentUpscaling:
             raise ValueError(
                 f"upscaler: overlap={self.overlap} of a portion of {self.portion}; at most {most} overlaps"
             )
+        if self.temporal is None and self.sampling.deep_every != 1:
+            raise ValueError(
+                f"upscaler: deep_every={self.sampling.deep_every} needs layers over time; frame by frame every call is "
+                "whole: stages.upsample_sampler.deep_every=1"
+            )
         last = min(
             int(self.image.unet.config.num_class_embeds or 1000),
             self.image.low_res_scheduler.config.num_train_timesteps,

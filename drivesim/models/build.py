@@ -63,7 +63,12 @@ class BackboneConfig:
 
 
 def make_backbone(
-    config: BackboneConfig, latent_channels: int, latent_hw: tuple[int, int], extra_channels: int = 0
+    config: BackboneConfig,
+    latent_channels: int,
+    latent_hw: tuple[int, int],
+    extra_channels: int = 0,
+    *,
+    num_levels: int | None = None,
 ) -> UNet2DConditionModel:
     """A fresh `UNet2DConditionModel`.
 
@@ -72,6 +77,7 @@ def make_backbone(
         latent_channels: channels that it denoises.
         latent_hw: height and width of a latent picture.
         extra_channels: channels that the conditioner appends to its input.
+        num_levels: noise levels of a small picture in its input, of which it is told one; None = it is told none.
 
     Raises:
         ValueError: latents that the number of levels cannot halve.
@@ -94,6 +100,7 @@ def make_backbone(
         attention_head_dim=tuple(c // config.channels_per_head for c in config.block_out_channels),
         norm_num_groups=config.norm_num_groups,
         cross_attention_dim=config.token_dim,
+        num_class_embeds=num_levels,
     )
 
 

@@ -37,6 +37,22 @@ class _Layer:
     alpha: str = ""
 
 
+@dataclass(kw_only=True, slots=True)
+class _Lora:
+    """A file that has been found to fit."""
+
+    path: Path
+    scale: float  # how much of it is fused
+    shapes: dict[str, tuple[int, ...]]
+    layers: dict[tuple[str, str], _Layer]
+    alphas: dict[str, float]  # of parts whose settings have one
+
+
+def check_lora(source: str | Path, unet: nn.Module, text_encoder: nn.Module) -> None:
+    """Raises ValueError as `fuse_lora`, from the file's header alone; the networks may be on the meta device."""
+    _judged(source, unet, text_encoder)
+
+
 def fuse_lora(source: str | Path, unet: nn.Module, text_encoder: nn.Module) -> None:
     """Adds LoRA weights to the networks' own, in place.
 
@@ -49,6 +65,16 @@ def fuse_lora(source: str | Path, unet: nn.Module, text_encoder: nn.Module) -> N
         ValueError: a pickle, a truncated file, another kind of adapter, or weights for another model; the networks
             then are as before.
     """
+    lora = _judged(source, unet, text_encoder)
+    tensors, targets = read_tensors(lora.path, lora.shapes, torch.float32), _targets(unet, text_encoder)
+    for key, names in lora.layers.items():
+        up, down = tensors[names.up], tensors[names.down]
+        rank = down.shape[0]
+        alpha = tensors[names.alpha].item() if names.alpha else lora.alphas.get(key[0], rank)
+        _add(targets[key], up.flatten(1) @ down.flatten(1) * (lora.scale * alpha / rank))
+
+
+def _judged(source: str | Path, unet: nn.Module, text_encoder: nn.Module) -> _Lora:
     path, scale = _path_and_scale(str(source))
     place = f"LoRA {path}"
     if path.is_dir():
@@ -60,12 +86,7 @@ def fuse_lora(source: str | Path, unet: nn.Module, text_encoder: nn.Module) -> N
     targets = _targets(unet, text_encoder)
     for (part, layer), names in layers.items():
         _check_fit(targets.get((part, layer)), names, shapes, f"{place}: layer {layer!r} of {part}")
-    tensors, alphas = read_tensors(path, shapes, torch.float32), _alphas(path, place)
-    for key, names in layers.items():
-        up, down = tensors[names.up], tensors[names.down]
-        rank = down.shape[0]
-        alpha = tensors[names.alpha].item() if names.alpha else alphas.get(key[0], rank)
-        _add(targets[key], up.flatten(1) @ down.flatten(1) * (scale * alpha / rank))
+    return _Lora(path=path, scale=scale, shapes=shapes, layers=layers, alphas=_alphas(path, place))
 
 
 def _path_and_scale(source: str) -> tuple[Path, float]:

@@ -76,6 +76,15 @@ def read_tensors(path: Path, names: Iterable[str], dtype: torch.dtype) -> dict[s
     return read
 
 
+def set_weight_type(network: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Changes the type of a network's weights in place, as torch does.
+
+    The `to` of diffusers' models warns of modules that should be kept in float32, also for those that have none.
+    """
+    assert not getattr(network, "_keep_in_fp32_modules", None), "load it with torch_dtype instead"
+    torch.nn.Module.to(network, dtype)
+
+
 def check_shapes(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], place: str) -> None:
     """Raises ValueError where stored tensors are not those of a network, naming the first that differs."""
     problems = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from drivesim.core.files import read_json, write_json
 from drivesim.models.hub import find_source
-from drivesim.models.lora import fuse_lora
+from drivesim.models.lora import check_lora, fuse_lora
 from drivesim.models.original_checkpoint import BlankTextEncoder, OriginalCheckpoint
 from drivesim.models.stored_weights import (
     JudgedPart,
@@ -81,6 +81,26 @@ class TextToImage:
                 raise ValueError(f"{place}: not the architecture of {kind}: {name} is {found}, needed is {needed}")
 
 
+@dataclass(kw_only=True, slots=True)
+class JudgedTextToImage:
+    """A checkpoint that has been judged by its configs and its files' headers; its weights are not read yet."""
+
+    blank: TextToImage  # networks without weights
+    networks: dict[str, JudgedPart]
+    loras: Sequence[str | Path]
+
+    def read(self) -> TextToImage:
+        """The parts with their weights, LoRA fused."""
+        read = replace(self.blank, **{name: part.read() for name, part in self.networks.items()})
+        for lora in self.loras:
+            fuse_lora(lora, read.unet, read.text_encoder)
+        return read
+
+    def read_text_side(self) -> TextSide:
+        """The text side; reads no weights other than the text encoder's."""
+        return replace(self.blank.text_side, text_encoder=self.networks["text_encoder"].read())
+
+
 def load_text_to_image(
     source: str | Path,
     *,
@@ -88,7 +108,18 @@ def load_text_to_image(
     loras: Sequence[str | Path] = (),
     dtype: torch.dtype = torch.float32,
 ) -> TextToImage:
-    """The parts of a checkpoint.
+    """The parts of a checkpoint; arguments and errors as of `judge_text_to_image`."""
+    return judge_text_to_image(source, base=base, loras=loras, dtype=dtype).read()
+
+
+def judge_text_to_image(
+    source: str | Path,
+    *,
+    base: str | Path | None = None,
+    loras: Sequence[str | Path] = (),
+    dtype: torch.dtype = torch.float32,
+) -> JudgedTextToImage:
+    """A checkpoint, ready to be read once all of it has been judged.
 
     Args:
         source: a diffusers folder (a DreamBooth training's, too), a hub id, or an original single file (safetensors).
@@ -103,35 +134,18 @@ def load_text_to_image(
             needed.
         FileNotFoundError: nothing is there by that name, or the hub cannot be reached.
     """
-    made, judged = _judged(source, base, dtype)
-    for name, part in judged.items():
-        setattr(made, name, part.read())
-    for lora in loras:
-        fuse_lora(lora, made.unet, made.text_encoder)
-    return made
-
-
-def load_text_side(source: str | Path, *, dtype: torch.dtype = torch.float32) -> TextSide:
-    """As `load_text_to_image`, but reads no weights other than the text encoder's."""
-    made, judged = _judged(source, None, dtype)
-    made.text_encoder = judged["text_encoder"].read()
-    return made.text_side
-
-
-def _judged(
-    source: str | Path, base: str | Path | None, dtype: torch.dtype
-) -> tuple[TextToImage, dict[str, JudgedPart]]:
-    """A checkpoint without weights, once all of it has been judged, and its networks to be read."""
     found = find_source(source)
     if found.is_file():
         small, judged = _in_original(OriginalCheckpoint.open(found, base), dtype)
     else:
         small, judged = _in_folder(found, None if base is None else find_source(base), dtype)
-    made = TextToImage(**small, **{name: part.network for name, part in judged.items()})
-    made.check(str(source))
-    if not made.is_upscaler:
-        _correct_old_schedule(made.scheduler)
-    return made, judged
+    blank = TextToImage(**small, **{name: part.network for name, part in judged.items()})
+    blank.check(str(source))
+    if not blank.is_upscaler:
+        _correct_old_schedule(blank.scheduler)
+    for lora in loras:
+        check_lora(lora, blank.unet, blank.text_encoder)
+    return JudgedTextToImage(blank=blank, networks=judged, loras=loras)
 
 
 def save_text_to_image(parts: TextToImage, folder: str | Path) -> None:

@@ -17,6 +17,7 @@ from drivesim.families.text_fitting import check_text_fit
 from drivesim.families.text_parts import blank_text_parts
 from drivesim.families.text_published import INDEX, published_parts
 from drivesim.families.text_upscale import LatentUpscaling
+from drivesim.models.stored_weights import set_weight_type
 from drivesim.planning.demand import Demand, Part, Phase, weight_bytes
 from drivesim.planning.rollout_demand import chunk_blocks, counted, encoder_bytes, future_plan, sampled
 from drivesim.planning.tally import LARGEST_HEAP_BLOCK
@@ -50,7 +51,7 @@ def blank_text_model(command: TextRolloutCommand) -> TextModel:
         parts = blank_text_parts(folder, index, command.sources())
     check_text_fit(index, parts)
     for network in parts.networks().values():
-        network.to(command.dtype())
+        set_weight_type(network, command.dtype())
     key_frames = command.key_frames
     if key_frames is None and command.seconds is not None:
         key_frames = key_frames_for(index, command.seconds)

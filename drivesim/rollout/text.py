@@ -23,7 +23,7 @@ class TextRolloutCommand(RolloutConfig):
 
     model: str = "toytown_text"  # name of a shipped model, or a model folder
     prompt: str | None = None  # what the video shows
-    prompts: list[str] = field(default_factory=list)  # in place of prompt: several over the video's time
+    prompts: list[str] = field(default_factory=list)  # in place of prompt: several over time; ["a, b","c"]
     prompt_times_s: list[float] = field(default_factory=list)  # when each of prompts is reached; [] = spread evenly
     negative_prompt: str = ""  # what guidance leads away from
     subject: str | None = None  # rare word of a personal subject (image=FOLDER), left out for the temporal layers

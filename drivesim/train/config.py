@@ -39,6 +39,7 @@ class StageName(str, Enum):
     TEXT_KEY_FRAMES = "text_key_frames"  # temporal layers in a frozen text-to-image model
     TEXT_INTERPOLATION = "text_interpolation"  # all weights of a U-Net that fills in frames
     TEXT_VIDEO_DECODER = "text_video_decoder"  # layers over time in the decoder of a checkpoint
+    TEXT_IMAGE_UPSCALER = "text_image_upscaler"  # a small x4 upscaler of single frames from nothing
     TEXT_UPSCALER = "text_upscaler"  # temporal layers in a frozen x4 upscaler
     DISTIL_INTERPOLATION = "distil_interpolation"  # an interpolation that needs few steps
     DISTIL_UPSCALER = "distil_upscaler"  # an x4 upscaler that needs few steps
@@ -59,6 +60,15 @@ class StageName(str, Enum):
     def weighs_boxes(self) -> bool:
         """Whether it reads `text_loss.box_weight`."""
         return self in (StageName.TEXT_BASE, StageName.TEXT_IMAGE, StageName.TEXT_KEY_FRAMES)
+
+    @property
+    def drops_text(self) -> bool:
+        """Whether it reads `text_loss.drop_text`: DreamBooth keeps its captions, a decoder is told none."""
+        return self.is_text and self not in (
+            StageName.DREAMBOOTH,
+            StageName.DREAMBOOTH_LORA,
+            StageName.TEXT_VIDEO_DECODER,
+        )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -96,20 +106,20 @@ class TrainConfig:
     position_tables: bool = False  # exported temporal layers hold frame positions as numbers: smaller, the same results
     weights: str = "float32"  # type of the exported weights: float32, float16, bfloat16
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)  # read by stage autoencoder
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)  # read by stage image
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)  # by stages image, text_base, text_image_upscaler
     conditioner: ConditionerConfig = field(default_factory=ConditionerConfig)  # read by stage image
     temporal: TemporalConfig = field(default_factory=TemporalConfig)  # read by stage prediction
     interpolation: InterpolationConfig = field(default_factory=InterpolationConfig)  # read by stage interpolation
     upsampler: UpsamplerConfig = field(default_factory=UpsamplerConfig)  # read by both stages of the upsampler
     upsampler_temporal: UpsamplerTemporalConfig = field(default_factory=UpsamplerTemporalConfig)  # by stage upsampler
     video_decoder: VideoDecoderConfig = field(default_factory=VideoDecoderConfig)  # read by stage video_decoder
-    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)  # read by stage text_base
+    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)  # by text_base, text_image_upscaler
     text_temporal: TextTemporalConfig = field(default_factory=TextTemporalConfig)  # read by stage text_key_frames
     text_interpolation: TextInterpolationConfig = field(default_factory=TextInterpolationConfig)  # by that stage
-    text_upscaler: TextUpscalerConfig = field(default_factory=TextUpscalerConfig)  # read by stage text_upscaler
+    text_upscaler: TextUpscalerConfig = field(default_factory=TextUpscalerConfig)  # read by the stages of the upscaler
     dreambooth: DreamBoothConfig = field(default_factory=DreamBoothConfig)  # read by both stages of DreamBooth
     consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)  # read by both stages of distillation
-    text_loss: TextLossConfig = field(default_factory=TextLossConfig)  # all stages of the text family
+    text_loss: TextLossConfig = field(default_factory=TextLossConfig)  # of the text family
     crop: CropConfig = field(default_factory=CropConfig)  # read by the stages that learn from pictures
     autoencoder_loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)  # stage autoencoder
     image_loss: ImageLossConfig = field(default_factory=ImageLossConfig)  # stage image
@@ -133,11 +143,13 @@ class TrainConfig:
         if self.trainer.gradient_checkpointing and not stage.can_checkpoint_gradients:
             able = ", ".join(other.value for other in StageName if other.can_checkpoint_gradients)
             raise ValueError(f"trainer.gradient_checkpointing=true: stage {stage.value} cannot; those that can: {able}")
-        if self.text_loss.box_weight and not stage.weighs_boxes:
-            able = ", ".join(other.value for other in StageName if other.weighs_boxes)
-            raise ValueError(
-                f"text_loss.box_weight={self.text_loss.box_weight}: stage {stage.value} does not weigh boxes by it, "
-                f"so it must be 0; those that do: {able}"
-            )
+        for name, reads in {"box_weight": "weighs_boxes", "drop_text": "drops_text"}.items():
+            value = getattr(self.text_loss, name)
+            if value not in (0, getattr(TextLossConfig(), name)) and not getattr(stage, reads):
+                able = ", ".join(other.value for other in StageName if getattr(other, reads))
+                raise ValueError(
+                    f"text_loss.{name}={value}: stage {stage.value} does not read it, so leave it out or make it 0; "
+                    f"those that do: {able}"
+                )
         if self.weights not in ("float32", "float16", "bfloat16"):
             raise ValueError(f"weights={self.weights}; valid: float32, float16, bfloat16")

@@ -20,6 +20,7 @@ from drivesim.core.files import sha256_file
 from drivesim.families.folder import INDEX, PARTS, find_model, fingerprint, load_parts, save_parts, write_index
 from drivesim.families.text_parts import FAMILY, blank_checkpoint
 from drivesim.models.hub import find_source
+from drivesim.models.stored_weights import set_weight_type
 from drivesim.models.text_to_image import TextToImage, load_text_to_image, save_text_to_image
 from drivesim.train.config import TrainConfig
 from drivesim.train.folders import DRIVING_FOLDERS, ModelFolders, Parts, weight_type
@@ -143,7 +144,7 @@ class TextFolders(ModelFolders):
 
 
 class TextBaseFolders(TextFolders):
-    """For an image model from nothing: `init` is a driving model, whose autoencoder it takes."""
+    """For an image model or an upscaler from nothing: `init` is a driving model, whose autoencoder it takes."""
 
     def check(self, config: TrainConfig, trained: Iterable[str]) -> None:
         """Nothing is joined."""
@@ -197,10 +198,10 @@ def save_checkpoint(parts: Parts, folder: Path, config: TrainConfig) -> None:
     named = {theirs: parts.get(name) for name, theirs in CHECKPOINT_PARTS.items()}
     kept = {name: part.dtype for name, part in named.items() if isinstance(part, nn.Module)}
     for name in kept:
-        named[name].to(weight_type(config))  # type: ignore[union-attr]
+        set_weight_type(named[name], weight_type(config))  # type: ignore[arg-type]
     save_text_to_image(TextToImage(**named), folder)
     for name, dtype in kept.items():
-        named[name].to(dtype)  # type: ignore[union-attr]
+        set_weight_type(named[name], dtype)  # type: ignore[arg-type]
     for file in folder.rglob("*.safetensors"):  # safetensors writes 0600
         file.chmod((folder / "model_index.json").stat().st_mode)
 

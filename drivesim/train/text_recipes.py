@@ -25,7 +25,7 @@ from drivesim.train.stage import Stage
 from drivesim.train.text_folders import SubjectFolders, TextBaseFolders, TextFolders
 from drivesim.train.text_interpolation import TextInterpolationStage
 from drivesim.train.text_ldm import KeyFrameStage, TextImageStage, TextStage
-from drivesim.train.text_upscaler import TextUpscalerStage
+from drivesim.train.text_upscaler import TextImageUpscalerStage, TextUpscalerStage
 
 UPSCALE = 4  # pixels of a large frame to one of a small one, a side
 _INTERPOLATION = ("interpolation_unet", "interpolation", "rate_label")
@@ -37,10 +37,28 @@ def _make_base(config: TrainConfig, parts: Parts) -> Parts:
     autoencoder = without_shift(parts["autoencoder"])
     f = downsampling(autoencoder)
     latent_hw = (config.size_hw[0] // f, config.size_hw[1] // f)
+    backbone = make_backbone(config.backbone, autoencoder.config.latent_channels, latent_hw)
+    return {"autoencoder": autoencoder, "backbone": backbone} | _fresh_text_side(config)
+
+
+def _make_image_upscaler(config: TrainConfig, parts: Parts) -> Parts:
+    """The same as an x4 upscaler: its latents are of large frames, and as many as a small frame has pixels."""
+    autoencoder = without_shift(parts["autoencoder"])
+    if downsampling(autoencoder) != UPSCALE:
+        raise ValueError(
+            f"init={config.init}: its autoencoder makes pictures {downsampling(autoencoder)} times smaller; an x4 "
+            f"upscaler needs {UPSCALE} times, such as autoencoder.block_out_channels=[16,32,64]"
+        )
+    (height, width), channels = config.size_hw, autoencoder.config.latent_channels
+    levels = config.schedule.num_steps
+    backbone = make_backbone(config.backbone, channels, (height, width), COLOURS, num_levels=levels)
+    low = {"low_res_scheduler": training_schedule(config.schedule)}
+    return {"autoencoder": autoencoder, "backbone": backbone} | _fresh_text_side(config) | low
+
+
+def _fresh_text_side(config: TrainConfig) -> Parts:
     tokenizer = make_tokenizer(config.text_encoder)
     return {
-        "autoencoder": autoencoder,
-        "backbone": make_backbone(config.backbone, autoencoder.config.latent_channels, latent_hw),
         "tokenizer": tokenizer,
         "text_encoder": make_text_encoder(config.text_encoder, tokenizer, config.backbone.token_dim),
         "scheduler": training_schedule(config.schedule),
@@ -216,6 +234,22 @@ TEXT_RECIPES: dict[StageName, Recipe] = {
         folders=TextFolders(),
     ),
     StageName.TEXT_INTERPOLATION: _INTERPOLATION_RECIPE,
+    StageName.TEXT_IMAGE_UPSCALER: replace(
+        _UPSCALER_RECIPE,
+        needs=("autoencoder",),
+        trains=("backbone", "text_encoder"),
+        replaces=("autoencoder",),
+        make=_make_image_upscaler,
+        stage=_stage(
+            TextImageUpscalerStage,
+            "backbone",
+            "text_encoder",
+            sampling="upsample_sampling",
+            max_noise_level=lambda config: config.text_upscaler.max_noise_level,
+        ),
+        num_frames=lambda _: 1,
+        folders=TextBaseFolders("upscaler"),
+    ),
     StageName.TEXT_UPSCALER: _UPSCALER_RECIPE,
     StageName.DREAMBOOTH: Recipe(
         needs=_CHECKPOINT,

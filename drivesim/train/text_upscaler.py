@@ -1,4 +1,4 @@
-"""Training of temporal layers in a latent x4 upscaler, on pieces of large frames.
+"""Training of a latent x4 upscaler, on pieces of large frames: a small one from nothing, and temporal layers in any.
 
 Axes: B samples, T frames, C channels, H W pixels of large frames, h w latents of them, which are small frames' pixels.
 """
@@ -28,11 +28,11 @@ from drivesim.train.stage import Batch
 from drivesim.train.text_ldm import TextStage
 
 
-class TextUpscalerStage(TextStage):
-    """Trains temporal layers that see the small frames, in a frozen x4 upscaler (Table 8).
+class TextImageUpscalerStage(TextStage):
+    """Trains an x4 upscaler of single frames: of large ones' latents, beside the small frame and its noise level.
 
     Parts: autoencoder, tokenizer, text_encoder, scheduler, low_res_scheduler and backbone of the upscaler's
-    checkpoint, and upscaler_temporal.
+    checkpoint.
 
     Args:
         parts: these.
@@ -43,7 +43,7 @@ class TextUpscalerStage(TextStage):
 
     def __init__(self, parts: dict[str, Any], trains: tuple[str, ...], *, max_noise_level: int, **settings: Any):
         super().__init__(parts, trains, **settings)
-        self.video_unet = VideoUNet(parts["backbone"], parts["upscaler_temporal"])
+        self.backbone = parts["backbone"]
         self.low_schedule = parts["low_res_scheduler"]
         self.max_noise_level = max_noise_level
         self.scale = downsampling(parts["autoencoder"])
@@ -68,20 +68,12 @@ class TextUpscalerStage(TextStage):
         return noised, level
 
     def predict(
-        self, noisy_BTChw: Tensor, steps_B: Tensor, tokens_BLD: Tensor, noised_low_BTChw: Tensor, level_B: Tensor,
-        *, network: VideoUNet | None = None,
-    ) -> Tensor:  # fmt: skip
-        """The prediction of a network, None = the trained one; small frames are its input and its layers' context."""
-        network = network or self.video_unet
-        made: Tensor = network(
-            torch.cat([noisy_BTChw, noised_low_BTChw], dim=2),
-            steps_B,
-            tokens_BLD,
-            context_BTCHW=noised_low_BTChw,
-            temporal_tokens_BLC=tokens_BLD,
-            noise_level_B=level_B,
-        )
-        return made
+        self, noisy_BTChw: Tensor, steps_B: Tensor, tokens_BLD: Tensor, noised_low_BTChw: Tensor, level_B: Tensor
+    ) -> Tensor:
+        """The prediction for clips of one frame."""
+        x = torch.cat([noisy_BTChw, noised_low_BTChw], dim=2)[:, 0]
+        made: Tensor = self.backbone(x, steps_B, tokens_BLD, class_labels=level_B).sample
+        return made[:, None]
 
     def small(self, frames_NCHW: Tensor) -> Tensor:
         """Small frames (N, 3, h, w) in [-1, 1], as a real downscale makes them."""
@@ -107,3 +99,30 @@ class TextUpscalerStage(TextStage):
             )
         rows = [enlarged(low[0], self.scale), decode_pictures(self.autoencoder, made[0]), frames[0]]
         return np.concatenate([np.concatenate(list(to_picture_range(row)), axis=1) for row in rows])
+
+
+class TextUpscalerStage(TextImageUpscalerStage):
+    """Trains temporal layers that see the small frames, in a frozen x4 upscaler (Table 8).
+
+    Parts: those of `TextImageUpscalerStage`, and upscaler_temporal.
+    """
+
+    def __init__(self, parts: dict[str, Any], trains: tuple[str, ...], **settings: Any):
+        super().__init__(parts, trains, **settings)
+        self.video_unet = VideoUNet(parts["backbone"], parts["upscaler_temporal"])
+
+    def predict(
+        self, noisy_BTChw: Tensor, steps_B: Tensor, tokens_BLD: Tensor, noised_low_BTChw: Tensor, level_B: Tensor,
+        *, network: VideoUNet | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The prediction of a network, None = the trained one; small frames are its input and its layers' context."""
+        network = network or self.video_unet
+        made: Tensor = network(
+            torch.cat([noisy_BTChw, noised_low_BTChw], dim=2),
+            steps_B,
+            tokens_BLD,
+            context_BTCHW=noised_low_BTChw,
+            temporal_tokens_BLC=tokens_BLD,
+            noise_level_B=level_B,
+        )
+        return made

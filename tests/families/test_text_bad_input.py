@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from diffusers import UNet2DConditionModel
+from safetensors.torch import save_file
 
+from drivesim.diffusion.settings import TextOverrides
 from drivesim.families.driving import DrivingModel
 from drivesim.families.folder import save_parts
 from drivesim.families.prompts import Prompts
@@ -83,6 +86,42 @@ def test_an_upscaler_is_no_image_model_and_the_other_way_round(folder: Path) -> 
     )
 
 
+@pytest.fixture
+def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No weight may be read."""
+    for reader in ("models.text_to_image.read_tensors", "models.lora.read_tensors", "families.text_parts.load_parts"):
+        monkeypatch.setattr(f"drivesim.{reader}", lambda *_, **__: pytest.fail("weights were read"))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+@pytest.mark.usefixtures("unread")
+def test_all_is_judged_before_any_weight_is_read(folder: Path, tmp_path: Path) -> None:
+    own = "diffusion_pytorch_model.safetensors"
+    for part in ("temporal", "upscaler_temporal", "interpolation_unet", "upscaler/unet", "image/vae"):
+        broken = Path(shutil.copytree(folder, tmp_path / part.replace("/", "_")))
+        cut(broken / part / own)
+        refused(broken, [Path(part).name, "truncated"])
+    pickle = tmp_path / "sd.safetensors"
+    pickle.write_bytes(b"PK\x03\x04" + bytes(40))
+    refused(folder, ["is a pickle", "convert it once"], sources=Sources(image=str(pickle)))
+    refused(folder, ["is a pickle"], sources=Sources(base_text=str(pickle)))
+    refused(folder, ["is a pickle"], sources=Sources(upscaler=str(pickle)))
+    refused(folder, ["is a pickle"], sources=Sources(lora=[str(pickle)]))
+    save_file({f"unet.x.lora_{name}.weight": torch.zeros(2, 2) for name in "AB"}, tmp_path / "lora.safetensors")
+    refused(folder, ["not in this model"], sources=Sources(lora=[str(tmp_path / "lora.safetensors")]))
+    refused(folder, ["divide by 4", "[16, 32]"], size_hw=[18, 32])
+    refused(folder, ["[height, width]"], size_hw=[18])
+    refused(folder, ["a prompt of 40 tokens", "takes 14"], prompts=Prompts(prompts=["night " * 40]))
+    refused(folder, ["eta=0.5", "needs sampler ddim", "dpm_solver"], samplings={"upscale": TextOverrides(eta=0.5)})
+    refused(
+        folder, ["deep_every=2", "stages.upsample_sampler.deep_every=1"],
+        samplings={"upscale": TextOverrides(deep_every=2)}, stages=TextStagesConfig(upsampling=Upsampling.IMAGE),
+    )  # fmt: skip
+
+
 def test_an_upscaler_for_a_model_without_one_is_refused(folder: Path) -> None:
     stages = TextStagesConfig(upsampling=Upsampling.NONE)
     refused(folder, ["upscaler=", "stages.upsampling=NONE"], sources=Sources(upscaler="x"), stages=stages)
@@ -128,7 +167,7 @@ def test_an_index_that_does_not_fit_names_both_sides(folder: Path, change: dict[
 
 
 def test_a_text_model_is_no_driving_model(folder: Path) -> None:
-    with pytest.raises(ValueError, match="family text, not driving; choose it as family=text"):
+    with pytest.raises(ValueError, match="family text, not driving; drivesim rollout takes it with family=text"):
         DrivingModel.from_pretrained(folder)
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from drivesim.config import compose
+from drivesim.core.files import read_json
 from drivesim.core.seeds import torch_generator
 from drivesim.families.prompts import Prompts
 from drivesim.families.text import TextModel
@@ -44,6 +46,9 @@ def clips(request: pytest.FixtureRequest, repo_root: Path) -> tuple[list[Frames]
     folder = repo_root / "runs" / "toytown_text" / kind / "model"
     if not folder.is_dir():
         pytest.skip(f"not trained here: drivesim train experiment=toytown_text/{kind}")
+    steps = compose("train", [f"experiment=toytown_text/{kind}"]).trainer.max_steps
+    if read_json(folder.parent / "run.json")["max_steps"] != steps:
+        pytest.skip(f"{folder.parent} is of an earlier recipe; delete it and train experiment=toytown_text/{kind}")
     sources = Sources(image=str(folder)) if kind == "dreambooth" else Sources(lora=[str(folder)])
     own = made(TextModel.from_pretrained("toytown_text"), Prompts(prompts=[PROMPT.replace(f"{SUBJECT} ", "")]))
     tuned = TextModel.from_pretrained("toytown_text", sources=sources)

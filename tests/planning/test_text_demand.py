@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from drivesim.config import compose
 from drivesim.families.text import TextModel
@@ -46,3 +47,9 @@ def test_more_steps_more_guidance_and_whole_calls_cost_more(folder: Path) -> Non
     assert flops("sampler.steps=4", "sampler.guidance=1") == pytest.approx(base / 2, rel=0.1)
     # Of every two calls one is whole; of the other the top level alone.
     assert 0.5 * base < flops("sampler.steps=4", "sampler.deep_every=2") < 0.95 * base
+
+
+def test_another_type_of_weights_is_planned_without_a_word(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command = compose("plan", ["rollout", "family=text", f"model={folder}", "weights=bfloat16"])
+    assert {network.dtype for network in blank_text_model(command).parts.networks().values()} == {torch.bfloat16}
+    assert capfd.readouterr().err == ""

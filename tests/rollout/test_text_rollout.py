@@ -12,11 +12,17 @@ import pytest
 from drivesim import Simulator
 from drivesim.core.picture import load_picture, save_png
 from drivesim.core.video import probe
+from drivesim.data import make_source
+from drivesim.evaluate.given_frames import given_frames
+from drivesim.evaluate.protocol import ProtocolConfig
+from drivesim.evaluate_command import CommandLine, without_given_frames
 from drivesim.families.prompts import Prompts
+from drivesim.families.stages import StagesConfig, TextStagesConfig
 from drivesim.families.text import TextModel
 from drivesim.rollout.run import RolloutConfig, run_rollout
 from drivesim.rollout.start import Start
 from tests.command_line import drivesim
+from tests.families.tiny_family import write_tiny_family
 from tests.families.tiny_text import SIZE_HW, write_tiny_text
 
 pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
@@ -110,3 +116,40 @@ def test_a_simulator_makes_videos_of_prompts_and_shows_its_steps(folder: Path) -
     assert not np.array_equal(frames, np.concatenate(list(sim.rollout(prompt="night", seed=4))))
     with pytest.raises(ValueError, match="needs a prompt"):
         next(sim.rollout(seed=3))
+
+
+def test_what_another_family_takes_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, driving = (Simulator.from_pretrained(model) for model in (folder, write_tiny_family(tmp_path / "driving")))
+    with pytest.raises(ValueError, match="is_night is for driving models; say it in the prompt"):
+        next(text.rollout(prompt="night", is_night=True))
+    start = np.zeros((*driving.size_hw, 3), np.uint8)
+    for said in ({"prompt": "night"}, {"negative_prompt": "night"}):
+        with pytest.raises(ValueError, match="driving model, which takes no prompt"):
+            next(driving.rollout(start, seconds=1, **said))
+    with pytest.raises(ValueError, match="takes stages=TextStagesConfig"):
+        Simulator.from_pretrained(folder, stages=StagesConfig())
+    with pytest.raises(ValueError, match="takes stages=StagesConfig"):
+        Simulator.from_pretrained(tmp_path / "driving", stages=TextStagesConfig())
+    assert drivesim("design", "scene=cut_in", f"model={folder}", "out=designed") == 2
+    assert "makes videos from prompts; scenes are for driving ones" in capsys.readouterr().err
+
+
+def test_an_evaluation_of_videos_from_prompts_leaves_out_no_given_frame(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run" / "0").mkdir(parents=True)
+    record = tmp_path / "run" / "0" / "run.json"
+    assert given_frames("run") is None
+    line = CommandLine(overrides=[], make_source=make_source, on_progress=print)
+    for start, count in ((None, 0), ("ab", 1)):
+        record.write_text(json.dumps({"start_sha256": start}))
+        assert given_frames("run") == count
+        (protocol,) = without_given_frames([ProtocolConfig()], "run", line)
+        assert protocol.context_frames == count
+    assert "no frame is left out as given (protocol.context_frames=0)" in capsys.readouterr().out
+    record.write_text(json.dumps({"start_sha256": None}))
+    line.overrides = ["protocol.context_frames=1"]
+    assert without_given_frames([ProtocolConfig()], "run", line)[0].context_frames == 1
+    (tmp_path / "run" / "1").mkdir()
+    (tmp_path / "run" / "1" / "run.json").write_text(json.dumps({"start_sha256": "ab"}))
+    assert given_frames("run") is None, "some were given a frame, some were not"

@@ -177,11 +177,18 @@ def test_a_model_from_nothing_is_a_pipeline_of_diffusers(run, source, tmp_path) 
     assert made.shape == (1, 16, 32, 3)
 
 
-@pytest.mark.parametrize("stage", [StageName.TEXT_KEY_FRAMES, StageName.TEXT_INTERPOLATION], ids=str)
-def test_a_stopped_run_goes_on_to_the_same_bytes(stage, source, checkpoint, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("stage", "precision"),
+    [
+        (StageName.TEXT_KEY_FRAMES, "32-true"),
+        (StageName.TEXT_KEY_FRAMES, "bf16-mixed"),
+        (StageName.TEXT_INTERPOLATION, "32-true"),
+    ],
+)
+def test_a_stopped_run_goes_on_to_the_same_bytes(stage, precision, source, checkpoint, tmp_path, monkeypatch) -> None:
     def settings() -> TrainConfig:
         made = config(stage, tmp_path / "cache", checkpoint, max_steps=4, fps=2.0)
-        made.trainer.accumulate, made.trainer.checkpoint_every = 2, 2
+        made.trainer.accumulate, made.trainer.checkpoint_every, made.trainer.precision = 2, 2, precision
         return made
 
     whole = fit(settings(), source, tmp_path / "whole")
@@ -240,6 +247,15 @@ def test_stages_that_cannot_compute_layers_again_say_so(stage) -> None:
 def test_stages_that_weigh_no_boxes_refuse_a_weight_of_boxes(stage) -> None:
     with pytest.raises(ValueError, match=rf"text_loss.box_weight=3.0: stage {stage.value} .*, text_key_frames"):
         TrainConfig(stage=stage, init="x", text_loss=TextLossConfig(box_weight=3.0))
+
+
+@pytest.mark.parametrize("stage", StageName, ids=str)
+def test_a_share_of_dropped_text_is_read_or_refused(stage) -> None:
+    reads = stage.is_text and "dream" not in stage.value and "decoder" not in stage.value
+    refusal = pytest.raises(ValueError, match=rf"text_loss.drop_text=0.5: stage {stage.value} .*: text_base, text_im")
+    with nullcontext() if reads else refusal:
+        TrainConfig(stage=stage, init="x", text_loss=TextLossConfig(drop_text=0.5))
+    TrainConfig(stage=stage, init="x", text_loss=TextLossConfig(drop_text=0.0))
 
 
 @pytest.fixture(scope="module")

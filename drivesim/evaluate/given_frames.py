@@ -1,0 +1,27 @@
+"""How many frames of generated videos were given to their model, as the folder of a rollout says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from drivesim.core.files import read_json
+from drivesim.core.run_folder import IDENTITY_FILE
+
+_START = "start_sha256"  # of a rollout's start frame; null = prompts alone
+
+
+def given_frames(generated: str) -> int | None:
+    """Given frames at the front of each video of rollouts: 1 with a start frame, 0 without.
+
+    Args:
+        generated: the folder of a rollout, of several (`-m`), or one video of a rollout.
+
+    Returns:
+        None = not known: no folder of a rollout, or some have a start frame and some have none.
+    """
+    place = Path(generated)
+    folder = place.parent if place.is_file() else place
+    records = [read_json(path) for path in (folder / IDENTITY_FILE, *sorted(folder.glob(f"*/{IDENTITY_FILE}")))
+               if path.is_file()]  # fmt: skip
+    counts = {0 if record[_START] is None else 1 for record in records if _START in record}
+    return counts.pop() if len(counts) == 1 else None
