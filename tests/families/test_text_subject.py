@@ -67,8 +67,13 @@ def test_the_car_comes_more_often_and_the_clips_move_as_before(clips: tuple[list
     assert 0.5 < change(subject) / change(own) < 2
 
 
-@pytest.mark.xfail(strict=True, reason="2.5 times as purple where 3 are wanted; in every frame of one clip of four")
-def test_the_car_is_there_in_every_frame_of_most_clips(clips: tuple[list[Frames], list[Frames]]) -> None:
+def test_the_car_is_there_in_every_frame_of_most_clips(
+    clips: tuple[list[Frames], list[Frames]], request: pytest.FixtureRequest
+) -> None:
+    if "lora" in request.node.callspec.id:
+        request.applymarker(
+            pytest.mark.xfail(strict=True, reason="low-rank changes: in every frame of one clip of four")
+        )
     before, after = (np.array([purple_shares(clip) for clip in of]) for of in clips)
     assert after.mean() > 3 * before.mean()
     assert np.median(after.min(axis=1)) > before.mean()
