@@ -39,6 +39,7 @@ from drivesim.rollout.pools import PoolConfig
 from drivesim.rollout.run import RolloutConfig
 from drivesim.rollout.text import TextRolloutCommand
 from drivesim.sweep.claims import ClaimsConfig
+from drivesim.sweep.condition_run import ConditionUseConfig
 from drivesim.sweep.run import SweepConfig
 from drivesim.toytown.config import TownConfig
 
@@ -100,6 +101,7 @@ class EvaluateCommand(EvaluateConfig):
     real: str | None = None  # the same of real driving
     protocols: list[str] | None = None  # choices of the group protocol, scored from one decode; None = protocol alone
     obedience: ObedienceConfig = dataclasses.field(default_factory=ObedienceConfig)  # of designed scenes
+    condition_use: ConditionUseConfig = dataclasses.field(default_factory=ConditionUseConfig)  # a model's inputs
     compare: list[str] | None = None  # instead of both: two folders of earlier evaluations
     force: bool = False  # compare evaluations whose cards differ
     sweep: SweepConfig = dataclasses.field(default_factory=SweepConfig)  # rollouts to make and score

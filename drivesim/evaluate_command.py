@@ -1,4 +1,4 @@
-"""What `drivesim evaluate` does: scores, sweeps, claims, designed scenes, comparisons; it puts their parts together."""
+"""What `drivesim evaluate` does: scores, sweeps, claims, scenes, inputs, comparisons; it puts their parts together."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CommandLine:
 
 
 def evaluate_command(config: EvaluateCommand, out: Path, record: Record, line: CommandLine) -> None:
-    """Scores videos or a sweep, tests claims, checks designed scenes, or compares: what the config asks for."""
+    """Scores videos or a sweep, tests claims or inputs, checks designed scenes, or compares: what is asked for."""
     from drivesim.evaluate.lines import protocol_lines
     from drivesim.evaluate.networks import network_configs
     from drivesim.evaluate.obedience_run import is_of_scenes
@@ -42,6 +42,9 @@ def evaluate_command(config: EvaluateCommand, out: Path, record: Record, line: C
 
     if config.compare is not None:
         _compare(config, out, record)
+        return
+    if config.condition_use.is_asked_for:
+        _condition_use(config, out, record)
         return
     if config.generated is not None and is_of_scenes(config.generated):
         _obedience(config, out, record)
@@ -86,6 +89,22 @@ def _obedience(config: EvaluateCommand, out: Path, record: Record) -> None:
     record()
     notes = [f"note: {warning}" for warning in found.warnings]
     print(*notes, *obedience_lines(found.rows), f"report: {found.report}", sep="\n")
+
+
+def _condition_use(config: EvaluateCommand, out: Path, record: Record) -> None:
+    from drivesim.evaluate.condition_use import use_lines
+    from drivesim.sweep.condition_report import write_condition_use
+    from drivesim.sweep.condition_run import run_condition_use
+
+    others = {"generated": config.generated, "real": config.real, "sweep": config.sweep.start, "claims": config.claims}
+    if given := [name for name, value in others.items() if value]:
+        raise ValueError(f"condition_use makes its own outputs and compares them; leave {', '.join(given)} out")
+    check_device(config.condition_use.device)
+    test = run_condition_use(config.condition_use, out, scene_paths, config.pool.threads)
+    record()
+    write_condition_use(test, out)
+    notes = [f"note: {text}" for text in test.notes]
+    print(*notes, *use_lines(test.rows), f"report: {out / 'report.html'}", sep="\n")
 
 
 def _compare(config: EvaluateCommand, out: Path, record: Record) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -69,7 +70,8 @@ def _opened(path: VideoFile) -> Iterator[tuple[InputContainer, VideoStream]]:
                 raise ValueError(f"{path}: no timestamps in it")
             yield container, stream
     except av.error.FFmpegError as error:
-        raise ValueError(f"{path}: cannot be read as video: {error.strerror}") from error
+        remedy = "the file is damaged, cut short or no video; write it anew"
+        raise ValueError(f"{path}: cannot be read as video: {error.strerror}; {remedy}") from error
 
 
 def _time_s(pts: int, stream: VideoStream) -> float:
@@ -328,7 +330,18 @@ class VideoWriter:
             "bf": "0",
             "g": str(max(1, round(_KEY_FRAME_EVERY_S * self.rate))),
         }
+        if _has_avx512():
+            # With AVX-512 x264 now and then codes a frame's last macroblock another way, from the same pictures: the
+            # first videos of 10 in 33 processes differed (PyAV 18.1, Zen 4), and of none in 32 with AVX2.
+            stream.options |= {"x264-params": "asm=avx2"}
         return stream
+
+
+@cache
+def _has_avx512() -> bool:
+    """Whether the processor says so; other systems than Linux do not tell."""
+    processor = Path("/proc/cpuinfo")
+    return processor.is_file() and "avx512" in processor.read_text()
 
 
 def join_videos(parts: Sequence[str | Path], path: str | Path) -> int:

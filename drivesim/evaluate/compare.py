@@ -55,7 +55,7 @@ def compare(paths: Sequence[str | Path], config: UncertaintyConfig, force: bool 
     comparison = Comparison(names=[str(results[0].folder) for results in both], scores=[], notes=[])
     for first, second in _pairs(*both):
         name = first.scores["card"]["protocol"]["name"]
-        differences = card_differences(first.scores["card"], second.scores["card"])
+        differences = card_differences(first.scores["card"], second.scores["card"]) + _count_difference(first, second)
         if differences and not force:
             what = f"{first.folder} and {second.folder}" + (f", protocol {name}," if len(both[0]) > 1 else "")
             raise ValueError(f"{what} cannot be compared: {'; '.join(differences)}. force=true goes on")
@@ -118,17 +118,21 @@ def card_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> lis
     ]
 
 
+def _count_difference(first: StoredScores, second: StoredScores) -> list[str]:
+    """Fréchet distances of fewer clips are larger, whatever the videos are."""
+    counts = [result.scores["card"]["generated"]["num_clips"] for result in (first, second)]
+    if counts[0] == counts[1]:
+        return []
+    return [
+        f"generated.num_clips is {counts[0]} and {counts[1]} (fewer clips score worse; the difference at infinitely "
+        "many clips, where there is one, does not have that)"
+    ]
+
+
 def _notes(first: StoredScores, second: StoredScores) -> list[str]:
     """What does not forbid a comparison and yet may count."""
     notes = []
-    cards = [result.scores["card"] for result in (first, second)]
-    counts = [card["generated"]["num_clips"] for card in cards]
-    if counts[0] != counts[1]:
-        notes.append(
-            f"{counts[0]} and {counts[1]} generated clips: fewer clips score worse; the difference at infinitely many "
-            "clips, where there is one, does not have that"
-        )
-    versions = [card["versions"] for card in cards]
+    versions = [result.scores["card"]["versions"] for result in (first, second)]
     for name in sorted({*versions[0], *versions[1]}):
         there = [version.get(name, "absent") for version in versions]
         if there[0] != there[1]:

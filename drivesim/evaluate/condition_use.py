@@ -10,7 +10,7 @@ Legend: T frames, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import permutations
@@ -19,12 +19,16 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from drivesim.evaluate.uncertainty import student_quantile
+
 C = TypeVar("C")  # all inputs of one output: a scene, given frames with labels, ...
 Frames = NDArray[np.uint8]  # (T, H, W, 3)
 Mask = NDArray[np.bool_]  # (H, W)
 Generate = Callable[[C, int], Frames]  # inputs and seed -> frames; the same for the same two
 
-SURE = 2.0  # standard errors from which on a mean counts as above 0; of 7 items, 1 in 20 that do nothing gets there
+SURE = 0.95  # of items that an input does nothing to, this share of tests says so: Student's t, one side
+MIN_ITEMS = 3  # below, a standard error says nothing
+MIN_SEEDS = 2
 
 
 class Change(str, Enum):
@@ -65,14 +69,19 @@ class ConditionUse:
     @property
     def is_used(self) -> bool:
         """Whether the output changes by more than from seed to seed."""
-        return self.excess > SURE * self.excess_error
+        return self.excess > _threshold(self.num_items) * self.excess_error
 
     @property
     def is_in_place(self) -> bool | None:
         """Whether it changes more where it should than elsewhere; None = it may change anywhere."""
         if self.place_gain is None or self.place_gain_error is None:
             return None
-        return self.place_gain > SURE * self.place_gain_error
+        return self.place_gain > _threshold(self.num_items) * self.place_gain_error
+
+
+def _threshold(num_items: int) -> float:
+    """Standard errors from which on a mean over items counts as above 0: 2.9 of 3 items, 1.9 of 7."""
+    return student_quantile(SURE, num_items - 1)
 
 
 def condition_use(
@@ -84,7 +93,7 @@ def condition_use(
 ) -> list[ConditionUse]:
     """Tests every input of a generator; calls it items x seeds x (1 + inputs x changes) times.
 
-    A change that leaves an item as it was (shuffled day for day) says nothing and is left out.
+    A change that leaves an item as it was (mirrored boxes where there are none) says nothing and is left out.
 
     Args:
         generate: Any generator.
@@ -96,14 +105,16 @@ def condition_use(
     Raises:
         ValueError: too few items or seeds, or outputs of different sizes.
     """
-    if len(items) < 3 or len(set(seeds)) < 2:
-        raise ValueError(f"{len(items)} items and {len(set(seeds))} seeds; it takes at least 3 items and 2 seeds")
+    if len(items) < MIN_ITEMS or len(set(seeds)) < MIN_SEEDS:
+        raise ValueError(
+            f"{len(items)} items and {len(set(seeds))} seeds; it takes at least {MIN_ITEMS} items and {MIN_SEEDS} seeds"
+        )
     own = [[generate(item, seed) for seed in seeds] for item in items]
     found = []
     for tested in inputs:
         for change in changes:
             distances = list(_distances(generate, items, own, tested, change, seeds))
-            if len(distances) >= 3:
+            if len(distances) >= MIN_ITEMS:
                 found.append(_summary(tested.name, change, distances, len(seeds)))
     return found
 
@@ -130,7 +141,7 @@ def _distances(
     seeds: Sequence[int],
 ) -> Iterator[_Distances]:
     for index, item in enumerate(items):
-        other = _changed(tested, change, item, items[(index + 1) % len(items)])
+        other = _changed(tested, change, item, [*items[index + 1 :], *items[:index]])
         if other is None:
             continue
         made = [generate(other, seed) for seed in seeds]
@@ -145,14 +156,23 @@ def _distances(
         yield _Distances(within=within, across=across, outside=outside)
 
 
-def _changed(tested: ConditionInput[C], change: Change, item: C, neighbour: C) -> C | None:
-    """The item with one input changed; None = it is as it was."""
-    other = {
-        Change.ZEROED: lambda: tested.zeroed(item),
-        Change.SHUFFLED: lambda: tested.shuffled(item, neighbour),
-        Change.SWAPPED: lambda: tested.swapped(item),
+def _changed(tested: ConditionInput[C], change: Change, item: C, others: Sequence[C]) -> C | None:
+    """The item with one input changed, by the first of the others that is another there; None = it is as it was."""
+    changed: Iterable[C] = {
+        Change.ZEROED: lambda: [tested.zeroed(item)],
+        Change.SHUFFLED: lambda: (tested.shuffled(item, other) for other in others),
+        Change.SWAPPED: lambda: [tested.swapped(item)],
     }[change]()
-    return None if other is item else other
+    return next((other for other in changed if other is not item), None)
+
+
+def first_changed(tested: ConditionInput[C], change: Change, items: Sequence[C]) -> tuple[C, C] | None:
+    """The first item that a change reaches, and what becomes of it; None = it leaves all as they were."""
+    for index, item in enumerate(items):
+        other = _changed(tested, change, item, [*items[index + 1 :], *items[:index]])
+        if other is not None:
+            return item, other
+    return None
 
 
 def _within_and_across(own: Sequence[Frames], made: Sequence[Frames], place: Mask | None) -> tuple[float, float]:
@@ -175,7 +195,7 @@ def _summary(name: str, change: Change, distances: Sequence[_Distances], num_see
     excess = np.array([item.excess for item in distances])
     outside = np.array([np.nan if item.outside is None else item.outside for item in distances])
     gains = (excess - outside)[~np.isnan(outside)]
-    with_place = len(gains) >= 3
+    with_place = len(gains) >= MIN_ITEMS
     return ConditionUse(
         input=name,
         change=change,
@@ -197,12 +217,12 @@ def _standard_error(values: NDArray[np.float64]) -> float:
 
 def use_lines(found: Sequence[ConditionUse]) -> Iterator[str]:
     """A table for a terminal, a line a change."""
-    yield f"{'input':16}{'change':10}{'seed':>7}{'input':>7}{'excess':>16}{'in place - outside':>20}  verdict"
+    yield f"{'input':24}{'change':10}{'seed':>7}{'input':>7}{'excess':>16}{'in place - outside':>20}  verdict"
     for row in found:
         excess = f"{row.excess:.2f} ({row.excess_error:.2f})"
         gain = "anywhere" if row.place_gain is None else f"{row.place_gain:.2f} ({row.place_gain_error:.2f})"
         yield (
-            f"{row.input:16}{row.change.value:10}{row.between_seeds:7.1f}{row.between_inputs:7.1f}"
+            f"{row.input:24}{row.change.value:10}{row.between_seeds:7.1f}{row.between_inputs:7.1f}"
             f"{excess:>16}{gain:>20}  {verdict(row)}"
         )
 

@@ -92,18 +92,22 @@ def reencodings(video: Video, fps: float) -> Iterator[list[Video]]:
 
 
 def same_starts(videos: Sequence[Video]) -> dict[str, list[Video]]:
-    """Videos in one folder whose first frames are one picture, by the first one's name; single ones are left out."""
-    groups: list[tuple[Path, Frame, list[Video]]] = []
+    """Videos in one folder, or in memory, whose first frames are one picture, by the first one's name.
+
+    Single ones are left out.
+    """
+    groups: list[tuple[Path | None, Frame, list[Video]]] = []
     for video in videos:
         first = next((frame for _, frame in video.timed_frames(None)), None)
-        if video.path is None or first is None:
+        if first is None:
             continue
+        beside = None if video.path is None else video.path.parent
         for folder, start, members in groups:
-            if folder == video.path.parent and _alike(start, first):
+            if folder == beside and _alike(start, first):
                 members.append(video)
                 break
         else:
-            groups.append((video.path.parent, first, [video]))
+            groups.append((beside, first, [video]))
     return {members[0].name: members for _, _, members in groups if len(members) > 1}
 
 

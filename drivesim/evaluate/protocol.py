@@ -139,18 +139,19 @@ class ProtocolCard:
         return asdict(self)
 
     def comparable_sha256(self) -> str:
-        """Digest of all but the generated side: two scores with the same one may be compared."""
+        """Digest of `comparable_fields`: two scores with the same one may be compared."""
         return hashlib.sha256(json.dumps(comparable_fields(self.as_dict()), sort_keys=True).encode()).hexdigest()
 
 
 def comparable_fields(card: dict[str, Any]) -> dict[str, Any]:
-    """What two cards must have in common, by dotted names: all but the generated side, versions, and mere names.
+    """What two cards must have in common, by dotted names: of the generated side its codecs alone, no mere names.
 
     Args:
         card: `ProtocolCard.as_dict()`, as `scores.json` has it.
     """
     fields = {f"protocol.{name}": value for name, value in card["protocol"].items() if name not in _MERE_NAMES}
     fields |= {f"real.{name}": value for name, value in card["real"].items() if name not in _FOLLOWING}
+    fields["generated.codecs"] = sorted(card["generated"]["codecs"])  # a codec's traces move a score like a filter's
     for network in card["extractors"]:
         own = {name: value for name, value in network.items() if name not in _OF_SCORES}
         fields |= {f"extractors.{network['name']}.{name}": value for name, value in own.items()}

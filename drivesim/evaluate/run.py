@@ -10,6 +10,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from drivesim.core.files import append_row, read_json, write_json
 from drivesim.evaluate.captions import with_captions
 from drivesim.evaluate.controls import ControlsConfig, Variant
@@ -126,7 +128,7 @@ def evaluate_protocols(
     if extractors is None:
         extractors = load_networks(network_configs(protocols, config.networks), makers)
     resolved, generated_videos = resolve(protocols, generated_videos)
-    reading = _reading(config, out_dir)
+    reading = _reading(config, out_dir, {Side.GENERATED: _is_held(generated), Side.REAL: _is_held(real)})
     scorers = [
         Scorer(protocol=protocol, extractors=networks, size_hw=size_hw, reading=reading)
         for (protocol, size_hw), networks in zip(resolved, extractors, strict=True)
@@ -141,7 +143,12 @@ def evaluate_protocols(
     return found
 
 
-def _reading(config: EvaluateConfig, out_dir: Path) -> Reading:
+def _is_held(source: Source) -> bool:
+    """Whether all of a source is in memory anyway."""
+    return isinstance(source, (Sequence, np.ndarray))
+
+
+def _reading(config: EvaluateConfig, out_dir: Path, holds_frames: Mapping[Side, bool]) -> Reading:
     """What all protocols have in common, with no rows yet."""
     reading = Reading(
         controls=config.controls,
@@ -150,6 +157,7 @@ def _reading(config: EvaluateConfig, out_dir: Path) -> Reading:
         drives={} if config.drives is None else load_drives(Path(config.drives)),
         batch_clips=config.batch_clips,
         num_kept={Side.GENERATED: config.report.num_generated, Side.REAL: config.report.num_real},
+        holds_frames=holds_frames,
     )
     reading.rows.unlink(missing_ok=True)
     return reading
@@ -273,7 +281,11 @@ def _diversity(videos: list[Video], protocol: ProtocolConfig, rows: Path) -> lis
 
 def _add_courses(scores: Scores, config: EvaluateConfig, scorer: Scorer, draw_drift: DrawDrift | None) -> None:
     """Adds what futures do and how videos drift, and writes drift's curves with their picture."""
-    generated, rows = scorer.on_disk[Side.GENERATED], scorer.reading.rows
+    generated, rows = scorer.lasting[Side.GENERATED], scorer.reading.rows
+    if not generated and (config.diversity or config.drift.enabled):
+        scores.warnings.append(
+            "generated frames came from a generator and were read once: no drift, no diversity; give files or a list"
+        )
     if config.diversity:
         scores.diversity = _diversity(generated, scorer.protocol, rows)
         scores.futures = measure_futures(
@@ -282,7 +294,7 @@ def _add_courses(scores: Scores, config: EvaluateConfig, scorer: Scorer, draw_dr
     drift = scores.drift = measure_drift(
         config.drift,
         generated,
-        scorer.on_disk[Side.REAL],
+        scorer.lasting[Side.REAL],
         protocol=scorer.protocol,
         size_hw=scorer.size_hw,
         extractors=scorer.extractors,
@@ -291,6 +303,8 @@ def _add_courses(scores: Scores, config: EvaluateConfig, scorer: Scorer, draw_dr
     drift_json = rows.parent / "drift.json"
     drift_json.unlink(missing_ok=True)  # of an evaluation before
     if drift is None:
+        if generated and config.drift.enabled:
+            scores.warnings.append(f"no generated video's drift could be measured; {rows.name} says why")
         return
     if draw_drift is not None:
         drift.figure = rows.parent / "drift.png"
@@ -353,6 +367,13 @@ def _warnings(scorer: Scorer, found: list[RowsOfExtractor]) -> list[str]:
             f"generated videos are {made}, real ones {real}: a codec leaves its traces, which alone can move a score; "
             "write both sides the same way"
         )
+    rate = scorer.protocol.fps if scorer.protocol.untimed_fps is None else None
+    for side, num in scorer.num_untimed.items():
+        if num and rate is not None:
+            warnings.append(
+                f"{num} {side.value} videos carry no rate and are taken to have the protocol's, {rate:g} frames a "
+                "second: set protocol.untimed_fps to theirs"
+            )
     if scorer.protocol.fps is None:
         warnings.append("the generated frames carry no rate, so every frame of both sides was taken: set protocol.fps")
     for card in scorer.cards.values():

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -42,6 +42,7 @@ class Reading:
     drives: Mapping[str, str]  # pattern of video names -> drive; videos that none fits are their own drives
     batch_clips: int  # clips that an extractor takes at once
     num_kept: Mapping[Side, int]  # videos of each side that are kept for the report
+    holds_frames: Mapping[Side, bool]  # whether frames in memory stay there: those of a list do, a generator's do not
 
     def __post_init__(self) -> None:
         """Refuses batches of nothing."""
@@ -60,7 +61,8 @@ class Scorer:
     cards: dict[Side, SetCard] = field(default_factory=dict)
     causes: dict[Side, list[str]] = field(default_factory=lambda: {side: [] for side in Side})  # of videos left out
     kept: dict[Side, list[Video]] = field(default_factory=lambda: {side: [] for side in Side})
-    on_disk: dict[Side, list[Video]] = field(default_factory=lambda: {side: [] for side in Side})
+    lasting: dict[Side, list[Video]] = field(default_factory=lambda: {side: [] for side in Side})  # can be read again
+    num_untimed: dict[Side, int] = field(default_factory=lambda: dict.fromkeys(Side, 0))  # videos without a rate
     digests: dict[Side, list[str]] = field(default_factory=lambda: {side: [] for side in Side})
     recipes: dict[Side, dict[Key, Recipe]] = field(default_factory=dict)
     sets: dict[Side, dict[Key, FeatureSet]] = field(default_factory=dict)
@@ -131,8 +133,11 @@ class Scorer:
         self.digests[side].append(digest)
         if len(self.kept[side]) < self.reading.num_kept[side]:
             self.kept[side].append(video)
-        if video.is_timed:
-            self.on_disk[side].append(video)
+        is_untimed = not video.is_timed and video.own_fps() is None
+        self.num_untimed[side] += is_untimed
+        if video.path is not None or self.reading.holds_frames[side]:
+            fps = self.protocol.untimed_fps or self.protocol.fps
+            self.lasting[side].append(replace(video, fps=fps) if is_untimed else video)
         card.num_videos += 1
         card.num_clips += num_clips
         return {"num_clips": num_clips, "drive": drive} | ({"prompt": video.prompt} if video.prompt else {})

@@ -35,6 +35,8 @@ class StoredScores:
             ValueError: it holds no scores.
         """
         folder = path.parent if path.name == SCORES_FILE else path
+        if not (folder / SCORES_FILE).is_file():
+            raise FileNotFoundError(f"{folder}: no {SCORES_FILE} in it; evaluate first, with out={folder}")
         content = read_json(folder / SCORES_FILE)
         parts = content.get("protocols", [content]) if isinstance(content, dict) else []
         if not parts or not all(isinstance(part, dict) and {"card", "scores"} <= set(part) for part in parts):

@@ -26,6 +26,8 @@ MOVING_SUFFIXES = (*VIDEO_SUFFIXES, ".gif")
 ARRAY_SUFFIXES = (".npy", ".npz")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
+_UNREADABLE = (ValueError, TypeError, OSError, EOFError, BadZipFile, zlib.error)  # what NumPy says of broken files
+
 Frame = NDArray[np.uint8]  # (H, W, 3)
 
 
@@ -36,7 +38,7 @@ class Video:
     name: str  # unique in its set
     path: Path | None = None  # a file or a folder of pictures
     frames: Any = None  # (T, H, W, 3) in place of a path: an array, or a list of frames
-    fps: float | None = None  # of frames in memory; None = not known
+    fps: float | None = None  # of what carries no rate itself; None = not known
     drive: str | None = None  # what it was recorded on or started from; None = this video alone
     prompt: str | None = None  # the text that it was made from; None = not known
 
@@ -56,10 +58,12 @@ class Video:
         Raises:
             ValueError: a file that is no video.
         """
-        if not self.is_timed:
-            return self.fps
-        assert self.path is not None
-        return round(probe(self.path).fps, 3)
+        if self.is_timed:
+            assert self.path is not None
+            return round(probe(self.path).fps, 3)
+        if self.path is not None and self.path.suffix.lower() == ".npz":
+            return _array_fps(self.path) or self.fps
+        return self.fps
 
     def codec(self) -> str:
         """What the pixels have been through: FFmpeg's name of a file's codec, the kinds of pictures, or "array".
@@ -118,8 +122,9 @@ class Video:
         if self.path is None:
             return self.frames, self.fps
         if self.path.is_dir():
-            return (load_picture(picture) for picture in _pictures(self.path)), None
-        return _load_array(self.path)
+            return (load_picture(picture) for picture in _pictures(self.path)), self.fps
+        array, fps = _load_array(self.path)
+        return array, fps or self.fps
 
 
 def _whole_file(path: Path) -> Iterator[tuple[float, Frame]]:
@@ -133,6 +138,19 @@ def _whole_file(path: Path) -> Iterator[tuple[float, Frame]]:
         raise ValueError(f"{path}: truncated: {num_frames} of {announced} frames can be decoded")
 
 
+def _array_fps(path: Path) -> float | None:
+    """The rate that an NPZ file says, without its frames; None = it says none.
+
+    Raises:
+        ValueError: no such file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as loaded:
+            return float(loaded["fps"]) if "fps" in loaded.files else None
+    except _UNREADABLE as error:
+        raise ValueError(f"{path}: cannot be read as a video: {error}") from error
+
+
 def _load_array(path: Path) -> tuple[NDArray[Any], float | None]:
     """The video of an NPY or NPZ file (an array of four axes, and `fps` where an NPZ has it)."""
     try:
@@ -142,7 +160,7 @@ def _load_array(path: Path) -> tuple[NDArray[Any], float | None]:
         with loaded:  # its members are read here, and checked by their sums
             fps = float(loaded["fps"]) if "fps" in loaded.files else None
             arrays = [loaded[name] for name in loaded.files if name != "fps"]
-    except (ValueError, TypeError, OSError, EOFError, BadZipFile, zlib.error) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"{path}: cannot be read as a video: {error}") from error
     videos = [array for array in arrays if array.ndim == 4]
     if len(videos) != 1:

@@ -38,6 +38,13 @@ class Prompts:
         if self.subject is not None and not any(_word(self.subject).search(prompt) for prompt in self.prompts):
             raise ValueError(f"subject={self.subject!r} is a word of none of the prompts; a prompt has to name it")
 
+    @classmethod
+    def unsaid(cls) -> Prompts:
+        """Nothing is said: what guidance calls unconditional. An empty prompt of a person is taken for a mistake."""
+        prompts = cls(prompts=["unsaid"])
+        prompts.prompts = [""]
+        return prompts
+
     def without_subject(self) -> list[str]:
         """The prompts for networks that do not know the subject: without its word."""
         if self.subject is None:

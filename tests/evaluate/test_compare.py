@@ -92,6 +92,14 @@ def test_cards_that_differ_are_refused_with_field_and_values(runs: tuple[Path, P
     assert any("made in different ways" in note for note in forced.notes)
 
 
+def test_another_codec_of_the_generated_side_is_a_difference_and_its_count_none(runs: tuple[Path, Path]) -> None:
+    card = read_json(runs[0] / "scores.json")["card"]
+    generated = card["generated"]
+    other = card | {"generated": generated | {"codecs": {"h264": 12}}}
+    assert card_differences(card, other) == ["generated.codecs is ['array'] and ['h264']"]
+    assert card_differences(card, card | {"generated": generated | {"codecs": {"array": 3}}}) == []
+
+
 def test_other_real_videos_and_other_weights_are_named(runs: tuple[Path, Path], tmp_path: Path) -> None:
     network = Colour()
     network.fingerprint = "b"
@@ -112,14 +120,23 @@ def test_a_name_alone_forbids_nothing(runs: tuple[Path, Path]) -> None:
     assert card_differences(card, named) == []
 
 
-def test_other_counts_and_libraries_are_notes(runs: tuple[Path, Path]) -> None:
-    path = runs[1] / "scores.json"
-    scores = read_json(path)
-    scores["card"]["versions"]["torch"] = "1.0"
-    scores["card"]["generated"]["num_clips"] = 7
-    write_json(path, scores)
+def changed_card(folder: Path, part: str, key: str, value: object) -> None:
+    scores = read_json(folder / "scores.json")
+    scores["card"][part][key] = value
+    write_json(folder / "scores.json", scores)
+
+
+def test_another_number_of_generated_clips_is_refused_unless_told_to_go_on(runs: tuple[Path, Path]) -> None:
+    changed_card(runs[1], "generated", "num_clips", 7)
+    with pytest.raises(ValueError, match=r"generated\.num_clips is 40 and 7 .*force=true"):
+        compare(runs, UncertaintyConfig())
+    forced = compare(runs, UncertaintyConfig(), force=True)
+    assert any(note.startswith("generated.num_clips is 40 and 7") for note in forced.notes)
+
+
+def test_other_libraries_are_a_note(runs: tuple[Path, Path]) -> None:
+    changed_card(runs[1], "versions", "torch", "1.0")
     notes = compare(runs, UncertaintyConfig()).notes
-    assert any(note.startswith("40 and 7 generated clips") for note in notes)
     assert any(note.startswith("torch is") and note.endswith("and 1.0") for note in notes)
 
 
@@ -138,7 +155,7 @@ def test_without_features_the_values_stand_alone(runs: tuple[Path, Path]) -> Non
 def test_what_is_no_pair_of_evaluations_is_refused(runs: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="1 evaluations to compare; give two"):
         compare(runs[:1], UncertaintyConfig())
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"absent: no scores\.json in it; evaluate first"):
         compare((runs[0], tmp_path / "absent"), UncertaintyConfig())
     write_json(tmp_path / "no" / "scores.json", [])
     with pytest.raises(ValueError, match="not the scores of an evaluation"):
