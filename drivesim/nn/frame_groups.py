@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 # Numbers of an activation that an image layer takes at once; what it makes of them may be 16 times as many on the way.
-# On a CPU a forward pass of 8 frames takes 3 % less time so than at once, and with twice as many 4 % less (64, 128 and
+# On a CPU a forward pass of 8 frames takes 3 % less time so than at once, and as much with twice as many (64, 128 and
 # 256 channels, 20 x 32). A GPU is kept busy by as many as stand for it here; smaller activations are not split there.
 _AT_ONCE = {"cpu": 2**16, "meta": 2**16}  # what is counted is a CPU's
 _AT_ONCE_ON_GPU = 2**24

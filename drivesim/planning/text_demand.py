@@ -50,7 +50,9 @@ def blank_text_model(command: TextRolloutCommand) -> TextModel:
         parts = blank_text_parts(folder, index, command.sources())
     check_text_fit(index, parts)
     for network in parts.networks().values():
-        network.to(command.dtype())
+        torch.nn.Module.to(
+            network, command.dtype()
+        )  # diffusers' own warns of each network that there is nothing to warn of
     key_frames = command.key_frames
     if key_frames is None and command.seconds is not None:
         key_frames = key_frames_for(index, command.seconds)
