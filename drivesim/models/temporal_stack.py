@@ -96,9 +96,17 @@ class TemporalAttentionLayer(nn.Module):
         """Output of spatial transformer block `index`, mixed with what attention over time makes of it."""
         block: Any = self.blocks[index]
         tokens, near = block.projected(tokens_BLC), near_frames(h_BTPC.shape[1], self.window, h_BTPC.device)
-        portions = h_BTPC.split(positions_at_once(h_BTPC), dim=2)
-        mixed = [self.mix(portion, block(portion + positions, tokens, near)) for portion in portions]
-        return torch.cat(mixed, dim=2)
+        size, num_positions = positions_at_once(h_BTPC), h_BTPC.shape[2]
+
+        def mixed(portion_BTPC: Tensor) -> Tensor:
+            return self.mix(portion_BTPC, block(portion_BTPC + positions, tokens, near))  # type: ignore[no-any-return]
+
+        if torch.is_grad_enabled() or size >= num_positions:
+            return torch.cat([mixed(portion) for portion in h_BTPC.split(size, dim=2)], dim=2)
+        out_BTPC = torch.empty_like(h_BTPC)
+        for portion, out in zip(h_BTPC.split(size, dim=2), out_BTPC.split(size, dim=2), strict=True):
+            out.copy_(mixed(portion))
+        return out_BTPC
 
 
 class TemporalBlock(nn.Module):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from drivesim.models.temporal_stack import TemporalAttentionLayer, TemporalStack
+from drivesim.nn.frame_groups import at_once, in_groups
+
+# Frames of a group, where image layers take frames in groups. The result is that of all frames bit for bit: MKL rounds
+# the projections of time embeddings, one row a frame, alike from 4 rows on, and torch takes another kernel for 1 x 1
+# convolutions of 16 frames and more (on one thread of a CPU).
+FEWEST_FRAMES, MANY_FRAMES = 4, 16
+
+Step = Callable[..., Tensor]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -27,6 +36,9 @@ class DeepFeatures:
 
 class VideoUNet(nn.Module):
     """`backbone` on every frame, `temporal` between its layers. alpha = 1 equals the backbone bit for bit.
+
+    Where no gradients are wanted, large clips are made one after the other, and image layers take their frames in
+    groups: memory does not grow with the samples, and the frames of one are what the backbone makes of these alone.
 
     Args:
         backbone: image LDM's U-Net; its frames go through the batch axis.
@@ -84,6 +96,9 @@ class VideoUNet(nn.Module):
             The prediction (B, T, C, H, W), of the kind the backbone was trained for.
         """
         b, t = sample_BTCHW.shape[:2]
+        if b > 1 and self._is_one_by_one(sample_BTCHW):
+            of_each = (timestep_B, tokens, token_mask_BL, context_BTCHW, temporal_tokens_BLC, noise_level_B)
+            return self._one_by_one(sample_BTCHW, of_each, deep)
         unet = self.backbone
         run = _Run(
             # Repeated before the embedding: a matrix product of another batch size rounds differently.
@@ -107,8 +122,40 @@ class VideoUNet(nn.Module):
         else:
             below = deep.features_NCHW
         h = run.up(below, unet.up_blocks[-1], self.temporal.up_blocks[-1], skips)
-        h = unet.conv_out(unet.conv_act(unet.conv_norm_out(h)))
+        h = in_groups(lambda part: unet.conv_out(unet.conv_act(unet.conv_norm_out(part))), h, fewest=run.fewest)
         return h.unflatten(0, (b, t))
+
+    def _is_one_by_one(self, sample_BTCHW: Tensor) -> bool:
+        """Whether samples, such as the branches of guidance, are made one after the other.
+
+        So their memory does not add up. Where gradients are wanted it would all the same, clips of few frames would
+        not be what the backbone makes of a batch bit for bit, and small ones would leave a GPU idle.
+        """
+        if torch.is_grad_enabled() or sample_BTCHW.shape[1] < FEWEST_FRAMES:
+            return False
+        numbers = sample_BTCHW[:, :, 0].numel() * int(self.backbone.conv_in.out_channels)
+        return at_once(sample_BTCHW, numbers) < len(sample_BTCHW)
+
+    def _one_by_one(
+        self, sample_BTCHW: Tensor, of_each: tuple[Tensor | None, ...], deep: DeepFeatures | None
+    ) -> Tensor:
+        names = ("token_mask_BL", "context_BTCHW", "temporal_tokens_BLC", "noise_level_B")
+        b, t = sample_BTCHW.shape[:2]
+        made, below = [], []
+        for index in range(b):
+            one = slice(index, index + 1)
+            kept = None
+            if deep is not None:
+                known = deep.features_NCHW
+                kept = DeepFeatures(features_NCHW=None if known is None else known[index * t : (index + 1) * t])
+            step, tokens, *more = (None if value is None else value[one] for value in of_each)
+            assert step is not None and tokens is not None
+            made.append(self(sample_BTCHW[one], step, tokens, deep=kept, **dict(zip(names, more, strict=True))))
+            if kept is not None:
+                below.append(kept.features_NCHW)
+        if deep is not None and deep.features_NCHW is None:
+            deep.features_NCHW = torch.cat([features for features in below if features is not None])
+        return torch.cat(made)
 
     def _below(self, run: _Run, h: Tensor, down: Iterator[Any], skips: list[Tensor]) -> Tensor:
         """What all levels below the top one add: the input of the last up block."""
@@ -150,11 +197,6 @@ def _each(values_B: Tensor | None, num_frames: int) -> Tensor | None:
     return None if values_B is None else values_B.repeat_interleave(num_frames, dim=0)
 
 
-def _at(block: nn.Module, name: str, index: int) -> Transformer2DModel | None:
-    modules = getattr(block, name, None)
-    return modules[index] if modules is not None else None
-
-
 def _attention_bias(mask_BL: Tensor | None, num_frames: int, dtype: torch.dtype) -> Tensor | None:
     """(B T, 1, L): 0 for a token, a large negative number for padding, as diffusers' U-Net makes it."""
     if mask_BL is None:
@@ -182,66 +224,98 @@ class _Run:
         if temporal_embed is not None:
             self.time_embed_BTD = self.time_embed_BTD + temporal_embed[:, None]
         self.num_frames = num_frames
+        self.fewest = MANY_FRAMES if len(time_embed) >= MANY_FRAMES else FEWEST_FRAMES
         self.tokens = tokens
         self.token_bias = token_bias
         self.context = context
         self.temporal_tokens = temporal_tokens
         self.is_checkpointed = is_checkpointed
 
-    def layer(
-        self, h: Tensor, resnet: nn.Module, attention: Transformer2DModel | None, temporal: Any, index: int
-    ) -> Tensor:
-        """One spatial residual block and transformer, each followed by its temporal layer."""
-        if self.is_checkpointed:
-            made: Tensor = checkpoint(self._layer, h, resnet, attention, temporal, index, use_reentrant=False)
-            return made
-        return self._layer(h, resnet, attention, temporal, index)
-
-    def _layer(
-        self, h: Tensor, resnet: nn.Module, attention: Transformer2DModel | None, temporal: Any, index: int
-    ) -> Tensor:
-        h = temporal.resnets[index](resnet(h, self.time_embed_ND), self.time_embed_BTD, self.context)
-        if attention is None:
-            return h
-        return self.transformer(h, attention, temporal.attentions[index])
-
     def down(self, h: Tensor, block: Any, temporal: Any, skips: list[Tensor]) -> Tensor:
         """A down block but for its downsampler; what its layers make is kept for the up block of that level."""
-        for index, resnet in enumerate(block.resnets):
-            h = self.layer(h, resnet, _at(block, "attentions", index), temporal, index)
+        for steps in self._layers(block, temporal):
+            h = self._run(steps, h)
             skips.append(h)
         return h
 
     def up(self, h: Tensor, block: Any, temporal: Any, skips: list[Tensor]) -> Tensor:
         """An up block but for its upsampler."""
-        for index, resnet in enumerate(block.resnets):
-            h = torch.cat([h, skips.pop()], dim=1)
-            h = self.layer(h, resnet, _at(block, "attentions", index), temporal, index)
+        for steps in self._layers(block, temporal):
+            h = self._run(steps, h, skips.pop())
         return h
 
     def mid(self, h: Tensor, block: Any, temporal: Any) -> Tensor:
         """Residual block, transformer, residual block."""
-        h = self.layer(h, block.resnets[0], block.attentions[0], temporal, 0)
-        return self.layer(h, block.resnets[1], None, temporal, 1)
+        for steps in self._layers(block, temporal):
+            h = self._run(steps, h)
+        return h
 
-    def transformer(self, h_NCHW: Tensor, spatial: Transformer2DModel, temporal: TemporalAttentionLayer) -> Tensor:
+    def _layers(self, block: Any, temporal: Any) -> Iterator[Sequence[Step]]:
+        """One spatial residual block and transformer at a time, each followed by its temporal layer."""
+        attentions = getattr(block, "attentions", ())
+        for index, resnet in enumerate(block.resnets):
+            over_time = temporal.resnets[index]
+            steps = [partial(self.resnet, resnet), partial(self.over_time, over_time)]
+            if index < len(attentions):
+                steps.append(partial(self.transformer, attentions[index], temporal.attentions[index]))
+            yield steps
+
+    def _run(self, steps: Sequence[Step], h: Tensor, *skip: Tensor) -> Tensor:
+        if self.is_checkpointed:
+            made: Tensor = checkpoint(_one_after_the_other, steps, h, *skip, use_reentrant=False)
+            return made
+        return _one_after_the_other(steps, h, *skip)
+
+    def resnet(self, resnet: nn.Module, *h_NCHW: Tensor) -> Tensor:
+        """A spatial residual block, in an up block of what came up and what was kept side by side."""
+
+        def of_group(time_embed: Tensor, h: Tensor, *skip: Tensor) -> Tensor:
+            return resnet(torch.cat([h, *skip], dim=1) if skip else h, time_embed)  # type: ignore[no-any-return]
+
+        return in_groups(of_group, self.time_embed_ND, *h_NCHW, fewest=self.fewest)
+
+    def over_time(self, layer: nn.Module, h_NCHW: Tensor) -> Tensor:
+        """The temporal residual block that follows."""
+        return layer(h_NCHW, self.time_embed_BTD, self.context)  # type: ignore[no-any-return]
+
+    def transformer(self, spatial: Transformer2DModel, temporal: TemporalAttentionLayer, h_NCHW: Tensor) -> Tensor:
         """A spatial transformer whose every block is followed by attention over time."""
-        n, _, height, width = h_NCHW.shape
-        linear = spatial.use_linear_projection
-        x = spatial.norm(h_NCHW)
-        if not linear:
-            x = spatial.proj_in(x)
-        x = x.permute(0, 2, 3, 1).reshape(n, height * width, -1)
-        if linear:
-            x = spatial.proj_in(x)
+        x = in_groups(partial(_into, spatial), h_NCHW, fewest=self.fewest)
         positions = temporal.positions(self.num_frames, x)
         for index, block in enumerate(spatial.transformer_blocks):
-            x = block(x, encoder_hidden_states=self.tokens, encoder_attention_mask=self.token_bias)
+            x = self._transformer_block(block, x)
             video_BTPC = x.unflatten(0, (-1, self.num_frames))
             x = temporal(index, video_BTPC, positions, self.temporal_tokens).flatten(0, 1)
-        if linear:
-            x = spatial.proj_out(x)
-        x = x.reshape(n, height, width, -1).permute(0, 3, 1, 2).contiguous()
-        if not linear:
-            x = spatial.proj_out(x)
-        return x + h_NCHW
+        return in_groups(partial(_out_of, spatial), h_NCHW, x, fewest=self.fewest)
+
+    def _transformer_block(self, block: nn.Module, x_NPC: Tensor) -> Tensor:
+        def of_group(x: Tensor, tokens: Tensor, *bias: Tensor) -> Tensor:
+            return block(x, encoder_hidden_states=tokens, encoder_attention_mask=bias[0] if bias else None)  # type: ignore[no-any-return]
+
+        return in_groups(of_group, x_NPC, self.tokens, *(() if self.token_bias is None else (self.token_bias,)))
+
+
+def _one_after_the_other(steps: Sequence[Step], *h: Tensor) -> Tensor:
+    first, *others = steps
+    made = first(*h)
+    for step in others:
+        made = step(made)
+    return made
+
+
+def _into(spatial: Transformer2DModel, h_NCHW: Tensor) -> Tensor:
+    """What the blocks of a spatial transformer take, (N, P, C)."""
+    n, _, height, width = h_NCHW.shape
+    x = spatial.norm(h_NCHW)
+    if not spatial.use_linear_projection:
+        x = spatial.proj_in(x)
+    x = x.permute(0, 2, 3, 1).reshape(n, height * width, -1)
+    return spatial.proj_in(x) if spatial.use_linear_projection else x
+
+
+def _out_of(spatial: Transformer2DModel, h_NCHW: Tensor, x_NPC: Tensor) -> Tensor:
+    """What a spatial transformer gives, from its input and what its blocks made of it."""
+    n, _, height, width = h_NCHW.shape
+    x = spatial.proj_out(x_NPC) if spatial.use_linear_projection else x_NPC
+    x = x.reshape(n, height, width, -1).permute(0, 3, 1, 2).contiguous()
+    return (x if spatial.use_linear_projection else spatial.proj_out(x)) + h_NCHW

@@ -5,8 +5,8 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from drivesim.models.temporal_stack import TemporalAttentionLayer, TemporalStack
-from drivesim.models.video_unet import VideoUNet
-from drivesim.nn import temporal
+from drivesim.models.video_unet import DeepFeatures, VideoUNet
+from drivesim.nn import frame_groups, temporal
 
 
 def make_backbone(linear: bool = False, layers: int = 2, **told: object) -> UNet2DConditionModel:
@@ -58,6 +58,48 @@ def test_alpha_one_gives_the_backbones_output_bit_for_bit(linear: bool, layout: 
     assert not torch.equal(mixed, expected)
     stack.set_alpha(1.0)
     assert torch.equal(video(sample, steps, tokens, token_mask_BL=mask, context_BTCHW=context), expected)
+
+
+@pytest.mark.parametrize("linear", [False, True])
+@pytest.mark.parametrize(("num_frames", "groups"), [(8, [4, 4]), (33, [16, 17])])
+@torch.no_grad()
+def test_clips_too_large_to_be_taken_at_once_are_the_backbones_output_bit_for_bit(
+    num_frames: int, groups: list[int], linear: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = make_backbone(linear)
+    stack = with_random_weights(TemporalStack.for_backbone(backbone, per_frame_alpha=False, cross_attention_dim=24))
+    video = VideoUNet(backbone, stack)
+    sizes: list[int] = []
+    backbone.down_blocks[0].resnets[0].register_forward_hook(lambda _, args, __: sizes.append(len(args[0])))
+    samples, steps = torch.randn(2, num_frames, 4, 32, 32), torch.tensor([7, 800])
+    tokens = torch.randn(2, 77, 24)
+    expected = torch.stack([
+        backbone(frames, step.expand(num_frames), text.expand(num_frames, -1, -1)).sample
+        for frames, step, text in zip(samples, steps, tokens, strict=True)
+    ])  # fmt: skip
+    sizes.clear()
+    mixed = video(samples, steps, tokens, temporal_tokens_BLC=tokens)
+    assert sizes == 2 * groups  # one sample after the other
+    stack.set_alpha(1.0)
+    assert torch.equal(video(samples, steps, tokens, temporal_tokens_BLC=tokens), expected)
+    with_random_weights(stack)
+    monkeypatch.setattr(frame_groups, "_AT_ONCE", {"cpu": 2**30})
+    at_once = video(samples, steps, tokens, temporal_tokens_BLC=tokens)
+    torch.testing.assert_close(at_once, mixed, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_what_deep_levels_made_of_samples_one_after_the_other_is_reused(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = make_backbone()
+    video = VideoUNet(backbone, with_random_weights(TemporalStack.for_backbone(backbone, num_frames=4)))
+    steps, tokens = torch.tensor([7, 800]), torch.randn(2, 6, 24)
+    samples = torch.randn(2, 2, 4, 4, 32, 32)  # of two steps
+    made = []
+    for numbers in (2**16, 2**30):
+        monkeypatch.setattr(frame_groups, "_AT_ONCE", {"cpu": numbers})
+        deep = DeepFeatures()
+        made.append(torch.stack([video(sample, steps, tokens, deep=deep) for sample in samples]))
+    torch.testing.assert_close(*made, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("told", [{"class_embed_type": "timestep"}, {"num_class_embeds": 300}])

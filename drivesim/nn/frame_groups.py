@@ -1,0 +1,53 @@
+"""Image layers on some frames at a time where nothing is kept for a backward pass: the same result in less memory.
+
+Axes: N frames, C channels, P positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+# Numbers of an activation that an image layer takes at once; what it makes of them may be 16 times as many on the way.
+# On a CPU a forward pass of 8 frames takes 3 % less time so than at once, and as much with twice as many (64, 128 and
+# 256 channels, 20 x 32). A GPU is kept busy by as many as stand for it here; smaller activations are not split there.
+_AT_ONCE = {"cpu": 2**16, "meta": 2**16}  # what is counted is a CPU's
+_AT_ONCE_ON_GPU = 2**24
+
+
+def at_once(frames: Tensor, numbers: int) -> int:
+    """How many of (N, ...) an image layer takes at once when its largest activation of all has so many numbers."""
+    return max(1, _AT_ONCE.get(frames.device.type, _AT_ONCE_ON_GPU) * len(frames) // numbers)
+
+
+def in_groups(layer: Callable[..., Tensor], *frames: Tensor, fewest: int = 1) -> Tensor:
+    """`layer(*frames)`, of all frames at once where gradients are wanted.
+
+    Args:
+        layer: makes of each frame something by itself.
+        frames: (N, ...) each.
+        fewest: frames of a group. Kernels for so few rows that they choose another order of sums round differently.
+    """
+    first = frames[0]
+    if torch.is_grad_enabled():
+        return layer(*frames)
+    size = max(fewest, at_once(first, max(x.numel() for x in frames)))
+    if size + fewest > len(first):  # a rest that is too small would be left
+        return layer(*frames)
+    made: Tensor | None = None
+    ends = [*range(size, len(first) - fewest + 1, size), len(first)]
+    for begin, end in zip([0, *ends[:-1]], ends, strict=True):
+        group = layer(*(x[begin:end] for x in frames))
+        if made is None:
+            made = _like(group, len(first))
+        made[begin:end] = group
+    assert made is not None
+    return made
+
+
+def _like(group: Tensor, num_frames: int) -> Tensor:
+    """Room for what is made of so many frames, in the memory layout of a group's."""
+    layout = torch.channels_last if group.ndim == 4 and not group.is_contiguous() else torch.contiguous_format
+    return torch.empty((num_frames, *group.shape[1:]), dtype=group.dtype, device=group.device, memory_format=layout)
