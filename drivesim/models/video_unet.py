@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from drivesim.models.temporal_stack import TemporalAttentionLayer, TemporalStack
-from drivesim.nn.frame_groups import at_once, in_groups
+from drivesim.nn.frame_groups import at_once, in_groups, standing_for
 
 # Frames of a group, where image layers take frames in groups. The result is that of all frames bit for bit: MKL rounds
 # the projections of time embeddings, one row a frame, alike from 4 rows on, and torch takes another kernel for 1 x 1
@@ -142,7 +142,8 @@ class VideoUNet(nn.Module):
         names = ("token_mask_BL", "context_BTCHW", "temporal_tokens_BLC", "noise_level_B")
         b, t = sample_BTCHW.shape[:2]
         made, below = [], []
-        for index in range(b):
+        runs = 1 if sample_BTCHW.is_meta else b  # where nothing comes of them, one stands for all
+        for index in range(runs):
             one = slice(index, index + 1)
             kept = None
             if deep is not None:
@@ -150,12 +151,13 @@ class VideoUNet(nn.Module):
                 kept = DeepFeatures(features_NCHW=None if known is None else known[index * t : (index + 1) * t])
             step, tokens, *more = (None if value is None else value[one] for value in of_each)
             assert step is not None and tokens is not None
-            made.append(self(sample_BTCHW[one], step, tokens, deep=kept, **dict(zip(names, more, strict=True))))
+            with standing_for(b // runs):
+                made.append(self(sample_BTCHW[one], step, tokens, deep=kept, **dict(zip(names, more, strict=True))))
             if kept is not None:
                 below.append(kept.features_NCHW)
         if deep is not None and deep.features_NCHW is None:
-            deep.features_NCHW = torch.cat([features for features in below if features is not None])
-        return torch.cat(made)
+            deep.features_NCHW = torch.cat([features for features in below if features is not None] * (b // runs))
+        return torch.cat(made * (b // runs))
 
     def _below(self, run: _Run, h: Tensor, down: Iterator[Any], skips: list[Tensor]) -> Tensor:
         """What all levels below the top one add: the input of the last up block."""

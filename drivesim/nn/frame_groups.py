@@ -5,7 +5,9 @@ Axes: N frames, C channels, P positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -15,6 +17,22 @@ from torch import Tensor
 # 256 channels, 20 x 32). A GPU is kept busy by as many as stand for it here; smaller activations are not split there.
 _AT_ONCE = {"cpu": 2**16, "meta": 2**16}  # what is counted is a CPU's
 _AT_ONCE_ON_GPU = 2**24
+_TIMES: ContextVar[int] = ContextVar("times", default=1)
+
+
+@contextmanager
+def standing_for(times: int) -> Iterator[None]:
+    """What runs inside stands for so many runs alike, which the meta device need not make: nothing comes of them."""
+    token = _TIMES.set(_TIMES.get() * times)
+    try:
+        yield
+    finally:
+        _TIMES.reset(token)
+
+
+def times_counted() -> int:
+    """How many runs an operator that runs now stands for."""
+    return _TIMES.get()
 
 
 def at_once(frames: Tensor, numbers: int) -> int:
@@ -39,10 +57,13 @@ def in_groups(layer: Callable[..., Tensor], *frames: Tensor, fewest: int = 1) ->
     made: Tensor | None = None
     ends = [*range(size, len(first) - fewest + 1, size), len(first)]
     for begin, end in zip([0, *ends[:-1]], ends, strict=True):
-        group = layer(*(x[begin:end] for x in frames))
-        if made is None:
-            made = _like(group, len(first))
-        made[begin:end] = group
+        if first.is_meta and 0 < begin < ends[-2]:
+            continue  # the first group, of the same size, stands for it
+        with standing_for(len(ends) - 1 if first.is_meta and begin == 0 else 1):
+            group = layer(*(x[begin:end] for x in frames))
+            if made is None:
+                made = _like(group, len(first))
+            made[begin:end] = group
     assert made is not None
     return made
 

@@ -1,7 +1,7 @@
 """Counts what code does to tensors of the meta device, which have shapes but no memory: FLOPs, bytes, peak memory.
 
 The code that is counted is the code that runs: losses and sampling loops are called as they are, on networks without
-weights. Nothing here knows of any network.
+weights. Nothing here knows of any network. What stands for several runs alike (`nn.frame_groups`) counts as so many.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from drivesim.nn.frame_groups import times_counted
 
 # glibc takes larger blocks from the system one by one and gives them back at once (M_MMAP_THRESHOLD, mallopt(3)).
 LARGEST_HEAP_BLOCK = 32 << 20
@@ -124,16 +126,17 @@ class Tally(TorchDispatchMode):
 
     def _count(self, func: Any, call: tuple[Any, Any, Any], inputs: Any, outputs: Any, is_new: bool) -> None:
         args, kwargs, out = call
-        self.num_calls += 1
+        times = times_counted()
+        self.num_calls += times
         packet = func._overloadpacket
         formula = _FORMULAS.get(packet) or flop_registry.get(packet)
         if formula is not None:
             kernel = Kernel(func, args)
-            self.kernels[kernel] += 1
+            self.kernels[kernel] += times
             if kernel not in self.flops_of:
                 self.flops_of[kernel] = formula(*args, **kwargs, out_val=out)
         elif is_new or func._schema.is_mutable:  # anything else is a view
-            self.moved_bytes += sum(t.numel() * t.element_size() for t in (*inputs, *outputs))
+            self.moved_bytes += times * sum(t.numel() * t.element_size() for t in (*inputs, *outputs))
 
 
 def _is_meta(value: object) -> bool:

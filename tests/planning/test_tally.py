@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from drivesim.nn.frame_groups import in_groups
 from drivesim.planning.as_on_device import AsOnDevice
 from drivesim.planning.speed import Work
 from drivesim.planning.tally import Tally
@@ -85,3 +86,24 @@ def test_results_leave_the_meta_device_without_memory() -> None:
     assert picture.shape == (1000, 1000, 1000)
     assert picture.dtype == np.float32
     assert picture.strides == (0, 0, 0)
+
+
+def test_groups_of_frames_that_stand_for_others_count_as_all_of_them() -> None:
+    with torch.device("meta"):
+        layer, frames = torch.nn.Conv2d(8, 8, 3, padding=1), torch.empty(11, 8, 128, 128)
+    ran = []
+
+    def counted(part: torch.Tensor) -> torch.Tensor:
+        ran.append(len(part))
+        return layer(part)
+
+    with torch.no_grad(), Tally() as whole:
+        layer(frames)
+    with torch.no_grad(), Tally() as grouped:
+        made = in_groups(counted, frames, fewest=2)
+    assert made.shape == frames.shape
+    assert ran == [2, 3], "the first of four alike, and the rest"
+    flops = [
+        sum(times * tally.flops_of[kernel] for kernel, times in tally.kernels.items()) for tally in (whole, grouped)
+    ]
+    assert flops[0] == flops[1] > 0
