@@ -219,12 +219,15 @@ def use_lines(found: Sequence[ConditionUse]) -> Iterator[str]:
     """A table for a terminal, a line a change."""
     yield f"{'input':24}{'change':10}{'seed':>7}{'input':>7}{'excess':>16}{'in place - outside':>20}  verdict"
     for row in found:
-        excess = f"{row.excess:.2f} ({row.excess_error:.2f})"
-        gain = "anywhere" if row.place_gain is None else f"{row.place_gain:.2f} ({row.place_gain_error:.2f})"
-        yield (
-            f"{row.input:24}{row.change.value:10}{row.between_seeds:7.1f}{row.between_inputs:7.1f}"
-            f"{excess:>16}{gain:>20}  {verdict(row)}"
-        )
+        seeds, inputs, excess, gain = number_cells(row)
+        yield f"{row.input:24}{row.change.value:10}{seeds:>7}{inputs:>7}{excess:>16}{gain:>20}  {verdict(row)}"
+
+
+def number_cells(row: ConditionUse) -> list[str]:
+    """Between seeds, between inputs, excess, and in place less outside, as a table shows them."""
+    gain = "anywhere" if row.place_gain is None else f"{row.place_gain:.2f} ({row.place_gain_error:.2f})"
+    excess = f"{row.excess:.2f} ({row.excess_error:.2f})"
+    return [f"{row.between_seeds:.1f}", f"{row.between_inputs:.1f}", excess, gain]
 
 
 def verdict(row: ConditionUse) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from drivesim.core.files import append_row, atomic_path, write_json
 from drivesim.core.picture import resize_area
-from drivesim.evaluate.condition_use import verdict
+from drivesim.evaluate.condition_use import number_cells, verdict
 from drivesim.evaluate.drift_report import plain
 from drivesim.sweep.condition_run import ConditionTest, Shown
 from drivesim.sweep.report import REPORT_FILE, html_table, write_table
@@ -46,15 +46,10 @@ _PAGE = Template(
 
 def use_table(test: ConditionTest) -> Table:
     """A line a change."""
-    cells = []
-    for row in test.rows:
-        gain = "anywhere"
-        if row.place_gain is not None and row.place_gain_error is not None:
-            gain = f"{row.place_gain:.2f} ({row.place_gain_error:.2f})"
-        excess = f"{row.excess:.2f} ({row.excess_error:.2f})"
-        counts = [str(row.num_items), str(row.num_seeds)]
-        levels = [f"{row.between_seeds:.1f}", f"{row.between_inputs:.1f}"]
-        cells.append([row.input, row.change.value, *counts, *levels, excess, gain, verdict(row)])
+    cells = [
+        [row.input, row.change.value, str(row.num_items), str(row.num_seeds), *number_cells(row), verdict(row)]
+        for row in test.rows
+    ]
     return Table(columns=_COLUMNS, cells=cells)
 
 

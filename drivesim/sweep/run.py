@@ -15,7 +15,7 @@ from drivesim.core.files import sha256_file
 from drivesim.evaluate.drift import Drift
 from drivesim.evaluate.extractors import Extractor
 from drivesim.evaluate.networks import load_networks, network_configs
-from drivesim.evaluate.protocol import library_versions
+from drivesim.evaluate.protocol import ProtocolConfig, library_versions
 from drivesim.evaluate.run import SCORES_FILE, EvaluateConfig, evaluate
 from drivesim.evaluate.scores import ScoreRow, Scores
 from drivesim.evaluate.spans import Span, span_scores
@@ -109,6 +109,7 @@ def run_sweep(config: SweepConfig, inputs: SweepInputs, out: Path) -> Sweep:
         ValueError: settings that make no sweep, no such model, an unusable start, or other rollouts in `out`.
     """
     config.validate()
+    _check_length(config, inputs.settings.protocol)
     for model in config.model:
         find_model(model)
     for start in config.start:
@@ -121,6 +122,17 @@ def run_sweep(config: SweepConfig, inputs: SweepInputs, out: Path) -> Sweep:
             if inputs.on_cell is not None:
                 inputs.on_cell(done, len(cells))
     return sweep
+
+
+def _check_length(config: SweepConfig, protocol: ProtocolConfig) -> None:
+    """Refuses rollouts that even at their longest hold no clip; shorter horizons without one become notes."""
+    given = 0 if protocol.count_context else protocol.context_frames
+    needed = given + protocol.span_frames
+    if protocol.fps is not None and round(max(config.seconds) * protocol.fps) < needed:
+        raise ValueError(
+            f"sweep.seconds is {config.seconds}: a clip of protocol {protocol.name} with what is given before it takes "
+            f"{needed} frames at {protocol.fps:g} a second: sweep.seconds=[{needed / protocol.fps:g}] or more"
+        )
 
 
 class _Runner:

@@ -23,6 +23,7 @@ from drivesim.planning.as_on_device import AsOnDevice
 from drivesim.planning.tally import Tally
 
 MIB = 1 << 20
+GPU_WARM_UPS, GPU_ROUNDS = 3, 10
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -39,6 +40,24 @@ def in_turn(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
         for name, work in works.items():
             seconds[name].append(cpu_seconds(work))
     return {name: min(times) for name, times in seconds.items()}
+
+
+def seconds_on_gpu(call: Callable[[], object]) -> float:
+    """Mean of a run of calls between two events; the first calls compile and choose kernels.
+
+    The peak of CUDA's memory is that of the measured calls.
+    """
+    for _ in range(GPU_WARM_UPS):
+        call()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    began.record()
+    for _ in range(GPU_ROUNDS):
+        call()
+    ended.record()
+    torch.cuda.synchronize()
+    return float(began.elapsed_time(ended)) / 1e3 / GPU_ROUNDS
 
 
 def tally_of(work: Callable[[], object]) -> Tally:

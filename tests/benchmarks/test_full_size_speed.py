@@ -26,12 +26,11 @@ from drivesim.models.upsampler import Upsampler, make_upsampler, make_upsampler_
 from drivesim.models.video_decoder import VideoDecoder
 from drivesim.models.video_unet import VideoUNet
 from drivesim.planning.hardware import GPUS
-from tests.benchmarks.measuring import gflops, note, tally_of
+from tests.benchmarks.measuring import gflops, note, seconds_on_gpu, tally_of
 
 LATENT_HW = (16, 32)  # of 128 x 256 pictures
 LARGE_HW, SMALL_HW = (512, 1024), (128, 256)
 NUM_TOKENS = 8
-WARM_UPS, ROUNDS = 3, 10
 
 Call = Callable[[], Tensor]
 
@@ -99,21 +98,6 @@ def on(device: str, name: str) -> tuple[Call, int]:
 
     positional, keyword = [low(value) for value in args], {key: low(value) for key, value in named.items()}
     return lambda: network(*positional, **keyword), num_frames
-
-
-def seconds_on_gpu(call: Call) -> float:
-    """Mean of a run of calls between two events; the first calls compile and choose kernels."""
-    for _ in range(WARM_UPS):
-        call()
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    began.record()
-    for _ in range(ROUNDS):
-        call()
-    ended.record()
-    torch.cuda.synchronize()
-    return float(began.elapsed_time(ended)) / 1e3 / ROUNDS
 
 
 def peak_tflops() -> float | None:

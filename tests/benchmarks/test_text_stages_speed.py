@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.benchmarks.measuring import MIB, gflops, in_turn, note, tally_of
+from tests.benchmarks.measuring import MIB, gflops, in_turn, note, seconds_on_gpu, tally_of
 from tests.benchmarks.video_unets import (
     OURS,
     PEERS,
@@ -33,7 +33,7 @@ from tests.benchmarks.video_unets import (
 )
 
 TIME_GOAL, MEMORY_GOAL = 0.75, 0.5
-ROUNDS, WARM_UPS, GPU_ROUNDS = 3, 3, 10
+ROUNDS = 3
 KEYS, WINDOWS, UPSCALING = our_steps()
 
 SMALL: dict[str, Any] = {"channels": (64, 128, 256), "heads": (2, 4, 8), "token_dim": 256}
@@ -125,18 +125,9 @@ def on_gpu(name: str) -> tuple[float, float]:
     network, run = in_bfloat16(name, "cuda")
     network.eval()
     with torch.no_grad():
-        for _ in range(WARM_UPS):
-            run()
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        began.record()
-        for _ in range(GPU_ROUNDS):
-            run()
-        ended.record()
-        torch.cuda.synchronize()
+        seconds = seconds_on_gpu(run)
     mib = (torch.cuda.max_memory_allocated() - before) / MIB
     del network, run
     torch.cuda.empty_cache()
-    return float(began.elapsed_time(ended)) / 1e3 / GPU_ROUNDS, mib
+    return seconds, mib

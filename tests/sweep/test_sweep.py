@@ -163,6 +163,13 @@ def test_starts_of_one_name_and_missing_models_are_refused_before_anything_is_ma
     assert not (tmp_path / "rollouts").exists()
 
 
+def test_rollouts_that_hold_no_clip_are_refused_before_anything_is_made(place: Path, tmp_path: Path) -> None:
+    short = replace(config(place), seconds=[0.5, 1.0])
+    with pytest.raises(ValueError, match=r"takes 5 frames at 4 a second: sweep\.seconds=\[1\.25\] or more"):
+        run_sweep(short, inputs(place, protocol=ProtocolConfig(num_frames=4, fps=4.0)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_futures_that_fail_are_named_and_the_rest_is_scored(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
