@@ -185,3 +185,13 @@ def test_an_avi_whose_frames_are_coded_out_of_order_shows_them_in_order(tmp_path
     assert times_s == pytest.approx(np.arange(NUM_FRAMES) / 10)
     assert probe(path).timestamps_s == pytest.approx(np.arange(NUM_FRAMES) / 10)
     assert [_number(frame) for frame in read_at(path, np.array([3.0, 0.1, 5.9]))] == [30, 1, 59]
+
+
+@pytest.mark.parametrize("has_avx512", [True, False])
+def test_the_encoder_keeps_to_avx2_where_there_is_avx512(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_avx512: bool
+) -> None:
+    monkeypatch.setattr("drivesim.core.video._has_avx512", lambda: has_avx512)
+    with pytest.raises(ValueError, match="without a frame"), VideoWriter(tmp_path / "a.mp4", 4.0) as writer:
+        options = writer._add_stream(np.zeros((32, 64, 3), np.uint8)).options
+    assert options.get("x264-params") == ("asm=avx2" if has_avx512 else None)

@@ -7,10 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from drivesim.models.temporal_stack import TemporalStack
+from drivesim.models.video_unet import VideoUNet
 from drivesim.nn.frame_groups import in_groups
 from drivesim.planning.as_on_device import AsOnDevice
 from drivesim.planning.speed import Work
 from drivesim.planning.tally import Tally
+from tests.models.test_video_unet import make_backbone
 
 MIB = 1 << 20
 
@@ -107,3 +110,20 @@ def test_groups_of_frames_that_stand_for_others_count_as_all_of_them() -> None:
         sum(times * tally.flops_of[kernel] for kernel, times in tally.kernels.items()) for tally in (whole, grouped)
     ]
     assert flops[0] == flops[1] > 0
+
+
+def test_samples_that_are_made_one_after_the_other_count_as_all_of_them() -> None:
+    with torch.device("meta"):
+        backbone = make_backbone()
+        network = VideoUNet(backbone, TemporalStack.for_backbone(backbone, num_frames=4)).eval()
+
+    def tally_of(num_samples: int) -> Tally:
+        with torch.device("meta"), torch.no_grad(), Tally() as tally:
+            sample = torch.empty(num_samples, 4, 4, 64, 128)
+            made = network(sample, torch.empty(num_samples), torch.empty(num_samples, 3, 24))
+        assert made.shape == sample.shape
+        return tally
+
+    one, three = tally_of(1), tally_of(3)
+    assert Work.of(three).flops == 3 * Work.of(one).flops > 0
+    assert three.peak_bytes < 1.5 * one.peak_bytes, "what is made of one sample is gone before the next"
