@@ -5,7 +5,7 @@ Axes: B batch, T frames, C channels, H height, W width, N boxes, 4 = left, top, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,47 +21,10 @@ from drivesim.data.captions import collate_texts, mirrored, text_bytes
 from drivesim.data.conditions import Conditions
 from drivesim.data.frames import FrameCache
 from drivesim.data.latents import LatentCache
+from drivesim.data.windows import Windows
 
 Item = dict[str, Tensor]
 Batch = dict[str, Tensor]
-
-
-class _Windows:
-    """All places in a cache where a clip of `num_frames` at `fps` fits without a missing frame."""
-
-    def __init__(self, conditions: dict[str, Conditions], cache_fps: float, num_frames: int, fps: float | None) -> None:
-        self.stride = _stride(cache_fps, cache_fps if fps is None else fps)
-        self.num_frames = num_frames
-        self.drives = list(conditions)
-        self.starts = [_starts(conditions[drive].valid_T, num_frames, self.stride) for drive in self.drives]
-        self.ends = np.cumsum([len(starts) for starts in self.starts])
-        if self.ends[-1] == 0:
-            raise ValueError(f"no drive holds {num_frames} frames at {cache_fps / self.stride:g} fps without a gap")
-
-    def __len__(self) -> int:
-        return int(self.ends[-1])
-
-    def choose(self, rng: np.random.Generator) -> tuple[str, NDArray[np.int64]]:
-        """A drive and frame numbers (num_frames,); every window is as likely as any other."""
-        number = int(rng.integers(len(self)))
-        place = int(np.searchsorted(self.ends, number, side="right"))
-        start = self.starts[place][number - self.ends[place]]  # counted from the end: negative
-        return self.drives[place], start + self.stride * np.arange(self.num_frames)
-
-
-def _stride(cache_fps: float, fps: float) -> int:
-    stride = round(cache_fps / fps)
-    if stride < 1 or abs(cache_fps / fps - stride) > 1e-6:
-        choices = ", ".join(f"{cache_fps / k:g}" for k in (1, 2, 3, 4, 5))
-        raise ValueError(f"{fps:g} fps wanted of a cache at {cache_fps:g}; valid are {choices}, ...")
-    return stride
-
-
-def _starts(valid_T: NDArray[np.bool_], num_frames: int, stride: int) -> NDArray[np.int64]:
-    last = len(valid_T) - (num_frames - 1) * stride
-    starts = np.arange(max(0, last))
-    frames = starts[:, None] + stride * np.arange(num_frames)
-    return starts[valid_T[frames].all(axis=1)] if len(starts) else starts
 
 
 @dataclass(kw_only=True, slots=True)
@@ -93,6 +56,7 @@ class FrameDataset(Dataset[Item]):
         flip: bool = True,
         crop: CropConfig | None = None,
         align_px: int = 1,
+        caption_weights: Mapping[str, float] | None = None,
     ) -> None:
         """Finds the windows.
 
@@ -105,10 +69,11 @@ class FrameDataset(Dataset[Item]):
             crop: Take pieces of the pictures, the same piece of all frames of a clip; None = whole pictures.
             align_px: Corners of pieces lie on multiples of this, so that a piece of a picture made smaller is the same
                 as a smaller picture of the piece.
+            caption_weights: How much more often clips come whose captions hold a word; None = all alike.
 
         Raises:
-            ValueError: a rate that the cache does not hold, no window long enough, pieces larger than the pictures, or
-                sizes that `align_px` does not divide.
+            ValueError: a rate that the cache does not hold, no window long enough, pieces larger than the pictures,
+                sizes that `align_px` does not divide, or a word that no caption holds.
         """
         self.cache, self.seed, self.flip = cache, seed, flip
         self.crop = crop if crop is not None and crop.size_hw else None
@@ -118,7 +83,7 @@ class FrameDataset(Dataset[Item]):
             if any(side % align_px for side in size):
                 raise ValueError(f"{what} {list(size)} (height, width): both must divide by {align_px} pixels")
         self.align_px = align_px
-        self.windows = _Windows(cache.conditions, cache.fps, num_frames, fps)
+        self.windows = Windows(cache.conditions, cache.fps, num_frames, fps, caption_weights or {})
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -166,7 +131,15 @@ class LatentClipDataset(Dataset[Item]):
     Item i depends on (seed, i) alone, for any i >= 0.
     """
 
-    def __init__(self, cache: LatentCache, *, seed: int, num_frames: int, rates: Sequence[float] = ()) -> None:
+    def __init__(
+        self,
+        cache: LatentCache,
+        *,
+        seed: int,
+        num_frames: int,
+        rates: Sequence[float] = (),
+        caption_weights: Mapping[str, float] | None = None,
+    ) -> None:
         """Finds the windows.
 
         Args:
@@ -174,12 +147,16 @@ class LatentClipDataset(Dataset[Item]):
             seed: Of the choice of rates and windows.
             num_frames: Frames an item.
             rates: Frame rates, each as likely; whole fractions of the cache's. () = the cache's alone.
+            caption_weights: How much more often clips come whose captions hold a word; None = all alike.
 
         Raises:
-            ValueError: a rate that the cache does not hold, or no window long enough.
+            ValueError: a rate that the cache does not hold, no window long enough, or a word that no caption holds.
         """
         self.cache, self.seed = cache, seed
-        self.windows = [_Windows(cache.conditions, cache.fps, num_frames, rate) for rate in rates or [cache.fps]]
+        self.windows = [
+            Windows(cache.conditions, cache.fps, num_frames, rate, caption_weights or {})
+            for rate in rates or [cache.fps]
+        ]
 
     def __len__(self) -> int:
         return sum(len(windows) for windows in self.windows)

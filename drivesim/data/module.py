@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lightning import LightningDataModule
@@ -48,6 +48,15 @@ class DataModuleConfig:
     batch_size: int = 8  # items a batch and process
     num_workers: int = 0  # processes that load; 0 = the training process itself
     num_val_items: int = 32  # items of the validation set, always the same
+    # How much more often clips are trained on whose captions hold a word, such as {turn: 4}; {} = all alike.
+    caption_weights: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for word, weight in self.caption_weights.items():
+            if not weight > 0:
+                raise ValueError(f"loader.caption_weights: {word} has {weight}, expected a weight above 0")
+            if word != word.strip().lower() or " " in word:
+                raise ValueError(f"loader.caption_weights: {word!r}, expected one word in lower case")
 
 
 class CachedDataModule(LightningDataModule):

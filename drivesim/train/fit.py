@@ -164,10 +164,14 @@ def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None
             return None
         seed = derive_seed(config.seed, "data", split)
         num_frames, rates = recipe.num_frames(config), recipe.rates(config)
+        weights = config.loader.caption_weights if split == "train" else None
         if recipe.learns_from_pictures:
             (fps,) = rates
             crop, align_px = config.crop if split == "train" else None, recipe.align_px(config, parts)
-            return FrameDataset(frames, seed=seed, num_frames=num_frames, fps=fps, crop=crop, align_px=align_px)
+            return FrameDataset(
+                frames, seed=seed, num_frames=num_frames, fps=fps, crop=crop, align_px=align_px,
+                caption_weights=weights,
+            )  # fmt: skip
         assert config.init is not None
         latents = cache_latents(
             frames,
@@ -175,7 +179,7 @@ def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None
             recipe.folders.fingerprint(config.init, ["autoencoder"]),
             Path(config.cache_dir),
         )
-        return LatentClipDataset(latents, seed=seed, num_frames=num_frames, rates=rates)
+        return LatentClipDataset(latents, seed=seed, num_frames=num_frames, rates=rates, caption_weights=weights)
 
     train = dataset("train")
     assert train is not None

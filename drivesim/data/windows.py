@@ -1,0 +1,102 @@
+"""Where in cached drives a clip may begin, and how often each such place is chosen.
+
+Axes: T frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drivesim.data.captions import Captions
+from drivesim.data.conditions import Conditions
+
+
+class Windows:
+    """All places in a cache where a clip of `num_frames` at `fps` fits without a missing frame."""
+
+    def __init__(
+        self,
+        conditions: Mapping[str, Conditions],
+        cache_fps: float,
+        num_frames: int,
+        fps: float | None,
+        caption_weights: Mapping[str, float],
+    ) -> None:
+        """Finds the places.
+
+        Args:
+            conditions: by drive.
+            cache_fps: frames a second of the cache.
+            num_frames: of a clip.
+            fps: of a clip; None = the cache's.
+            caption_weights: how much more often places come whose captions hold a word; {} = all alike.
+
+        Raises:
+            ValueError: a rate that the cache does not hold, no place long enough, or a word that no caption holds.
+        """
+        self.stride = _stride(cache_fps, cache_fps if fps is None else fps)
+        self.num_frames = num_frames
+        self.drives = list(conditions)
+        self.starts = [_starts(conditions[drive].valid_T, num_frames, self.stride) for drive in self.drives]
+        self.ends = np.cumsum([len(starts) for starts in self.starts])
+        if self.ends[-1] == 0:
+            raise ValueError(f"no drive holds {num_frames} frames at {cache_fps / self.stride:g} fps without a gap")
+        self._up_to = self._weighted(conditions, caption_weights) if caption_weights else None
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def choose(self, rng: np.random.Generator) -> tuple[str, NDArray[np.int64]]:
+        """A drive and frame numbers (num_frames,); every place is as likely as its weight says."""
+        if self._up_to is None:
+            number = int(rng.integers(len(self)))
+        else:
+            number = int(np.searchsorted(self._up_to, rng.random() * self._up_to[-1], side="right"))
+        place = int(np.searchsorted(self.ends, number, side="right"))
+        start = self.starts[place][number - self.ends[place]]  # counted from the end: negative
+        return self.drives[place], start + self.stride * np.arange(self.num_frames)
+
+    def _weighted(
+        self, conditions: Mapping[str, Conditions], caption_weights: Mapping[str, float]
+    ) -> NDArray[np.float64]:
+        """Sums of the places' weights up to each."""
+        weights = []
+        heard: set[str] = set()
+        for drive, starts in zip(self.drives, self.starts, strict=True):
+            captions = conditions[drive].captions
+            if captions is None:
+                raise ValueError(f"caption_weights are given, but {drive} has no captions")
+            heard |= set(caption_weights) & {word for text in captions.texts for word in _words(text)}
+            weights.append(caption_weights_of(captions, caption_weights)[starts])
+        if unheard := sorted(set(caption_weights) - heard):
+            raise ValueError(f"caption_weights: no caption holds {', '.join(map(repr, unheard))}")
+        return np.cumsum(np.concatenate(weights))
+
+
+def caption_weights_of(captions: Captions, caption_weights: Mapping[str, float]) -> NDArray[np.float64]:
+    """(T,) weights of clips: the largest one of a word that any phrasing holds; 1 where none holds any."""
+    heard = [[caption_weights[word] for word in _words(text) if word in caption_weights] for text in captions.texts]
+    largest_T = np.array([max(weights, default=0.0) for weights in heard])[captions.choices_TP].max(axis=1)
+    return np.where(largest_T > 0, largest_T, 1.0)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip(".,;:!?").lower() for word in text.split()]
+
+
+def _stride(cache_fps: float, fps: float) -> int:
+    stride = round(cache_fps / fps)
+    if stride < 1 or abs(cache_fps / fps - stride) > 1e-6:
+        choices = ", ".join(f"{cache_fps / k:g}" for k in (1, 2, 3, 4, 5))
+        raise ValueError(f"{fps:g} fps wanted of a cache at {cache_fps:g}; valid are {choices}, ...")
+    return stride
+
+
+def _starts(valid_T: NDArray[np.bool_], num_frames: int, stride: int) -> NDArray[np.int64]:
+    last = len(valid_T) - (num_frames - 1) * stride
+    starts = np.arange(max(0, last))
+    frames = starts[:, None] + stride * np.arange(num_frames)
+    return starts[valid_T[frames].all(axis=1)] if len(starts) else starts
