@@ -16,12 +16,12 @@ from drivesim.planning.demand import Demand, Phase, part_sizes, weight_bytes
 from drivesim.planning.speed import Work
 from drivesim.planning.tally import Tally
 from drivesim.train.config import StageName, TrainConfig
-from drivesim.train.fit import check_size
 from drivesim.train.folders import Parts
 from drivesim.train.optim import make_optimizer
 from drivesim.train.recipe import Recipe
 from drivesim.train.recipes import RECIPES, trained_parts
 from drivesim.train.stage import Stage
+from drivesim.train.stage_parts import check_size
 
 # The recipe that writes a model folder; None = no recipe does.
 FindRecipe = Callable[[str], TrainConfig | None]

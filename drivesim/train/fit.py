@@ -26,12 +26,14 @@ from drivesim.data.frames import FrameCache, cache_frames
 from drivesim.data.latents import cache_latents
 from drivesim.data.module import CachedDataModule
 from drivesim.data.source import ClipSource
-from drivesim.models.autoencoder import downsampling, encode, measure_scale
+from drivesim.models.autoencoder import encode, measure_scale
 from drivesim.models.temporal_stack import TemporalStack
 from drivesim.train.checkpoints import AtomicCheckpointIO, SamplePictures
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.folders import Parts
 from drivesim.train.recipes import RECIPES, trained_parts
+from drivesim.train.stage import VALIDATION_SEED
+from drivesim.train.stage_parts import judge_parts, parts_with_weights
 
 _log = logging.getLogger(__name__)
 SCALE_FRAMES = 512  # frames from which the latent scale is measured
@@ -50,14 +52,16 @@ def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable
         The model folder: the parts of `init` and the newly trained ones, with averaged weights.
 
     Raises:
-        ValueError: `out` holds another run, or `init` or `warm_start` is no model with the parts that are needed.
+        ValueError: `out` holds another run, or `init` or `warm_start` is no model with the parts that are needed, in
+            sizes that fit; where the latter shows without weights, `out` is left as it was.
     """
     torch.set_num_threads(config.trainer.num_threads)
+    judge_parts(config)
     claim_folder(out, _identity(config, source))
     on_claimed()
     torch.manual_seed(derive_seed(config.seed, "weights", StageName(config.stage).value))
     folder = out / "model"
-    parts = _parts(config)
+    parts = parts_with_weights(config)
     caches = {split: _frames(config, source, split) for split in ("train", "val")}
     data = _data(config, parts, caches)
     stage = RECIPES[StageName(config.stage)].stage(config, parts)
@@ -109,52 +113,6 @@ def _frames(config: TrainConfig, source: ClipSource, split: str) -> FrameCache |
     return cache_frames(source, split, size_hw, config.cache_fps, Path(config.cache_dir))
 
 
-def _parts(config: TrainConfig) -> Parts:
-    """Frozen parts from `init`, fresh or warm-started ones for the stage."""
-    recipe = RECIPES[StageName(config.stage)]
-    recipe.folders.check(config, trained_parts(config))
-    parts: Parts = {}
-    if recipe.needs:
-        assert config.init is not None
-        parts = recipe.folders.load(config.init, recipe.needs)
-    check_size(config, parts)
-    parts |= recipe.make(config, parts)
-    if config.warm_start is not None:
-        warm = recipe.folders.load(config.warm_start, trained_parts(config))
-        for name, part in warm.items():
-            try:
-                _warm_start(parts[name], part)
-            except RuntimeError as error:
-                cause = " ".join(line.strip() for line in str(error).splitlines()[:2])
-                raise ValueError(f"warm_start={config.warm_start}: part {name!r} does not fit: {cause}") from error
-    return parts
-
-
-def _warm_start(part: Any, warm: Any) -> None:
-    """Loads weights; those that a part of an earlier kind lacks may stay fresh where the part says so."""
-    weights = warm.state_dict()
-    fresh = tuple(getattr(part, "may_be_fresh", ()))
-    kept = {name: w for name, w in part.state_dict().items() if name not in weights and name.startswith(fresh)}
-    part.load_state_dict(weights | kept)
-
-
-def check_size(config: TrainConfig, parts: Parts) -> None:
-    """Raises ValueError where pictures have a size that the parts of `init` cannot take, or were not made for."""
-    if "backbone" not in parts:
-        return
-    f, net = downsampling(parts["autoencoder"]), parts["backbone"].config
-    if StageName(config.stage).is_text:  # convolutional in space: any size that can be halved often enough
-        low = RECIPES[StageName(config.stage)].scale(config)
-        step = f * 2 ** (len(net.block_out_channels) - 1) // low
-        if any(side % step for side in config.size_hw):
-            nearest = [max(step, round(side / step) * step) for side in config.size_hw]
-            raise ValueError(f"size_hw={list(config.size_hw)} does not divide by {step}; the nearest is {nearest}")
-        return
-    made_for = [side * f for side in net.sample_size]
-    if list(config.size_hw) != made_for:
-        raise ValueError(f"size_hw={list(config.size_hw)}, but init={config.init} was trained on {made_for}")
-
-
 def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None]) -> CachedDataModule:
     recipe = RECIPES[StageName(config.stage)]
 
@@ -162,7 +120,7 @@ def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None
         frames = caches[split]
         if frames is None:
             return None
-        seed = derive_seed(config.seed, "data", split)
+        seed = derive_seed(config.seed if split == "train" else VALIDATION_SEED, "data", split)
         num_frames, rates = recipe.num_frames(config), recipe.rates(config)
         weights = config.loader.caption_weights if split == "train" else None
         if recipe.learns_from_pictures:

@@ -9,7 +9,15 @@ from typing import Any
 
 import torch
 
-from drivesim.families.folder import blank_parts, find_model, fingerprint, load_parts, save_parts, write_index
+from drivesim.families.folder import (
+    blank_parts,
+    find_model,
+    fingerprint,
+    judged_parts,
+    load_parts,
+    save_parts,
+    write_index,
+)
 from drivesim.families.joining import carry, check_joined
 from drivesim.train.config import TrainConfig
 
@@ -34,6 +42,10 @@ class ModelFolders(ABC):
     @abstractmethod
     def blank(self, source: str, names: Iterable[str]) -> Parts:
         """The same parts without weights, on the meta device; errors as in `load`."""
+
+    @abstractmethod
+    def judged(self, source: str, names: Iterable[str]) -> Parts:
+        """As `blank`, once the headers of the files that hold the weights have been read; errors as in `load`."""
 
     @abstractmethod
     def fingerprint(self, source: str, names: Iterable[str]) -> str:
@@ -71,6 +83,9 @@ class _DrivingFolders(ModelFolders):
 
     def blank(self, source: str, names: Iterable[str]) -> Parts:
         return blank_parts(find_model(source), names)
+
+    def judged(self, source: str, names: Iterable[str]) -> Parts:
+        return judged_parts(find_model(source), names)
 
     def fingerprint(self, source: str, names: Iterable[str]) -> str:
         return fingerprint(find_model(source), names)

@@ -17,6 +17,7 @@ from drivesim.train.ema import EmaWeights
 from drivesim.train.optim import OptimConfig, make_optimizer
 
 Batch = dict[str, Tensor]
+VALIDATION_SEED = 0  # of its clips and noise, whatever a recipe's seed: errors of two trainings can be compared
 
 
 class Stage(L.LightningModule):
@@ -60,9 +61,9 @@ class Stage(L.LightningModule):
         return terms["loss"]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The averaged weights' loss on fixed data with fixed noise."""
+        """The averaged weights' loss on fixed data with fixed noise, the same for trainings of every seed."""
         with self.ema.swapped_in():
-            terms = self.loss(batch, torch_generator(self.seed, "val", batch_idx))
+            terms = self.loss(batch, torch_generator(VALIDATION_SEED, "val", batch_idx))
         self.log_dict({f"val/{name}": value for name, value in terms.items()}, sync_dist=True)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

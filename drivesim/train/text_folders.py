@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,21 @@ from safetensors.torch import save_file
 from torch import nn
 
 from drivesim.core.files import sha256_file
-from drivesim.families.folder import INDEX, PARTS, find_model, fingerprint, load_parts, save_parts, write_index
+from drivesim.families.folder import (
+    INDEX,
+    PARTS,
+    blank_parts,
+    find_model,
+    fingerprint,
+    judged_parts,
+    load_parts,
+    save_parts,
+    write_index,
+)
 from drivesim.families.text_parts import FAMILY, blank_checkpoint
 from drivesim.models.hub import find_source
 from drivesim.models.stored_weights import set_weight_type
-from drivesim.models.text_to_image import TextToImage, load_text_to_image, save_text_to_image
+from drivesim.models.text_to_image import TextToImage, judge_text_to_image, load_text_to_image, save_text_to_image
 from drivesim.train.config import TrainConfig
 from drivesim.train.folders import DRIVING_FOLDERS, ModelFolders, Parts, weight_type
 
@@ -35,6 +45,8 @@ CHECKPOINT_PARTS = {
     "low_res_scheduler": "low_res_scheduler",
 }
 CHECKPOINTS = ("image", "upscaler")  # sub-folders that hold a whole text-to-image checkpoint
+_ReadCheckpoint = Callable[[str], TextToImage]
+_ReadParts = Callable[[Path, Iterable[str]], Parts]
 LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' name
 
 
@@ -62,18 +74,24 @@ class TextFolders(ModelFolders):
 
     def load(self, source: str, names: Iterable[str]) -> Parts:
         """See `ModelFolders`."""
+        return self._parts(source, names, load_text_to_image, load_parts)
+
+    def _parts(self, source: str, names: Iterable[str], checkpoint: _ReadCheckpoint, others: _ReadParts) -> Parts:
         wanted = list(names)
         parts: Parts = {}
         if any(name in CHECKPOINT_PARTS for name in wanted):
-            found = load_text_to_image(self.checkpoint_source(source))
+            found = checkpoint(self.checkpoint_source(source))
             parts = {name: getattr(found, theirs) for name, theirs in CHECKPOINT_PARTS.items() if name in wanted}
-        others = [name for name in wanted if name not in CHECKPOINT_PARTS]
-        return parts | (load_parts(find_model(source), others) if others else {})
+        rest = [name for name in wanted if name not in CHECKPOINT_PARTS]
+        return parts | (others(find_model(source), rest) if rest else {})
 
     def blank(self, source: str, names: Iterable[str]) -> Parts:
         """See `ModelFolders`."""
-        found = blank_checkpoint(Path(find_source(self.checkpoint_source(source))))
-        return {name: getattr(found, CHECKPOINT_PARTS[name]) for name in names}
+        return self._parts(source, names, lambda path: blank_checkpoint(Path(find_source(path))), blank_parts)
+
+    def judged(self, source: str, names: Iterable[str]) -> Parts:
+        """See `ModelFolders`."""
+        return self._parts(source, names, lambda path: judge_text_to_image(path).blank, judged_parts)
 
     def fingerprint(self, source: str, names: Iterable[str]) -> str:
         """See `ModelFolders`."""
@@ -157,6 +175,11 @@ class TextBaseFolders(TextFolders):
     def blank(self, source: str, names: Iterable[str]) -> Parts:
         """From the driving model."""
         return DRIVING_FOLDERS.blank(source, names)
+
+    def judged(self, source: str, names: Iterable[str]) -> Parts:
+        """From the driving model, or, for a warm start, from a text model."""
+        wanted = list(names)
+        return DRIVING_FOLDERS.judged(source, wanted) if wanted == ["autoencoder"] else super().judged(source, wanted)
 
     def fingerprint(self, source: str, names: Iterable[str]) -> str:
         """Of the driving model's autoencoder, or, for a warm start, of a text model's parts."""

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from drivesim.nn.temporal import Mix
-from drivesim.nn.video_convolution import VideoConv, VideoConvLayer
+from drivesim.nn.video_convolution import FEWEST_CHANNELS, VideoConv, VideoConvLayer
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -23,6 +24,32 @@ def test_it_is_conv3d_with_the_same_weights(side: int, stride: int, bias: bool, 
         *(torch.autograd.grad((m * pull).sum(), [clips, conv.weight]) for m in (made, wanted)), strict=True
     ):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_frames", [2, 3, 4, 5, 7, 10])
+@pytest.mark.parametrize("cut", [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_groups_of_frames_with_fewer_products_are_the_same_map(num_frames: int, cut: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    conv = VideoConv(FEWEST_CHANNELS, 5)
+    clips = torch.randn(2, num_frames, FEWEST_CHANNELS, 6, 4, requires_grad=True)
+    wanted = nn.Conv3d.forward(conv, clips.transpose(1, 2)).transpose(1, 2)[:, cut[0] : num_frames - cut[1]]
+    made = conv(clips, cut)
+    assert made.shape == wanted.shape
+    torch.testing.assert_close(made, wanted, rtol=0, atol=1e-5)
+    pull = torch.randn(made.shape)
+    of_both = (torch.autograd.grad((m * pull).sum(), [clips, conv.weight, conv.bias]) for m in (made, wanted))
+    for a, b in zip(*of_both, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_groups_of_frames_take_half_the_products_in_float32_alone() -> None:
+    counted = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        conv, clip = VideoConv(32, 32).to("meta", dtype), torch.empty(1, 8, 32, 16, 16, device="meta", dtype=dtype)
+        with FlopCounterMode(display=False) as counter:
+            conv(clip)
+        counted[dtype] = counter.get_flop_counts()["Global"][torch.ops.aten.convolution]
+    assert counted[torch.float32] == counted[torch.bfloat16] / 2
 
 
 @pytest.mark.parametrize("cut", [(0, 0), (1, 0), (0, 1), (1, 1)])

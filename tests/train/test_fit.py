@@ -268,7 +268,7 @@ def test_pictures_of_another_size_than_the_model_before_are_refused_before_anyth
     settings.size_hw = [64, 128]
     with pytest.raises(ValueError, match=r"size_hw=\[64, 128\], but init=.* was trained on \[32, 64\]"):
         fit(settings, source, tmp_path / "run")
-    assert not (tmp_path / "cache").exists()
+    assert not list(tmp_path.iterdir()), "neither cached nor claimed"
 
 
 def test_a_warm_start_of_another_size_is_refused_by_part(
@@ -278,7 +278,36 @@ def test_a_warm_start_of_another_size_is_refused_by_part(
     settings.warm_start = str(family["image"])
     settings.backbone.token_dim = 24
     with pytest.raises(ValueError, match="warm_start=.*: part '(backbone|conditioner)' does not fit"):
-        fit(settings, source, tmp_path)
+        fit(settings, source, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_trainings_of_two_seeds_are_judged_on_the_same_clips_and_noise(
+    family: dict[str, Path], source: ClipSource, tmp_path: Path
+) -> None:
+    errors: dict[str, list[str]] = {"train/loss": [], "val/loss": []}
+    for seed in (0, 5):
+        settings = config(StageName.IMAGE, family["cache"], family["autoencoder"])
+        settings.seed, settings.warm_start, settings.optim.learning_rate = seed, str(family["image"]), 0.0
+        fit(settings, source, tmp_path / str(seed))
+        with next((tmp_path / str(seed) / "logs").glob("*/metrics.csv")).open() as file:
+            rows = list(csv.DictReader(file))
+        for name, found in errors.items():
+            found.append(",".join(row[name] for row in rows if row[name]))
+    assert errors["val/loss"][0] == errors["val/loss"][1] != ""
+    assert errors["train/loss"][0] != errors["train/loss"][1]
+
+
+def test_a_truncated_model_before_leaves_the_run_folder_alone(
+    family: dict[str, Path], source: ClipSource, tmp_path: Path
+) -> None:
+    cut = tmp_path / "cut"
+    shutil.copytree(family["image"], cut)
+    with (cut / "backbone" / "diffusion_pytorch_model.safetensors").open("r+b") as file:
+        file.truncate(5_000)
+    with pytest.raises(ValueError, match="backbone.*truncated"):
+        fit(config(StageName.PREDICTION, tmp_path / "cache", cut), source, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_finished_run_started_again_exports_the_same_weights(family: dict[str, Path], source: ClipSource) -> None:

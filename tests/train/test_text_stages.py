@@ -227,6 +227,7 @@ def test_data_without_captions_and_sizes_that_do_not_fit_are_refused(source, che
         fit(config(StageName.TEXT_IMAGE, tmp_path / "cache", checkpoint, size_hw=[18, 32]), source, tmp_path / "b")
     with pytest.raises(ValueError, match="no x4 upscaler: it has no low_res_scheduler"):
         fit(config(StageName.TEXT_UPSCALER, tmp_path / "cache", checkpoint), source, tmp_path / "c")
+    assert {path.name for path in tmp_path.iterdir()} <= {"a", "cache"}, "b and c are not claimed"
 
 
 def test_a_model_whose_index_is_damaged_is_no_bare_checkpoint(source, checkpoint, tmp_path) -> None:

@@ -1,0 +1,77 @@
+"""The parts that a training begins with: those of `init`, fresh ones, and those of a warm start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from drivesim.models.autoencoder import downsampling
+from drivesim.train.config import StageName, TrainConfig
+from drivesim.train.folders import Parts
+from drivesim.train.recipes import RECIPES, trained_parts
+
+
+def judge_parts(config: TrainConfig) -> None:
+    """Refuses parts that do not fit before any weight is read or anything is written.
+
+    Raises:
+        ValueError: `init`, `warm_start` or `joins` is no model with the parts that are needed, in sizes that fit.
+    """
+    folders = RECIPES[StageName(config.stage)].folders
+    folders.check(config, trained_parts(config))
+    with torch.device("meta"):
+        _made(config, folders.judged)
+
+
+def parts_with_weights(config: TrainConfig) -> Parts:
+    """Frozen parts from `init`, fresh or warm-started ones for the stage.
+
+    Raises:
+        ValueError: as in `judge_parts`.
+    """
+    return _made(config, RECIPES[StageName(config.stage)].folders.load)
+
+
+def _made(config: TrainConfig, read: Callable[[str, Iterable[str]], Parts]) -> Parts:
+    recipe = RECIPES[StageName(config.stage)]
+    parts: Parts = {}
+    if recipe.needs:
+        assert config.init is not None
+        parts = read(config.init, recipe.needs)
+    check_size(config, parts)
+    parts |= recipe.make(config, parts)
+    if config.warm_start is not None:
+        for name, part in read(config.warm_start, trained_parts(config)).items():
+            try:
+                _warm_start(parts[name], part)
+            except RuntimeError as error:
+                cause = " ".join(line.strip() for line in str(error).splitlines()[:2])
+                raise ValueError(f"warm_start={config.warm_start}: part {name!r} does not fit: {cause}") from error
+    return parts
+
+
+def _warm_start(part: Any, warm: Any) -> None:
+    """Loads weights; those that a part of an earlier kind lacks may stay fresh where the part says so."""
+    weights = warm.state_dict()
+    fresh = tuple(getattr(part, "may_be_fresh", ()))
+    kept = {name: w for name, w in part.state_dict().items() if name not in weights and name.startswith(fresh)}
+    part.load_state_dict(weights | kept)
+
+
+def check_size(config: TrainConfig, parts: Parts) -> None:
+    """Raises ValueError where pictures have a size that the parts of `init` cannot take, or were not made for."""
+    if "backbone" not in parts:
+        return
+    f, net = downsampling(parts["autoencoder"]), parts["backbone"].config
+    if StageName(config.stage).is_text:  # convolutional in space: any size that can be halved often enough
+        low = RECIPES[StageName(config.stage)].scale(config)
+        step = f * 2 ** (len(net.block_out_channels) - 1) // low
+        if any(side % step for side in config.size_hw):
+            nearest = [max(step, round(side / step) * step) for side in config.size_hw]
+            raise ValueError(f"size_hw={list(config.size_hw)} does not divide by {step}; the nearest is {nearest}")
+        return
+    made_for = [side * f for side in net.sample_size]
+    if list(config.size_hw) != made_for:
+        raise ValueError(f"size_hw={list(config.size_hw)}, but init={config.init} was trained on {made_for}")

@@ -1,0 +1,206 @@
+"""What fewer steps, deep features kept from step to step, and students cost: toytown's text family on unseen drives.
+
+Key frames are the shipped family's. The stages after them have to be trained first (`drivesim train
+experiment=toytown_text/interpolation` and so on); until then their tables are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import interpolate
+
+from drivesim.core.camera import Camera
+from drivesim.core.picture import resize_area
+from drivesim.core.seeds import torch_generator
+from drivesim.data.label_captions import Way, ways
+from drivesim.diffusion.settings import Sampler, TextOverrides
+from drivesim.evaluate.extractors import ExtractorConfig, make_extractor
+from drivesim.evaluate.frechet import FrechetStatistics, frechet_distance
+from drivesim.families.prompts import Prompts
+from drivesim.families.text import TextModel
+from drivesim.families.text_upscale import LatentUpscaling
+from drivesim.models.autoencoder import decode, encode, to_picture_range
+from drivesim.toytown import Episode, TownConfig, render, simulate
+from tests.benchmarks.measuring import cpu_seconds, note
+
+FIRST_UNSEEN = 9000
+NUM_CLIPS, CLIP_FRAMES = 24, 8  # of key frames
+NUM_GAPS = 12  # between key frames
+NUM_PORTIONS = 4  # of the upscaler
+SEEN = {Way.LEFT: "left turn", Way.RIGHT: "right turn", Way.STRAIGHT: "straight on", Way.STANDING: "standing still"}
+Frames = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A way to sample."""
+
+    steps: int
+    deep_every: int = 1
+    sampler: Sampler = Sampler.UNIPC
+    is_student: bool = False
+    seed: int = 0
+
+    def __str__(self) -> str:
+        kept = "" if self.deep_every == 1 else f", deep levels every {self.deep_every}"
+        other = "" if self.seed == 0 else ", other noise"
+        return f"{'student, ' if self.is_student else ''}{self.steps} steps{kept}{other}"
+
+    def of(self, folder: str | Path, stage: str) -> TextModel:
+        """A model that samples a stage this way."""
+        how = TextOverrides(sampler=self.sampler, steps=self.steps, deep_every=self.deep_every)
+        return TextModel.from_pretrained(folder, samplings={stage: how})
+
+
+def student(steps: int) -> Sampled:
+    return Sampled(steps, sampler=Sampler.LCM, is_student=True)
+
+
+def drives(fps: float) -> list[Episode]:
+    town = TownConfig(fps=fps, key_fps=4.0, duration_s=10.0, first_scene=FIRST_UNSEEN, night_share=0.3)
+    return [simulate(town, FIRST_UNSEEN + number) for number in range(NUM_CLIPS)]
+
+
+def seen(episode: Episode, frames: range, size_hw: tuple[int, int]) -> Frames:
+    camera = Camera.front(size_hw if size_hw[0] > 128 else (128, 256))
+    return resize_area(np.stack([render(episode, frame, camera) for frame in frames]), size_hw)
+
+
+def trained(repo_root: Path, *names: str) -> list[Path]:
+    folders = [repo_root / "runs" / "toytown_text" / name / "model" for name in names]
+    for name, folder in zip(names, folders, strict=True):
+        if not folder.is_dir():
+            pytest.skip(f"not trained here: drivesim train experiment=toytown_text/{name}")
+    return folders
+
+
+def table(stage: str, measure: str, rows: Mapping[str, tuple[float, float]]) -> None:
+    """Prints and keeps what each way takes and costs."""
+    print(f"\n{stage}: CPU ms a frame, {measure}")
+    for name, (seconds, cost) in rows.items():
+        print(f"  {name:34} {1e3 * seconds:8.0f} {cost:9.3f}")
+        note(f"few steps, {stage}", way=name, ms_a_frame=1e3 * seconds, measure=measure, value=cost)
+
+
+def timed(work: Callable[[], Frames], num_frames: int) -> tuple[Frames, float]:
+    made: list[Frames] = []
+    seconds = cpu_seconds(lambda: made.append(work()))
+    return made[0], seconds / num_frames
+
+
+def off(made: Frames, real: Frames) -> float:
+    """Grey levels between two sets of pictures, on average."""
+    return float(np.abs(made.astype(float) - real).mean())
+
+
+def test_key_frames_with_half_the_steps_are_not_far_from_those_with_all() -> None:
+    episodes, extractor = drives(4.0), make_extractor(ExtractorConfig(name="toytown-clip"))
+    real = FrechetStatistics.empty(extractor.feature_dim)
+    prompts = []
+    for episode in episodes:
+        for first in (2, 20):
+            real.update(extractor(seen(episode, range(first, first + CLIP_FRAMES), (64, 128))[None]).numpy())
+        light, way = "at night" if episode.is_night else "by day", SEEN[ways(episode.ego_path, 4.0)[2]]
+        prompts.append(Prompts(prompts=[f"a drive {light}, {way}"]))
+
+    def clips(model: TextModel, seed: int) -> Frames:
+        none = torch.zeros(1, 0, *model.latent_shape)
+        made = []
+        for number, prompt in enumerate(prompts):
+            generators = [torch_generator("few steps", seed, number)]
+            made.append(
+                decode(model.parts.image.vae, model.predict(none, generators=generators, conditions=[prompt])[0])
+            )
+        return np.stack(made)
+
+    rows = {}
+    for way in (
+        Sampled(50), Sampled(25), Sampled(25, seed=1), Sampled(18), Sampled(12), Sampled(8),
+        Sampled(25, 2), Sampled(25, 3), Sampled(18, 2), Sampled(25, 5),
+    ):  # fmt: skip
+        model = way.of("toytown_text", "key_frames")
+        made, seconds = timed(lambda model=model, way=way: clips(model, way.seed), NUM_CLIPS * CLIP_FRAMES)
+        found = FrechetStatistics.empty(extractor.feature_dim)
+        for clip in made:
+            found.update(extractor(clip[None]).numpy())
+        rows[str(way)] = (seconds, frechet_distance(found, real))
+    table("key frames", "Fréchet clip distance", rows)
+    assert rows["12 steps"][0] < 0.6 * rows["25 steps"][0]
+    assert rows["25 steps, deep levels every 2"][0] < 0.9 * rows["25 steps"][0]
+    assert rows["12 steps"][1] < 1.5 * rows["25 steps"][1]
+
+
+def test_filling_in_frames_costs_little_more_in_few_steps_and_is_better_than_to_hold_one(repo_root: Path) -> None:
+    teacher, taught = trained(repo_root, "interpolation", "distil_interpolation")
+    fps, gap = 16.0, 4  # frames from one key frame to the next
+    real = np.stack([seen(episode, range(30, 31 + gap), (64, 128)) for episode in drives(fps)[:NUM_GAPS]])
+
+    def between(model: TextModel) -> Frames:
+        made = []
+        for number, clip in enumerate(real):
+            ends = encode(model.parts.image.vae, clip[[0, -1]])[None]
+            generators = [torch_generator("few steps", number)]
+            filled = model.interpolate(
+                ends, 0, generators=generators, conditions=[Prompts(prompts=["a street"])], starts_s=[0.0]
+            )
+            made.append(decode(model.parts.image.vae, filled[0, 1:-1]))
+        return np.stack(made)
+
+    vae = TextModel.from_pretrained("toytown_text").parts.image.vae
+    coded = np.stack([decode(vae, encode(vae, clip)) for clip in real])
+    mixed = coded[:, :1] + np.arange(1, gap)[:, None, None, None] / gap * (coded[:, -1:].astype(float) - coded[:, :1])
+    rows = {
+        "coded and decoded": (0.0, off(coded[:, 1:-1], real[:, 1:-1])),
+        "first frame held": (0.0, off(np.repeat(coded[:, :1], gap - 1, axis=1), real[:, 1:-1])),
+        "faded from one to the other": (0.0, off(mixed, real[:, 1:-1])),
+    }
+    for way in (
+        Sampled(25), Sampled(12), Sampled(8), Sampled(4), Sampled(2), Sampled(1), Sampled(12, 2), Sampled(12, 3),
+        student(2), student(1),
+    ):  # fmt: skip
+        model = way.of(taught if way.is_student else teacher, "interpolate")
+        made, seconds = timed(lambda model=model: between(model), NUM_GAPS * (gap - 1))
+        rows[str(way)] = (seconds, off(made, real[:, 1:-1]))
+    table("interpolation", "grey levels off the real frames", rows)
+    assert rows["student, 2 steps"][1] < 1.25 * rows["12 steps"][1]
+    assert rows["student, 2 steps"][1] < rows["first frame held"][1]
+    assert rows["12 steps"][1] < rows["faded from one to the other"][1]
+
+
+def test_upscaling_costs_little_more_in_few_steps_and_is_sharper_than_to_enlarge(repo_root: Path) -> None:
+    teacher, taught = trained(repo_root, "upscaler", "distil_upscaler")
+    episodes = drives(16.0)[:NUM_PORTIONS]
+    real = np.stack([seen(episode, range(30, 38), (256, 512)) for episode in episodes])
+    small = np.stack([resize_area(clip, (64, 128)) for clip in real])
+    low = torch.from_numpy(small).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+
+    def large(model: TextModel) -> Frames:
+        upscaling, made = model.finishing.upsampling, []
+        assert isinstance(upscaling, LatentUpscaling)
+        for number, portion in enumerate(low):
+            key, prompt = ("few steps", number), Prompts(prompts=["a street"])
+            latents = upscaling.make(portion, first_frame=0, key=key, conditions=prompt)
+            made.append(upscaling.pictures(latents, first_frame=0))
+        return np.stack(made)
+
+    enlarged = np.stack(
+        [to_picture_range(interpolate(clip, scale_factor=4, mode="bicubic").clamp(-1, 1)) for clip in low]
+    )
+    rows = {"enlarged, bicubic": (0.0, off(enlarged, real))}
+    for way in (
+        Sampled(15), Sampled(10), Sampled(6), Sampled(3), Sampled(2), Sampled(1), Sampled(6, 2), Sampled(15, 2),
+        student(2), student(1),
+    ):  # fmt: skip
+        model = way.of(taught if way.is_student else teacher, "upscale")
+        made, seconds = timed(lambda model=model: large(model), real.shape[0] * real.shape[1])
+        rows[str(way)] = (seconds, off(made, real))
+    table("upscaler", "grey levels off the real large frames", rows)
+    assert rows["student, 2 steps"][1] < 1.25 * rows["6 steps"][1]
+    assert rows["6 steps"][1] < rows["enlarged, bicubic"][1]
