@@ -79,6 +79,8 @@ def test_every_experiment_composes(experiment: Path) -> None:
     config = compose("train", [f"experiment={experiment.as_posix()}"])
     assert strangers(config) == []
     assert config.name == experiment.parts[0]
+    for every in (config.trainer.validate_every, config.trainer.picture_every):
+        assert every <= config.trainer.max_steps, "it is looked at before it ends"
     assert experiment.parts[1].startswith(config.stage.value.removeprefix("text_"))  # a stage may have several recipes
 
 

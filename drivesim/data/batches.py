@@ -5,7 +5,7 @@ Axes: B batch, T frames, C channels, H height, W width, N boxes, 4 = left, top, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,7 +21,7 @@ from drivesim.data.captions import collate_texts, mirrored, text_bytes
 from drivesim.data.conditions import Conditions
 from drivesim.data.frames import FrameCache
 from drivesim.data.latents import LatentCache
-from drivesim.data.windows import Windows
+from drivesim.data.windows import CaptionWeight, Windows
 
 Item = dict[str, Tensor]
 Batch = dict[str, Tensor]
@@ -56,7 +56,7 @@ class FrameDataset(Dataset[Item]):
         flip: bool = True,
         crop: CropConfig | None = None,
         align_px: int = 1,
-        caption_weights: Mapping[str, float] | None = None,
+        caption_weights: Sequence[CaptionWeight] = (),
     ) -> None:
         """Finds the windows.
 
@@ -69,11 +69,11 @@ class FrameDataset(Dataset[Item]):
             crop: Take pieces of the pictures, the same piece of all frames of a clip; None = whole pictures.
             align_px: Corners of pieces lie on multiples of this, so that a piece of a picture made smaller is the same
                 as a smaller picture of the piece.
-            caption_weights: How much more often clips come whose captions hold a word; None = all alike.
+            caption_weights: How often clips come; () = all alike.
 
         Raises:
             ValueError: a rate that the cache does not hold, no window long enough, pieces larger than the pictures,
-                sizes that `align_px` does not divide, or a word that no caption holds.
+                sizes that `align_px` does not divide, or caption weights that mean nothing.
         """
         self.cache, self.seed, self.flip = cache, seed, flip
         self.crop = crop if crop is not None and crop.size_hw else None
@@ -83,7 +83,10 @@ class FrameDataset(Dataset[Item]):
             if any(side % align_px for side in size):
                 raise ValueError(f"{what} {list(size)} (height, width): both must divide by {align_px} pixels")
         self.align_px = align_px
-        self.windows = Windows(cache.conditions, cache.fps, num_frames, fps, caption_weights or {})
+        sides = {w.word: w.weight for w in caption_weights if w.word in ("left", "right")}
+        if flip and sides.get("left", 1.0) != sides.get("right", 1.0):
+            raise ValueError("caption_weights: pictures are mirrored, so left and right come alike; weigh them alike")
+        self.windows = Windows(cache.conditions, cache.fps, num_frames, fps, caption_weights)
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -138,7 +141,7 @@ class LatentClipDataset(Dataset[Item]):
         seed: int,
         num_frames: int,
         rates: Sequence[float] = (),
-        caption_weights: Mapping[str, float] | None = None,
+        caption_weights: Sequence[CaptionWeight] = (),
     ) -> None:
         """Finds the windows.
 
@@ -147,15 +150,14 @@ class LatentClipDataset(Dataset[Item]):
             seed: Of the choice of rates and windows.
             num_frames: Frames an item.
             rates: Frame rates, each as likely; whole fractions of the cache's. () = the cache's alone.
-            caption_weights: How much more often clips come whose captions hold a word; None = all alike.
+            caption_weights: How often clips come; () = all alike.
 
         Raises:
             ValueError: a rate that the cache does not hold, no window long enough, or a word that no caption holds.
         """
         self.cache, self.seed = cache, seed
         self.windows = [
-            Windows(cache.conditions, cache.fps, num_frames, rate, caption_weights or {})
-            for rate in rates or [cache.fps]
+            Windows(cache.conditions, cache.fps, num_frames, rate, caption_weights) for rate in rates or [cache.fps]
         ]
 
     def __len__(self) -> int:

@@ -66,6 +66,11 @@ def _swapped(word: str, swapped: Mapping[str, str]) -> str:
     return swapped.get(bare, bare) + word[len(bare) :]
 
 
+def words_of(text: str) -> list[str]:
+    """The words of a text in lower case, without punctuation behind and before them."""
+    return [word.strip(".,;:!?").lower() for word in text.split()]
+
+
 def text_bytes(text: str) -> Tensor:
     """UTF-8 bytes (L,) uint8: a batch is tensors alone, whatever loads, moves or counts it."""
     return torch.tensor(list(text.encode()), dtype=torch.uint8)

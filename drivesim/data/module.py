@@ -10,6 +10,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from drivesim.data.batches import Batch, Item, collate
+from drivesim.data.windows import CaptionWeight
 
 
 class StepSampler(Sampler[list[int]]):
@@ -48,15 +49,7 @@ class DataModuleConfig:
     batch_size: int = 8  # items a batch and process
     num_workers: int = 0  # processes that load; 0 = the training process itself
     num_val_items: int = 32  # items of the validation set, always the same
-    # How much more often clips are trained on whose captions hold a word, such as {turn: 4}; {} = all alike.
-    caption_weights: dict[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for word, weight in self.caption_weights.items():
-            if not weight > 0:
-                raise ValueError(f"loader.caption_weights: {word} has {weight}, expected a weight above 0")
-            if word != word.strip().lower() or " " in word:
-                raise ValueError(f"loader.caption_weights: {word!r}, expected one word in lower case")
+    caption_weights: list[CaptionWeight] = field(default_factory=list)  # of training clips; [] = all come alike
 
 
 class CachedDataModule(LightningDataModule):

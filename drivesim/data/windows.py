@@ -5,13 +5,29 @@ Axes: T frames.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drivesim.data.captions import Captions
+from drivesim.data.captions import Captions, words_of
 from drivesim.data.conditions import Conditions
+
+
+@dataclass(kw_only=True, slots=True)
+class CaptionWeight:
+    """How much more often clips come whose captions hold a word."""
+
+    word: str  # in lower case, without punctuation
+    weight: float = 1.0  # against clips whose captions hold no such word; of several words the largest counts
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < math.inf:
+            raise ValueError(f"caption_weights: {self.word!r} has weight={self.weight}, expected a number above 0")
+        if words_of(self.word) != [self.word]:
+            raise ValueError(f"caption_weights: word={self.word!r}, expected one word in lower case")
 
 
 class Windows:
@@ -23,7 +39,7 @@ class Windows:
         cache_fps: float,
         num_frames: int,
         fps: float | None,
-        caption_weights: Mapping[str, float],
+        caption_weights: Sequence[CaptionWeight] = (),
     ) -> None:
         """Finds the places.
 
@@ -32,7 +48,7 @@ class Windows:
             cache_fps: frames a second of the cache.
             num_frames: of a clip.
             fps: of a clip; None = the cache's.
-            caption_weights: how much more often places come whose captions hold a word; {} = all alike.
+            caption_weights: how often places come; () = all alike.
 
         Raises:
             ValueError: a rate that the cache does not hold, no place long enough, or a word that no caption holds.
@@ -44,7 +60,9 @@ class Windows:
         self.ends = np.cumsum([len(starts) for starts in self.starts])
         if self.ends[-1] == 0:
             raise ValueError(f"no drive holds {num_frames} frames at {cache_fps / self.stride:g} fps without a gap")
-        self._up_to = self._weighted(conditions, caption_weights) if caption_weights else None
+        self._up_to = (
+            self._weighted(conditions, {w.word: w.weight for w in caption_weights}) if caption_weights else None
+        )
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -66,25 +84,24 @@ class Windows:
         weights = []
         heard: set[str] = set()
         for drive, starts in zip(self.drives, self.starts, strict=True):
+            if not len(starts):
+                continue
             captions = conditions[drive].captions
             if captions is None:
                 raise ValueError(f"caption_weights are given, but {drive} has no captions")
-            heard |= set(caption_weights) & {word for text in captions.texts for word in _words(text)}
+            texts = [captions.texts[choice] for choice in np.unique(captions.choices_TP[starts])]
+            heard |= set(caption_weights) & {word for text in texts for word in words_of(text)}
             weights.append(caption_weights_of(captions, caption_weights)[starts])
         if unheard := sorted(set(caption_weights) - heard):
-            raise ValueError(f"caption_weights: no caption holds {', '.join(map(repr, unheard))}")
+            raise ValueError(f"caption_weights: no caption of a clip holds {', '.join(map(repr, unheard))}")
         return np.cumsum(np.concatenate(weights))
 
 
 def caption_weights_of(captions: Captions, caption_weights: Mapping[str, float]) -> NDArray[np.float64]:
     """(T,) weights of clips: the largest one of a word that any phrasing holds; 1 where none holds any."""
-    heard = [[caption_weights[word] for word in _words(text) if word in caption_weights] for text in captions.texts]
+    heard = [[caption_weights[word] for word in words_of(text) if word in caption_weights] for text in captions.texts]
     largest_T = np.array([max(weights, default=0.0) for weights in heard])[captions.choices_TP].max(axis=1)
     return np.where(largest_T > 0, largest_T, 1.0)
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip(".,;:!?").lower() for word in text.split()]
 
 
 def _stride(cache_fps: float, fps: float) -> int:

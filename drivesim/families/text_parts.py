@@ -31,9 +31,9 @@ from drivesim.models.video_decoder import VideoDecoder
 FAMILY = "text"
 # How stages are sampled by a model that says nothing of it, as preset=fast. Guidance as in the paper (Table 8).
 SAMPLINGS = {
-    "key_frames": TextSamplingConfig(sampler=Sampler.DPM_SOLVER, steps=25, guidance=8.0),
-    "interpolate": TextSamplingConfig(sampler=Sampler.DPM_SOLVER, steps=20, guidance=13.0),
-    "upscale": TextSamplingConfig(sampler=Sampler.DPM_SOLVER, steps=15, guidance=2.0),
+    "key_frames": TextSamplingConfig(sampler=Sampler.DPM_SOLVER, steps=18, guidance=8.0),
+    "interpolate": TextSamplingConfig(sampler=Sampler.DPM_SOLVER, steps=10, guidance=13.0),
+    "upscale": TextSamplingConfig(sampler=Sampler.DPM_SOLVER, steps=10, guidance=2.0),
 }
 Found = TypeVar("Found", TextToImage, JudgedTextToImage)
 _INTERPOLATION = ("interpolation_unet", "interpolation", "rate_label")

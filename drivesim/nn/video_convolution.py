@@ -6,6 +6,8 @@ Axes: B samples, T frames, C channels, H W picture.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,20 @@ from torch import Tensor, nn
 from drivesim.nn.temporal import Mix
 
 Cut = tuple[int, int]  # frames at the start and at the end of a clip that are context alone
-FEWEST_CHANNELS = 16  # of a convolution in groups of frames: with fewer the sums of frames take longer than products
+# Channels in, and pixels of a frame, from which on groups of frames take less time (oneDNN of torch 2.13, one thread):
+# with fewer channels the sums of frames weigh more than the products, with fewer pixels the sums of kernels do.
+FEWEST_CHANNELS, FEWEST_PIXELS = 16, 256
+_MAY_GROUP: ContextVar[bool] = ContextVar("may group", default=True)
+
+
+@contextmanager
+def counted_as(has_groups: bool) -> Iterator[None]:
+    """What the meta device counts inside is of a CPU in float32, which groups frames, or of a device that does not."""
+    token = _MAY_GROUP.set(_MAY_GROUP.get() and has_groups)
+    try:
+        yield
+    finally:
+        _MAY_GROUP.reset(token)
 
 
 # Kernels of the products that make two and four frames, from the kernels of three frames.
@@ -93,12 +108,13 @@ def _product(frame_NCHW: Tensor, kernel: Tensor, bias: Tensor | None = None) -> 
 
 
 class VideoConv(nn.Conv3d):
-    """A convolution with a kernel of (3, side, side), computed as one 2-D convolution of every frame.
+    """A convolution with a kernel of (3, side, side), computed by 2-D convolutions.
 
-    Each frame is convolved once with the kernels of all three places in time, and a frame's output is the sum of
-    three neighbours' shares. The same linear map as Conv3d on `B C T H W`, with its weight and names. On one CPU thread
-    it takes 1/2.5 of Conv3d's time for 96 channels of 16 x 32, 1/4.5 for 48 of 32 x 64, 1/9 for 16 of 64 x 128 (8
-    frames, oneDNN of torch 2.13). There, in float32, frames are made in groups with half the products.
+    The same linear map as Conv3d on `B C T H W`, with its weight and names. Each frame is convolved once with the
+    kernels of all three places in time, and a frame's output is the sum of three neighbours' shares: on one CPU thread
+    1/2.5 of Conv3d's time for 96 channels of 16 x 32, 1/9 for 16 of 64 x 128 (8 frames, oneDNN of torch 2.13). On a CPU
+    in float32, with a side of 3, no stride, and enough channels and pixels, groups of frames take half the products
+    (`in_groups_of_frames`): 0.6 of the time for 64 channels of 32 x 64, 0.5 to 0.7 for 32 of 64 x 128.
 
     Args:
         in_channels: of the input.
@@ -134,10 +150,12 @@ class VideoConv(nn.Conv3d):
         return made
 
     def _has_fewer_products(self, video_BTCHW: Tensor, num_made: int) -> bool:
-        """Whether `in_groups_of_frames` takes less time; what is counted on the meta device is a CPU's."""
-        is_exact = video_BTCHW.dtype is torch.float32 and video_BTCHW.device.type in ("cpu", "meta")
-        is_plain = self.kernel_size[1:] == (3, 3) and self.stride == (1, 1, 1)
-        return is_exact and is_plain and num_made > 1 and self.in_channels >= FEWEST_CHANNELS
+        """Whether `in_groups_of_frames` can be used and takes less time."""
+        kind, (height, width) = video_BTCHW.device.type, video_BTCHW.shape[-2:]
+        is_here = (kind == "cpu" and not torch.is_autocast_enabled("cpu")) or (kind == "meta" and _MAY_GROUP.get())
+        is_plain = self.kernel_size[1:] == (3, 3) and self.stride == (1, 1, 1) and video_BTCHW.dtype is torch.float32
+        is_worth_it = self.in_channels >= FEWEST_CHANNELS and height * width >= FEWEST_PIXELS and num_made > 1
+        return is_here and is_plain and is_worth_it
 
     def shares(self, frames_NCHW: Tensor) -> Tensor:
         """What each frame adds to the one after it, to itself and to the one before it: (N, 3, C', H', W')."""

@@ -8,6 +8,7 @@ from typing import Any
 from drivesim.core.machine import num_cores, resident_bytes
 from drivesim.families.driving import DrivingModel
 from drivesim.families.text import TextModel
+from drivesim.nn.video_convolution import counted_as
 from drivesim.planning.changes import Override, applied, fitting, rollout_changes
 from drivesim.planning.demand import Demand
 from drivesim.planning.disk import rollout_disk
@@ -34,7 +35,8 @@ def plan_rollout(command: Any, wanted: PlanConfig) -> Plan:
     command.validate()
     now_bytes = resident_bytes()
     hardware = choose_hardware(wanted, command.device)
-    model, demand = _counted(command)
+    with counted_as(has_groups=not hardware.is_gpu):
+        model, demand = _counted(command)
     workers = num_workers(command.pool, command.futures)
     with torch_threads(command.pool.threads):
         speed = choose_speed(hardware, [phase.work for phase in demand.phases], wanted.measure_s)
@@ -53,7 +55,8 @@ def plan_rollout(command: Any, wanted: PlanConfig) -> Plan:
         changed = applied(command, overrides)
         smaller = demand
         if changed.stages != command.stages:
-            _, smaller = _counted(changed)
+            with counted_as(has_groups=not hardware.is_gpu):
+                _, smaller = _counted(changed)
         is_moved = changed.device != command.device
         on = choose_hardware(replace(wanted, memory_gib=None), changed.device) if is_moved else hardware
         num = num_workers(changed.pool, changed.futures)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from drivesim.core.machine import resident_bytes
 from drivesim.data.source import ClipSource
+from drivesim.nn.video_convolution import counted_as
 from drivesim.planning.changes import Override, applied, fitting, training_changes
 from drivesim.planning.demand import Demand
 from drivesim.planning.disk import cached_frames, training_disk
@@ -17,7 +18,7 @@ from drivesim.planning.hardware import (
 )
 from drivesim.planning.plan import Plan, Row, flop_rows, hardware_notes, memory_rows, time_rows
 from drivesim.planning.speed import choose_speed
-from drivesim.planning.training_demand import FindRecipe, stage_parts, training_demand
+from drivesim.planning.training_demand import FindRecipe, blank_stage_parts, training_demand
 from drivesim.rollout.pools import torch_threads
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.recipes import RECIPES
@@ -38,8 +39,9 @@ def plan_training(config: TrainConfig, wanted: PlanConfig, find_recipe: FindReci
     now_bytes = resident_bytes()
     hardware = choose_hardware(wanted, training_device(config.trainer.accelerator))
     num_cached = cached_frames(source, config.cache_fps)
-    parts = stage_parts(config, find_recipe)
-    demand = training_demand(config, parts, num_cached)
+    parts = blank_stage_parts(config, find_recipe)
+    with counted_as(has_groups=not hardware.is_gpu):
+        demand = training_demand(config, parts, num_cached)
     with torch_threads(config.trainer.num_threads):
         speed = choose_speed(hardware, [phase.work for phase in demand.phases], wanted.measure_s)
     process_bytes = hardware.process_bytes(now_bytes + TRAINER_BYTES)
@@ -64,7 +66,8 @@ def plan_training(config: TrainConfig, wanted: PlanConfig, find_recipe: FindReci
     )
 
     def needs(overrides: list[Override]) -> tuple[int, int]:
-        changed = training_demand(applied(config, overrides), parts)
+        with counted_as(has_groups=not hardware.is_gpu):
+            changed = training_demand(applied(config, overrides), parts)
         rows = _memory(changed, process_bytes, hardware)
         return int(sum(row.value for row in rows)), hardware.memory_bytes
 

@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 
 from drivesim.models.autoencoder import FRAMES_AT_ONCE, Autoencoder, encode
+from drivesim.nn.video_convolution import counted_as
 from drivesim.planning.as_on_device import AsOnDevice
 from drivesim.planning.demand import Demand, Phase, part_sizes, weight_bytes
 from drivesim.planning.speed import Work
 from drivesim.planning.tally import Tally
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.folders import Parts
+from drivesim.train.initial_parts import with_fresh_parts
 from drivesim.train.optim import make_optimizer
 from drivesim.train.recipe import Recipe
 from drivesim.train.recipes import RECIPES, trained_parts
 from drivesim.train.stage import Stage
-from drivesim.train.stage_parts import check_size
 
 # The recipe that writes a model folder; None = no recipe does.
 FindRecipe = Callable[[str], TrainConfig | None]
@@ -33,7 +34,7 @@ def training_demand(config: TrainConfig, parts: Parts, num_cached: int | None = 
 
     Args:
         config: the stage and its settings.
-        parts: what `stage_parts` gives.
+        parts: what `blank_stage_parts` gives.
         num_cached: frames of the source at the cache's rate; None = unknown.
 
     Raises:
@@ -47,14 +48,15 @@ def training_demand(config: TrainConfig, parts: Parts, num_cached: int | None = 
             is_training: _cast(recipe.example_batch(config, parts, is_training=is_training), everything)
             for is_training in (True, False)
         }
-    demand = _steps(stage, config, batches, low)
+    with counted_as(has_groups=low is None):
+        demand = _steps(stage, config, batches, low)
     demand.parts = part_sizes(parts, trained_parts(config))
     if not recipe.learns_from_pictures:
         demand.phases.insert(0, _caching(parts["autoencoder"], config, num_cached or 0))
     return demand
 
 
-def stage_parts(config: TrainConfig, find_recipe: FindRecipe) -> Parts:
+def blank_stage_parts(config: TrainConfig, find_recipe: FindRecipe) -> Parts:
     """All parts of a stage, without weights.
 
     Args:
@@ -72,11 +74,10 @@ def stage_parts(config: TrainConfig, find_recipe: FindRecipe) -> Parts:
         if before is None:
             parts = _blank_parts(recipe, config.init)
         else:
-            earlier = stage_parts(before, find_recipe)
+            earlier = blank_stage_parts(before, find_recipe)
             parts = {name: earlier[name] for name in recipe.needs}
-    check_size(config, parts)
     with torch.device("meta"):
-        return parts | recipe.make(config, parts)
+        return with_fresh_parts(config, parts)
 
 
 def _blank_parts(recipe: Recipe, init: str) -> Parts:

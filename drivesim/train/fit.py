@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import Dataset
 
-from drivesim.core.run_folder import claim_folder
+from drivesim.core.run_folder import IDENTITY_FILE, claim_folder
 from drivesim.core.seeds import derive_seed
 from drivesim.data.batches import FrameDataset, Item, LatentClipDataset
 from drivesim.data.frames import FrameCache, cache_frames
@@ -31,9 +31,9 @@ from drivesim.models.temporal_stack import TemporalStack
 from drivesim.train.checkpoints import AtomicCheckpointIO, SamplePictures
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.folders import Parts
+from drivesim.train.initial_parts import initial_parts, judge_parts
 from drivesim.train.recipes import RECIPES, trained_parts
 from drivesim.train.stage import VALIDATION_SEED
-from drivesim.train.stage_parts import judge_parts, parts_with_weights
 
 _log = logging.getLogger(__name__)
 SCALE_FRAMES = 512  # frames from which the latent scale is measured
@@ -57,11 +57,13 @@ def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable
     """
     torch.set_num_threads(config.trainer.num_threads)
     judge_parts(config)
+    if not any((out / name).exists() for name in ("checkpoints", "model")):
+        (out / IDENTITY_FILE).unlink(missing_ok=True)  # of a start that ended before it had made anything
     claim_folder(out, _identity(config, source))
     on_claimed()
     torch.manual_seed(derive_seed(config.seed, "weights", StageName(config.stage).value))
     folder = out / "model"
-    parts = parts_with_weights(config)
+    parts = initial_parts(config)
     caches = {split: _frames(config, source, split) for split in ("train", "val")}
     data = _data(config, parts, caches)
     stage = RECIPES[StageName(config.stage)].stage(config, parts)
@@ -95,6 +97,8 @@ def _identity(config: TrainConfig, source: ClipSource) -> dict[str, Any]:
     settings = json.loads(json.dumps(asdict(config)))
     for name in ("cache_dir", "data", "joins", "out"):
         settings.pop(name, None)
+    if not settings["loader"]["caption_weights"]:
+        del settings["loader"]["caption_weights"]  # runs of before there were any go on
     length = settings.pop("trainer")
     settings |= {name: length[name] for name in ("max_steps", "accumulate", "devices", "precision")}
     recipe = RECIPES[StageName(config.stage)]
@@ -122,7 +126,7 @@ def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None
             return None
         seed = derive_seed(config.seed if split == "train" else VALIDATION_SEED, "data", split)
         num_frames, rates = recipe.num_frames(config), recipe.rates(config)
-        weights = config.loader.caption_weights if split == "train" else None
+        weights = config.loader.caption_weights if split == "train" else []
         if recipe.learns_from_pictures:
             (fps,) = rates
             crop, align_px = config.crop if split == "train" else None, recipe.align_px(config, parts)

@@ -17,7 +17,9 @@ from drivesim.train.ema import EmaWeights
 from drivesim.train.optim import OptimConfig, make_optimizer
 
 Batch = dict[str, Tensor]
-VALIDATION_SEED = 0  # of its clips and noise, whatever a recipe's seed: errors of two trainings can be compared
+# Of its clips and noise, whatever a recipe's seed: errors of two trainings can be compared. DreamBooth's class pictures
+# follow the recipe's.
+VALIDATION_SEED = 0
 
 
 class Stage(L.LightningModule):

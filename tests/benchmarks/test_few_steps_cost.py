@@ -31,7 +31,7 @@ from drivesim.toytown import Episode, TownConfig, render, simulate
 from tests.benchmarks.measuring import cpu_seconds, note
 
 FIRST_UNSEEN = 9000
-NUM_CLIPS, CLIP_FRAMES = 24, 8  # of key frames
+NUM_CLIPS, CLIP_FRAMES = 16, 8  # of key frames
 NUM_GAPS = 12  # between key frames
 NUM_PORTIONS = 4  # of the upscaler
 SEEN = {Way.LEFT: "left turn", Way.RIGHT: "right turn", Way.STRAIGHT: "straight on", Way.STANDING: "standing still"}
@@ -81,12 +81,15 @@ def trained(repo_root: Path, *names: str) -> list[Path]:
     return folders
 
 
-def table(stage: str, measure: str, rows: Mapping[str, tuple[float, float]]) -> None:
+Row = dict[str, float]  # what a way takes and costs, by measure
+
+
+def table(stage: str, rows: Mapping[str, Row]) -> None:
     """Prints and keeps what each way takes and costs."""
-    print(f"\n{stage}: CPU ms a frame, {measure}")
-    for name, (seconds, cost) in rows.items():
-        print(f"  {name:34} {1e3 * seconds:8.0f} {cost:9.3f}")
-        note(f"few steps, {stage}", way=name, ms_a_frame=1e3 * seconds, measure=measure, value=cost)
+    print(f"\n{stage}: {', '.join(next(iter(rows.values())))}")
+    for name, row in rows.items():
+        print(f"  {name:34} {' '.join(f'{value:9.3f}' for value in row.values())}")
+        note(f"few steps, {stage}", way=name, **row)
 
 
 def timed(work: Callable[[], Frames], num_frames: int) -> tuple[Frames, float]:
@@ -100,7 +103,13 @@ def off(made: Frames, real: Frames) -> float:
     return float(np.abs(made.astype(float) - real).mean())
 
 
-def test_key_frames_with_half_the_steps_are_not_far_from_those_with_all() -> None:
+def compared(made: Frames, real: Frames, seconds: float = 0.0) -> Row:
+    """Time, error, and sharpness: changes from pixel to pixel over those of the real frames. Blur has little error."""
+    edges = [np.abs(np.diff(frames.astype(float), axis=-2)).mean() for frames in (made, real)]
+    return {"ms a frame": 1e3 * seconds, "grey levels off": off(made, real), "sharpness": float(edges[0] / edges[1])}
+
+
+def test_key_frames_in_the_default_steps_are_as_near_to_real_ones_as_in_more() -> None:
     episodes, extractor = drives(4.0), make_extractor(ExtractorConfig(name="toytown-clip"))
     real = FrechetStatistics.empty(extractor.feature_dim)
     prompts = []
@@ -122,19 +131,23 @@ def test_key_frames_with_half_the_steps_are_not_far_from_those_with_all() -> Non
 
     rows = {}
     for way in (
-        Sampled(50), Sampled(25), Sampled(25, seed=1), Sampled(18), Sampled(12), Sampled(8),
-        Sampled(25, 2), Sampled(25, 3), Sampled(18, 2), Sampled(25, 5),
+        Sampled(50), Sampled(25), Sampled(25, seed=1), Sampled(18), Sampled(12),
+        Sampled(25, 2), Sampled(25, 3), Sampled(18, 2),
     ):  # fmt: skip
         model = way.of("toytown_text", "key_frames")
         made, seconds = timed(lambda model=model, way=way: clips(model, way.seed), NUM_CLIPS * CLIP_FRAMES)
         found = FrechetStatistics.empty(extractor.feature_dim)
         for clip in made:
             found.update(extractor(clip[None]).numpy())
-        rows[str(way)] = (seconds, frechet_distance(found, real))
-    table("key frames", "Fréchet clip distance", rows)
-    assert rows["12 steps"][0] < 0.6 * rows["25 steps"][0]
-    assert rows["25 steps, deep levels every 2"][0] < 0.9 * rows["25 steps"][0]
-    assert rows["12 steps"][1] < 1.5 * rows["25 steps"][1]
+        rows[str(way)] = {"ms a frame": 1e3 * seconds, "clip distance": frechet_distance(found, real)}
+    table("key frames", rows)
+    by_default, noise = (
+        rows["18 steps"],
+        rows["25 steps, other noise"]["clip distance"] - rows["25 steps"]["clip distance"],
+    )
+    assert by_default["ms a frame"] < 0.85 * rows["25 steps"]["ms a frame"]
+    assert by_default["clip distance"] < rows["25 steps"]["clip distance"] + max(2 * abs(noise), 0.1)
+    assert rows["25 steps, deep levels every 2"]["ms a frame"] < 0.95 * rows["25 steps"]["ms a frame"]
 
 
 def test_filling_in_frames_costs_little_more_in_few_steps_and_is_better_than_to_hold_one(repo_root: Path) -> None:
@@ -156,10 +169,11 @@ def test_filling_in_frames_costs_little_more_in_few_steps_and_is_better_than_to_
     vae = TextModel.from_pretrained("toytown_text").parts.image.vae
     coded = np.stack([decode(vae, encode(vae, clip)) for clip in real])
     mixed = coded[:, :1] + np.arange(1, gap)[:, None, None, None] / gap * (coded[:, -1:].astype(float) - coded[:, :1])
+    between_real = real[:, 1:-1]
     rows = {
-        "coded and decoded": (0.0, off(coded[:, 1:-1], real[:, 1:-1])),
-        "first frame held": (0.0, off(np.repeat(coded[:, :1], gap - 1, axis=1), real[:, 1:-1])),
-        "faded from one to the other": (0.0, off(mixed, real[:, 1:-1])),
+        "coded and decoded": compared(coded[:, 1:-1], between_real),
+        "first frame held": compared(np.repeat(coded[:, :1], gap - 1, axis=1), between_real),
+        "faded from one to the other": compared(mixed, between_real),
     }
     for way in (
         Sampled(25), Sampled(12), Sampled(8), Sampled(4), Sampled(2), Sampled(1), Sampled(12, 2), Sampled(12, 3),
@@ -167,11 +181,14 @@ def test_filling_in_frames_costs_little_more_in_few_steps_and_is_better_than_to_
     ):  # fmt: skip
         model = way.of(taught if way.is_student else teacher, "interpolate")
         made, seconds = timed(lambda model=model: between(model), NUM_GAPS * (gap - 1))
-        rows[str(way)] = (seconds, off(made, real[:, 1:-1]))
-    table("interpolation", "grey levels off the real frames", rows)
-    assert rows["student, 2 steps"][1] < 1.25 * rows["12 steps"][1]
-    assert rows["student, 2 steps"][1] < rows["first frame held"][1]
-    assert rows["12 steps"][1] < rows["faded from one to the other"][1]
+        rows[str(way)] = compared(made, between_real, seconds)
+    table("interpolation", rows)
+    few, many, faded = rows["student, 2 steps"], rows["12 steps"], rows["faded from one to the other"]
+    for made_so in (few, many):
+        assert made_so["grey levels off"] < faded["grey levels off"]
+        assert made_so["grey levels off"] < 0.9 * rows["first frame held"]["grey levels off"]
+        assert made_so["sharpness"] > faded["sharpness"]
+    assert few["ms a frame"] < 0.5 * many["ms a frame"]
 
 
 def test_upscaling_costs_little_more_in_few_steps_and_is_sharper_than_to_enlarge(repo_root: Path) -> None:
@@ -193,14 +210,17 @@ def test_upscaling_costs_little_more_in_few_steps_and_is_sharper_than_to_enlarge
     enlarged = np.stack(
         [to_picture_range(interpolate(clip, scale_factor=4, mode="bicubic").clamp(-1, 1)) for clip in low]
     )
-    rows = {"enlarged, bicubic": (0.0, off(enlarged, real))}
+    rows = {"enlarged, bicubic": compared(enlarged, real)}
     for way in (
         Sampled(15), Sampled(10), Sampled(6), Sampled(3), Sampled(2), Sampled(1), Sampled(6, 2), Sampled(15, 2),
         student(2), student(1),
     ):  # fmt: skip
         model = way.of(taught if way.is_student else teacher, "upscale")
         made, seconds = timed(lambda model=model: large(model), real.shape[0] * real.shape[1])
-        rows[str(way)] = (seconds, off(made, real))
-    table("upscaler", "grey levels off the real large frames", rows)
-    assert rows["student, 2 steps"][1] < 1.25 * rows["6 steps"][1]
-    assert rows["6 steps"][1] < rows["enlarged, bicubic"][1]
+        rows[str(way)] = compared(made, real, seconds)
+    table("upscaler", rows)
+    few, many, enlarged_so = rows["student, 2 steps"], rows["6 steps"], rows["enlarged, bicubic"]
+    for made_so in (few, many):
+        assert made_so["sharpness"] > enlarged_so["sharpness"]
+    assert few["grey levels off"] < 1.25 * many["grey levels off"]
+    assert few["ms a frame"] < 0.6 * many["ms a frame"]

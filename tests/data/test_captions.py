@@ -14,6 +14,7 @@ from drivesim.data.captions import Captions, collate_texts, mirrored, text_bytes
 from drivesim.data.conditions import Conditions
 from drivesim.data.frames import cache_frames
 from drivesim.data.label_captions import Way, cars_in_sight, label_captions, phrase, ways
+from drivesim.data.windows import CaptionWeight
 from drivesim.toytown import TownConfig, Turn, TurnOdds, simulate, write_nuscenes
 
 FPS = 4.0
@@ -128,6 +129,10 @@ def test_toytown_comes_with_captions_when_asked_and_flipped_pictures_are_describ
         assert text in ({mirrored(other) for other in allowed} if is_flipped else allowed)
         seen |= {(side, is_flipped) for side in ("left", "right") if side in text}
     assert len(seen) >= 2, "sides occur, flipped or not"
+    side = next(side for side in ("left", "right") if any(side in text for text in captions.texts))
+    FrameDataset(cache, seed=0, num_frames=2, caption_weights=[CaptionWeight(word=side, weight=2.0)], flip=False)
+    with pytest.raises(ValueError, match="left and right come alike"):
+        FrameDataset(cache, seed=0, num_frames=2, caption_weights=[CaptionWeight(word=side, weight=2.0)])
     assert "caption_L" not in FrameDataset(
         cache_frames(make_source(plain), "train", (32, 64), 4.0, tmp_path / "cache"), seed=0
     )[0]  # fmt: skip

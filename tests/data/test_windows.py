@@ -9,8 +9,7 @@ import pytest
 
 from drivesim.data.captions import Captions
 from drivesim.data.conditions import Conditions, ConditionsBuilder
-from drivesim.data.module import DataModuleConfig
-from drivesim.data.windows import Windows, caption_weights_of
+from drivesim.data.windows import CaptionWeight, Windows, caption_weights_of
 
 TEXTS_TP = [["a drive", "day"], ["Left turn, day", "day"], ["day", "turning right."], ["left, then right", "lefty"]]
 
@@ -22,15 +21,19 @@ def drive(texts_TP: list[list[str]] | None) -> Conditions:
     return made
 
 
+def weights(of: dict[str, float]) -> list[CaptionWeight]:
+    return [CaptionWeight(word=word, weight=weight) for word, weight in of.items()]
+
+
 def test_a_place_weighs_what_the_heaviest_word_of_any_phrasing_says() -> None:
-    weights = caption_weights_of(Captions.of_frames(TEXTS_TP), {"left": 3.0, "right": 0.5})
-    np.testing.assert_array_equal(weights, [1.0, 3.0, 0.5, 3.0])
+    found = caption_weights_of(Captions.of_frames(TEXTS_TP), {"left": 3.0, "right": 0.5})
+    np.testing.assert_array_equal(found, [1.0, 3.0, 0.5, 3.0])
 
 
 def test_places_come_as_often_as_they_weigh_whatever_drive_they_are_in() -> None:
     drives = {"a": drive(TEXTS_TP), "b": drive([["day", "night"]] * 4)}
     drives["a"].valid_T[3] = False
-    windows = Windows(drives, 4.0, 1, None, {"left": 6.0, "right": 2.0})
+    windows = Windows(drives, 4.0, 1, None, weights({"left": 6.0, "right": 2.0}))
     rng = np.random.default_rng(0)
     counts = Counter((name, int(frames[0]) % 4) for name, frames in (windows.choose(rng) for _ in range(26_000)))
     expected = {("a", 0): 1, ("a", 1): 6, ("a", 2): 2} | {("b", frame): 1 for frame in range(4)}
@@ -40,23 +43,32 @@ def test_places_come_as_often_as_they_weigh_whatever_drive_they_are_in() -> None
 
 
 def test_without_weights_every_place_is_as_likely_and_captions_are_not_needed() -> None:
-    windows = Windows({"a": drive(None)}, 4.0, 1, None, {})
+    windows = Windows({"a": drive(None)}, 4.0, 1, None)
     rng = np.random.default_rng(0)
     counts = Counter(int(windows.choose(rng)[1][0]) for _ in range(4_000))
     assert all(count == pytest.approx(1_000, abs=120) for count in counts.values())
 
 
 def test_words_that_no_caption_holds_and_drives_without_captions_are_refused() -> None:
-    with pytest.raises(ValueError, match="no caption holds 'lefts', 'uphill'"):
-        Windows({"a": drive(TEXTS_TP)}, 4.0, 1, None, {"left": 2.0, "lefts": 2.0, "uphill": 3.0})
+    with pytest.raises(ValueError, match="no caption of a clip holds 'lefts', 'uphill'"):
+        Windows({"a": drive(TEXTS_TP)}, 4.0, 1, None, weights({"left": 2.0, "lefts": 2.0, "uphill": 3.0}))
+    drives = {"a": drive(TEXTS_TP), "b": drive(None)}
     with pytest.raises(ValueError, match="b has no captions"):
-        Windows({"a": drive(TEXTS_TP), "b": drive(None)}, 4.0, 1, None, {"left": 2.0})
+        Windows(drives, 4.0, 1, None, weights({"left": 2.0}))
+    drives["b"].valid_T[:] = False
+    assert len(Windows(drives, 4.0, 1, None, weights({"left": 2.0}))) == 4, "nothing can begin in b"
+    drives["a"].valid_T[[1, 3]] = False
+    with pytest.raises(ValueError, match="no caption of a clip holds 'left'"):
+        Windows(drives, 4.0, 1, None, weights({"left": 2.0}))
 
 
 @pytest.mark.parametrize(
-    ("weights", "message"),
-    [({"left": 0.0}, "above 0"), ({"Left": 2.0}, "lower case"), ({"left turn": 2.0}, "one word")],
-)
-def test_weights_that_mean_nothing_are_refused(weights: dict[str, float], message: str) -> None:
+    ("word", "weight", "message"),
+    [
+        ("left", 0.0, "above 0"), ("left", float("inf"), "above 0"), ("Left", 2.0, "lower case"),
+        ("left turn", 2.0, "one word"), ("left,", 2.0, "one word"),
+    ],
+)  # fmt: skip
+def test_weights_that_mean_nothing_are_refused(word: str, weight: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        DataModuleConfig(caption_weights=weights)
+        CaptionWeight(word=word, weight=weight)

@@ -98,7 +98,6 @@ def test_more_cars_come_when_more_are_asked_for(clips_of) -> None:
     assert many.mean() > few.mean() + 1
 
 
-@pytest.mark.xfail(strict=True, reason="to the left 6 degrees on average, to the right none")
 def test_turns_go_the_way_they_are_asked_to(clips_of) -> None:
     left, right = (turned_deg(clips_of(f"a drive by day, {side} turn")) for side in ("left", "right"))
     straight = turned_deg(clips_of("a drive by day, straight on"))

@@ -76,4 +76,4 @@ def test_the_car_is_there_in_every_frame_of_most_clips(
         )
     before, after = (np.array([purple_shares(clip) for clip in of]) for of in clips)
     assert after.mean() > 3 * before.mean()
-    assert np.median(after.min(axis=1)) > before.mean()
+    assert (after.min(axis=1) > before.mean()).mean() >= 0.75

@@ -13,7 +13,7 @@ from drivesim.planning.changes import applied, training_changes
 from drivesim.planning.demand import weight_bytes
 from drivesim.planning.hardware import PlanConfig
 from drivesim.planning.plan_training import plan_training
-from drivesim.planning.training_demand import stage_parts, training_demand
+from drivesim.planning.training_demand import blank_stage_parts, training_demand
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.optim import OptimizerName
 from drivesim.train.recipes import RECIPES
@@ -39,7 +39,7 @@ def recipe(folder: str) -> TrainConfig | None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_is_counted_from_its_own_loss(stage: StageName) -> None:
     settings = config(stage)
-    parts = stage_parts(settings, recipe)
+    parts = blank_stage_parts(settings, recipe)
     assert all(p.is_meta for part in parts.values() if isinstance(part, torch.nn.Module) for p in part.parameters())
     demand = training_demand(settings, parts, num_cached=80)
     trained = sum(part.num_parameters for part in demand.parts if part.is_trained)
@@ -62,7 +62,7 @@ def test_image_layers_that_are_trained_from_scratch_are_counted_as_trained() -> 
     for spatial in (SpatialLayers.FROZEN, SpatialLayers.SCRATCH):
         settings = config(StageName.PREDICTION)
         settings.temporal.spatial = spatial
-        demand = training_demand(settings, stage_parts(settings, recipe))
+        demand = training_demand(settings, blank_stage_parts(settings, recipe))
         trained[spatial] = ({part.name for part in demand.parts if part.is_trained}, demand.resident["trained weights"])
     assert trained[SpatialLayers.FROZEN][0] == {"temporal"}
     assert trained[SpatialLayers.SCRATCH][0] == {"temporal", "backbone", "conditioner"}
@@ -71,7 +71,7 @@ def test_image_layers_that_are_trained_from_scratch_are_counted_as_trained() -> 
 
 def test_adamw_keeps_two_numbers_a_weight_and_muon_one_for_matrices() -> None:
     settings = config(StageName.IMAGE)
-    parts = stage_parts(settings, recipe)
+    parts = blank_stage_parts(settings, recipe)
     state = {}
     for name in OptimizerName:
         settings.optim.optimizer = name
@@ -83,7 +83,7 @@ def test_adamw_keeps_two_numbers_a_weight_and_muon_one_for_matrices() -> None:
 
 def test_half_the_batch_in_two_parts_is_the_same_work_in_less_memory() -> None:
     settings = config(StageName.IMAGE)
-    parts = stage_parts(settings, recipe)
+    parts = blank_stage_parts(settings, recipe)
     overrides = next(iter(training_changes(settings)))
     assert overrides == [("loader.batch_size", 1), ("trainer.accumulate", 2)]
     whole, half = (training_demand(c, parts).phases[-2] for c in (settings, applied(settings, overrides)))
@@ -94,7 +94,7 @@ def test_half_the_batch_in_two_parts_is_the_same_work_in_less_memory() -> None:
 
 def test_the_batches_of_a_step_that_are_not_run_are_counted() -> None:
     settings = config(StageName.AUTOENCODER)
-    parts = stage_parts(settings, recipe)
+    parts = blank_stage_parts(settings, recipe)
     flops = {}
     for accumulate in (1, 2, 5):
         settings.trainer.accumulate = accumulate
@@ -104,7 +104,7 @@ def test_the_batches_of_a_step_that_are_not_run_are_counted() -> None:
 
 def test_mixed_precision_needs_less_memory() -> None:
     settings = config(StageName.AUTOENCODER)
-    parts = stage_parts(settings, recipe)
+    parts = blank_stage_parts(settings, recipe)
     settings.loader.batch_size = 32
     full = training_demand(settings, parts).phases[-2].peak_bytes
     settings.trainer.precision = "bf16-mixed"
@@ -140,10 +140,10 @@ def test_parts_of_a_recipe_that_was_not_run_yet_come_from_the_recipe() -> None:
     settings = config(StageName.PREDICTION)
     settings.init = "runs/driving/image/model"
     settings.size_hw = [128, 256]
-    parts = stage_parts(settings, recipe_that_writes)
+    parts = blank_stage_parts(settings, recipe_that_writes)
     assert parts["autoencoder"].config.num_vq_embeddings == 16384
     assert tuple(parts["backbone"].config.block_out_channels) == (224, 448, 448, 672, 896)
     assert weight_bytes(parts["backbone"]) > 1e9
     settings.init = "runs/nobody/model"
     with pytest.raises(ValueError, match="init=runs/nobody/model: .* the sizes of autoencoder, backbone"):
-        stage_parts(settings, recipe_that_writes)
+        blank_stage_parts(settings, recipe_that_writes)

@@ -17,6 +17,7 @@ from drivesim.data import NuScenesConfig, make_source
 from drivesim.data.batches import CropConfig
 from drivesim.data.pictures import PictureFolder, PictureFolderConfig
 from drivesim.data.source import ClipSource
+from drivesim.data.windows import CaptionWeight
 from drivesim.diffusion.schedule import make_sampler, training_schedule
 from drivesim.diffusion.settings import Sampler, SamplingConfig, ScheduleConfig
 from drivesim.families.folder import load_parts
@@ -30,6 +31,7 @@ from drivesim.train.config import StageName, TrainConfig, TrainerConfig
 from drivesim.train.consistency import ConsistencyConfig, Lesson, distillation_loss
 from drivesim.train.dreambooth import ClassPictures, DreamBoothConfig, DreamBoothStage
 from drivesim.train.fit import fit
+from drivesim.train.initial_parts import judge_parts
 from drivesim.train.text_config import (
     TextInterpolationConfig,
     TextLossConfig,
@@ -228,6 +230,27 @@ def test_data_without_captions_and_sizes_that_do_not_fit_are_refused(source, che
     with pytest.raises(ValueError, match="no x4 upscaler: it has no low_res_scheduler"):
         fit(config(StageName.TEXT_UPSCALER, tmp_path / "cache", checkpoint), source, tmp_path / "c")
     assert {path.name for path in tmp_path.iterdir()} <= {"a", "cache"}, "b and c are not claimed"
+
+
+@pytest.mark.parametrize("kind", ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
+def test_a_checkpoint_is_judged_whatever_sampler_it_came_with(checkpoint, tmp_path, kind: str) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(checkpoint, other)
+    path = other / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"_class_name": kind}))
+    judge_parts(config(StageName.TEXT_KEY_FRAMES, tmp_path / "cache", other))
+
+
+def test_a_start_that_made_nothing_may_be_corrected_in_its_folder(source, checkpoint, tmp_path) -> None:
+    settings = config(StageName.TEXT_KEY_FRAMES, tmp_path / "cache", checkpoint)
+    settings.loader.caption_weights = [CaptionWeight(word="trun", weight=2.0)]
+    with pytest.raises(ValueError, match="no caption of a clip holds 'trun'"):
+        fit(settings, source, tmp_path / "run")
+    settings.loader.caption_weights = [CaptionWeight(word="driving", weight=2.0)]
+    fit(settings, source, tmp_path / "run")
+    settings.loader.caption_weights = [CaptionWeight(word="driving", weight=3.0)]
+    with pytest.raises(ValueError, match="holds another run"):
+        fit(settings, source, tmp_path / "run")
 
 
 def test_a_model_whose_index_is_damaged_is_no_bare_checkpoint(source, checkpoint, tmp_path) -> None:

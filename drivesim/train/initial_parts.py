@@ -21,27 +21,36 @@ def judge_parts(config: TrainConfig) -> None:
     """
     folders = RECIPES[StageName(config.stage)].folders
     folders.check(config, trained_parts(config))
-    with torch.device("meta"):
-        _made(config, folders.judged)
+    _made(config, folders.judged, torch.device("meta"))
 
 
-def parts_with_weights(config: TrainConfig) -> Parts:
+def initial_parts(config: TrainConfig) -> Parts:
     """Frozen parts from `init`, fresh or warm-started ones for the stage.
 
     Raises:
         ValueError: as in `judge_parts`.
     """
-    return _made(config, RECIPES[StageName(config.stage)].folders.load)
+    return _made(config, RECIPES[StageName(config.stage)].folders.load, torch.device("cpu"))
 
 
-def _made(config: TrainConfig, read: Callable[[str, Iterable[str]], Parts]) -> Parts:
+def with_fresh_parts(config: TrainConfig, parts: Parts) -> Parts:
+    """Parts of `init` and those that the stage makes, on torch's default device.
+
+    Raises:
+        ValueError: parts that do not fit the stage.
+    """
+    check_size(config, parts)
+    return parts | RECIPES[StageName(config.stage)].make(config, parts)
+
+
+def _made(config: TrainConfig, read: Callable[[str, Iterable[str]], Parts], device: torch.device) -> Parts:
     recipe = RECIPES[StageName(config.stage)]
     parts: Parts = {}
     if recipe.needs:
         assert config.init is not None
         parts = read(config.init, recipe.needs)
-    check_size(config, parts)
-    parts |= recipe.make(config, parts)
+    with device:
+        parts = with_fresh_parts(config, parts)
     if config.warm_start is not None:
         for name, part in read(config.warm_start, trained_parts(config)).items():
             try:
