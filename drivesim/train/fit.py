@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import Dataset
 
+from drivesim.core.files import read_json
 from drivesim.core.run_folder import IDENTITY_FILE, claim_folder
 from drivesim.core.seeds import derive_seed
 from drivesim.data.batches import FrameDataset, Item, LatentClipDataset
@@ -57,8 +58,7 @@ def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable
     """
     torch.set_num_threads(config.trainer.num_threads)
     judge_parts(config)
-    if not any((out / name).exists() for name in ("checkpoints", "model")):
-        (out / IDENTITY_FILE).unlink(missing_ok=True)  # of a start that ended before it had made anything
+    _forget_fruitless_start(out)
     claim_folder(out, _identity(config, source))
     on_claimed()
     torch.manual_seed(derive_seed(config.seed, "weights", StageName(config.stage).value))
@@ -77,6 +77,14 @@ def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable
         with stage.ema.swapped_in():
             _export(config, parts, caches["train"], folder)
     return folder
+
+
+def _forget_fruitless_start(out: Path) -> None:
+    """Frees a folder that a training claimed and left before it had made anything, so that it can be corrected."""
+    path = out / IDENTITY_FILE
+    is_training = path.is_file() and {"stage", "max_steps"} <= read_json(path).keys()
+    if is_training and not any((out / name).exists() for name in ("checkpoints", "model")):
+        path.unlink()
 
 
 @contextmanager

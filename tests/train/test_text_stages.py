@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from drivesim.core.files import write_json
 from drivesim.core.picture import save_png
 from drivesim.data import NuScenesConfig, make_source
 from drivesim.data.batches import CropConfig
@@ -249,8 +250,10 @@ def test_a_start_that_made_nothing_may_be_corrected_in_its_folder(source, checkp
     settings.loader.caption_weights = [CaptionWeight(word="driving", weight=2.0)]
     fit(settings, source, tmp_path / "run")
     settings.loader.caption_weights = [CaptionWeight(word="driving", weight=3.0)]
-    with pytest.raises(ValueError, match="holds another run"):
-        fit(settings, source, tmp_path / "run")
+    write_json(tmp_path / "rollout" / "run.json", {"model": "toytown", "seconds": 20})
+    for taken in ("run", "rollout"):
+        with pytest.raises(ValueError, match="holds another run"):
+            fit(settings, source, tmp_path / taken)
 
 
 def test_a_model_whose_index_is_damaged_is_no_bare_checkpoint(source, checkpoint, tmp_path) -> None:
