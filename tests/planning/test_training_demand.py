@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from drivesim.config import recipe_that_writes
+from drivesim.config import compose, recipe_that_writes
 from drivesim.models.build import SpatialLayers
 from drivesim.planning.changes import applied, training_changes
 from drivesim.planning.demand import weight_bytes
@@ -100,6 +100,18 @@ def test_the_batches_of_a_step_that_are_not_run_are_counted() -> None:
         settings.trainer.accumulate = accumulate
         flops[accumulate] = training_demand(settings, parts).phases[-2].work.flops
     assert flops[5] - flops[2] == pytest.approx(3 * (flops[2] - flops[1]))
+
+
+def test_convolutions_over_time_are_planned_with_all_their_products_where_no_cpu_groups_frames() -> None:
+    settings = compose("train", ["experiment=toytown/video_decoder"])
+    flops = {}
+    for hardware, precision in (("h100", "32-true"), ("here", "32-true"), ("here", "bf16-mixed")):
+        settings.trainer.accelerator, settings.trainer.precision = "cpu", precision
+        wanted = PlanConfig(measure_s=0.01) if hardware == "here" else PlanConfig(hardware=hardware, measure_s=0.01)
+        plan = plan_training(settings, wanted, recipe_that_writes, None)
+        flops[hardware, precision] = plan.flops[0].value
+    assert flops["here", "32-true"] < 0.95 * flops["h100", "32-true"]
+    assert flops["here", "bf16-mixed"] == flops["h100", "32-true"]
 
 
 def test_mixed_precision_needs_less_memory() -> None:
