@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import Decoder, VectorQuantizer
@@ -143,6 +144,22 @@ class VideoDecoder(ModelMixin, ConfigMixin):
         for module in self.modules():
             if isinstance(module, Mix):
                 module.set_alpha(value)
+
+    @torch.no_grad()
+    def move_towards_image_decoder(self, autoencoder: Autoencoder, share: float) -> None:
+        """Mixes the image decoder's weights in, the layers over time fade by as much; at 1 it is that decoder.
+
+        Between the weights that training began with and those it ended with there are often better ones than either
+        (WiSE-FT, Wortsman et al. 2021, arXiv 2109.01903, §3).
+        """
+        for name, part in self.spatial_parts().items():
+            theirs = getattr(autoencoder, name).state_dict()
+            for key, weight in part.state_dict().items():
+                if weight.is_floating_point():
+                    weight.lerp_(theirs[key].to(weight), share)
+        for layer in (module for module in self.modules() if isinstance(module, VideoConvLayer)):
+            for parameter in layer.convs[-1].parameters():
+                parameter.mul_(1 - share)
 
     def forward(self, latents_BTCHW: Tensor, lead: int = 0, trail: int = 0) -> Tensor:
         """Decodes clips.

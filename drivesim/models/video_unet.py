@@ -114,16 +114,20 @@ class VideoUNet(nn.Module):
         h = unet.conv_in(sample_BTCHW.flatten(0, 1))
         skips = [h]
         down = zip(unet.down_blocks, self.temporal.down_blocks, strict=True)
-        h = run.down(h, *next(down), skips)
-        if deep is None or deep.features_NCHW is None:
-            below = self._below(run, h, down, skips)
-            if deep is not None:
-                deep.features_NCHW = below
-        else:
-            below = deep.features_NCHW
+        run.down(h, *next(down), skips)
+        del h  # it is among the skips, and gone with them
+        below = self._deep(run, down, skips, deep)
         h = run.up(below, unet.up_blocks[-1], self.temporal.up_blocks[-1], skips)
         h = in_groups(lambda part: unet.conv_out(unet.conv_act(unet.conv_norm_out(part))), h, fewest=run.fewest)
         return h.unflatten(0, (b, t))
+
+    def _deep(self, run: _Run, down: Iterator[Any], skips: list[Tensor], deep: DeepFeatures | None) -> list[Tensor]:
+        """The input of the last up block, made or known."""
+        if deep is None:
+            return [self._below(run, down, skips)]
+        if deep.features_NCHW is None:
+            deep.features_NCHW = self._below(run, down, skips)
+        return [deep.features_NCHW]
 
     def _is_one_by_one(self, sample_BTCHW: Tensor) -> bool:
         """Whether samples, such as the branches of guidance, are made one after the other.
@@ -159,15 +163,17 @@ class VideoUNet(nn.Module):
             deep.features_NCHW = torch.cat([features for features in below if features is not None] * (b // runs))
         return torch.cat(made * (b // runs))
 
-    def _below(self, run: _Run, h: Tensor, down: Iterator[Any], skips: list[Tensor]) -> Tensor:
+    def _below(self, run: _Run, down: Iterator[Any], skips: list[Tensor]) -> Tensor:
         """What all levels below the top one add: the input of the last up block."""
         unet = self.backbone
-        h = _smaller(h, unet.down_blocks[0], skips)
+        h = _smaller(skips[-1], unet.down_blocks[0], skips)
         for block, temporal in down:
             h = _smaller(run.down(h, block, temporal, skips), block, skips)
         h = run.mid(h, unet.mid_block, self.temporal.mid_block)
         for block, temporal in zip(unet.up_blocks[:-1], self.temporal.up_blocks[:-1], strict=True):
-            h = run.up(h, block, temporal, skips)
+            held = [h]
+            del h
+            h = run.up(held, block, temporal, skips)
             for upsampler in block.upsamplers or ():
                 h = upsampler(h, skips[-1].shape[2:])
         return h
@@ -236,20 +242,20 @@ class _Run:
     def down(self, h: Tensor, block: Any, temporal: Any, skips: list[Tensor]) -> Tensor:
         """A down block but for its downsampler; what its layers make is kept for the up block of that level."""
         for steps in self._layers(block, temporal):
-            h = self._run(steps, h)
+            h = self._run(steps, [h])
             skips.append(h)
         return h
 
-    def up(self, h: Tensor, block: Any, temporal: Any, skips: list[Tensor]) -> Tensor:
-        """An up block but for its upsampler."""
+    def up(self, below: list[Tensor], block: Any, temporal: Any, skips: list[Tensor]) -> Tensor:
+        """An up block but for its upsampler; takes what came up out of `below`, to be its only holder."""
         for steps in self._layers(block, temporal):
-            h = self._run(steps, h, skips.pop())
-        return h
+            below.append(self._run(steps, [below.pop(), skips.pop()]))
+        return below.pop()
 
     def mid(self, h: Tensor, block: Any, temporal: Any) -> Tensor:
         """Residual block, transformer, residual block."""
         for steps in self._layers(block, temporal):
-            h = self._run(steps, h)
+            h = self._run(steps, [h])
         return h
 
     def _layers(self, block: Any, temporal: Any) -> Iterator[Sequence[Step]]:
@@ -262,11 +268,12 @@ class _Run:
                 steps.append(partial(self.transformer, attentions[index], temporal.attentions[index]))
             yield steps
 
-    def _run(self, steps: Sequence[Step], h: Tensor, *skip: Tensor) -> Tensor:
+    def _run(self, steps: Sequence[Step], inputs: list[Tensor]) -> Tensor:
+        """`steps` one after the other; the inputs are let go after the first."""
         if self.is_checkpointed:
-            made: Tensor = checkpoint(_one_after_the_other, steps, h, *skip, use_reentrant=False)
+            made: Tensor = checkpoint(lambda *h: _one_after_the_other(steps, list(h)), *inputs, use_reentrant=False)
             return made
-        return _one_after_the_other(steps, h, *skip)
+        return _one_after_the_other(steps, inputs)
 
     def resnet(self, resnet: nn.Module, *h_NCHW: Tensor) -> Tensor:
         """A spatial residual block, in an up block of what came up and what was kept side by side."""
@@ -297,9 +304,10 @@ class _Run:
         return in_groups(of_group, x_NPC, self.tokens, *(() if self.token_bias is None else (self.token_bias,)))
 
 
-def _one_after_the_other(steps: Sequence[Step], *h: Tensor) -> Tensor:
+def _one_after_the_other(steps: Sequence[Step], inputs: list[Tensor]) -> Tensor:
     first, *others = steps
-    made = first(*h)
+    made = first(*inputs)
+    inputs.clear()
     for step in others:
         made = step(made)
     return made

@@ -1,4 +1,7 @@
-"""Low-rank changes to linear layers of a network that stays as it is: W + up @ down (arXiv 2106.09685, §4.1)."""
+"""Low-rank changes to layers of a network that stays as it is: W + up @ down (arXiv 2106.09685, §4.1).
+
+A convolution's kernel is one matrix, of output channels by input channels and places (LoCon, arXiv 2309.14859, §3.2).
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,11 @@ from torch import Tensor, nn
 
 
 class LoraLayers(nn.Module):
-    """A pair of matrices for each linear layer whose name ends as wanted; at first they change nothing.
+    """A pair of matrices for each linear layer or convolution whose name ends as wanted; at first they change nothing.
 
     Args:
         network: whose layers are changed; it is not kept.
-        endings: last parts of layers' names, such as to_q.
+        endings: last parts of layers' names, such as to_q; "" is every layer.
         rank: of every change; alpha equals it, so what is added is exactly up @ down.
 
     Raises:
@@ -27,27 +30,28 @@ class LoraLayers(nn.Module):
         if rank < 1:
             raise ValueError(f"LoRA rank {rank}; it must be 1 or more")
         layers = {
-            name: module
+            name: module.weight
             for name, module in network.named_modules()
-            if isinstance(module, nn.Linear) and any(name.endswith(ending) for ending in endings)
+            if isinstance(module, nn.Linear | nn.Conv2d) and any(name.endswith(ending) for ending in endings)
         }
         if not layers:
-            raise ValueError(f"no linear layer's name ends in {', '.join(endings)}")
+            raise ValueError(f"no layer's name ends in {', '.join(endings)}")
         self.names = list(layers)
-        down = [torch.randn(rank, layer.in_features) / math.sqrt(rank) for layer in layers.values()]
-        self.down = nn.ParameterList(down)
-        self.up = nn.ParameterList([torch.zeros(layer.out_features, rank) for layer in layers.values()])
+        down = [torch.randn(rank, *weight.shape[1:]) / math.sqrt(rank) for weight in layers.values()]
+        up = [torch.zeros(len(weight), rank, *(1,) * (weight.ndim - 2)) for weight in layers.values()]
+        self.down, self.up = nn.ParameterList(down), nn.ParameterList(up)
 
     def weights(self, network: nn.Module) -> dict[str, Tensor]:
         """The changed weights by parameter name, for `torch.func.functional_call`."""
         changed = {}
         for name, down, up in zip(self.names, self.down, self.up, strict=True):
             weight: Any = network.get_submodule(name).weight
-            changed[f"{name}.weight"] = weight + (up @ down).to(weight.dtype)
+            change = (up.flatten(1) @ down.flatten(1)).view(weight.shape)
+            changed[f"{name}.weight"] = weight + change.to(weight.dtype)
         return changed
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
-        """In diffusers' format: PREFIX.layer.lora_A.weight is down, lora_B up."""
+        """In diffusers' format: PREFIX.layer.lora_A.weight is down, lora_B up; those of a convolution are kernels."""
         named = {}
         for name, down, up in zip(self.names, self.down, self.up, strict=True):
             named[f"{prefix}.{name}.lora_A.weight"] = down.detach().contiguous()

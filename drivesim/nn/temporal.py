@@ -21,6 +21,8 @@ MAX_ATTENTION_BATCH = 32_768
 # Twice as many take the same time.
 CPU_PORTION = 2**16
 MOST_COUNTED = 8  # portions of one layer, on the meta device
+# A norm that may overwrite what it is given takes groups of channels one after the other, so many numbers at once.
+NORM_PORTION, MOST_NORM_PORTIONS = 2**19, 4
 
 
 def to_time_view(frames_NCHW: Tensor, num_frames: int) -> Tensor:
@@ -136,20 +138,37 @@ class TemporalResBlock(nn.Module):
 
     def forward(self, video_BCTP: Tensor, time_embed_BTD: Tensor, context_BCTP: Tensor | None = None) -> Tensor:
         """`B C T P` -> `B C T P`, the change."""
+        is_own = context_BCTP is not None
         x = video_BCTP if context_BCTP is None else torch.cat([video_BCTP, context_BCTP], dim=1)
-        x = self._normalised(self.norm1, x)
+        x = self._normalised(self.norm1, x, is_own=is_own)
         x = self.conv1(F.silu(x, inplace=not torch.is_grad_enabled()))
         x = x + self.time_emb_proj(F.silu(time_embed_BTD)).transpose(1, 2)[..., None]
-        x = self._normalised(self.norm2, x)
+        x = self._normalised(self.norm2, x, is_own=True)
         change: Tensor = self.conv2(F.silu(x, inplace=not torch.is_grad_enabled()))
         return change if self.shortcut is None else change + self.shortcut(context_BCTP)
 
-    def _normalised(self, norm: nn.GroupNorm, x_BCTP: Tensor) -> Tensor:
-        """Groups over all frames, or over each frame by itself."""
-        if not self.sees_one_frame:
-            return norm(x_BCTP)  # type: ignore[no-any-return]
-        frames_NCP = x_BCTP.transpose(1, 2).flatten(0, 1)
-        return norm(frames_NCP).unflatten(0, (len(x_BCTP), -1)).transpose(1, 2)  # type: ignore[no-any-return]
+    def _normalised(self, norm: nn.GroupNorm, x_BCTP: Tensor, *, is_own: bool) -> Tensor:
+        """Groups over all frames, or over each frame by itself; `is_own` = `x_BCTP` is needed no more."""
+        if self.sees_one_frame:
+            frames_NCP = x_BCTP.transpose(1, 2).flatten(0, 1)
+            return norm(frames_NCP).unflatten(0, (len(x_BCTP), -1)).transpose(1, 2)  # type: ignore[no-any-return]
+        if is_own and not torch.is_grad_enabled():
+            return _normalised_in_place(norm, x_BCTP)
+        return norm(x_BCTP)  # type: ignore[no-any-return]
+
+
+def _normalised_in_place(norm: nn.GroupNorm, x_BCTP: Tensor) -> Tensor:
+    """What `norm` gives, bit for bit, written over what it is given: groups of channels know nothing of each other."""
+    portions = min(MOST_NORM_PORTIONS, -(-x_BCTP.numel() // NORM_PORTION))
+    if portions == 1:
+        return norm(x_BCTP)  # type: ignore[no-any-return]
+    size = -(-norm.num_groups // portions)
+    width = norm.num_channels // norm.num_groups
+    for first in range(0, norm.num_groups, size):
+        groups = min(size, norm.num_groups - first)
+        part = slice(first * width, (first + groups) * width)
+        x_BCTP[:, part] = F.group_norm(x_BCTP[:, part], groups, norm.weight[part], norm.bias[part], norm.eps)
+    return x_BCTP
 
 
 class FeedForward(nn.Module):

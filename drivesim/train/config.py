@@ -44,7 +44,7 @@ class StageName(str, Enum):
     DISTIL_INTERPOLATION = "distil_interpolation"  # an interpolation that needs few steps
     DISTIL_UPSCALER = "distil_upscaler"  # an x4 upscaler that needs few steps
     DREAMBOOTH = "dreambooth"  # one subject in all weights of a text-to-image model
-    DREAMBOOTH_LORA = "dreambooth_lora"  # one subject in low-rank changes of its attention
+    DREAMBOOTH_LORA = "dreambooth_lora"  # one subject in low-rank changes
 
     @property
     def is_text(self) -> bool:

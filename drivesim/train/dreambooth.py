@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,22 @@ from drivesim.train.stage import Batch
 from drivesim.train.text_ldm import TextImageStage
 
 AT_ONCE = 4  # class pictures that are made together and kept in one file
-UNET_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")  # that LoRA changes: diffusers' training changes the same
-TEXT_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
+class LoraReach(str, Enum):
+    """Layers that low-rank changes reach, in backbone and text encoder."""
+
+    ATTENTION = "attention"  # its four projections, as diffusers' training does
+    ALL = "all"  # every linear layer and convolution (LoCon, arXiv 2309.14859)
+
+
+_ENDINGS: dict[LoraReach, dict[str, tuple[str, ...]]] = {
+    LoraReach.ATTENTION: {
+        "backbone": ("to_q", "to_k", "to_v", "to_out.0"),
+        "text_encoder": ("q_proj", "k_proj", "v_proj", "out_proj"),
+    },
+    LoraReach.ALL: {"backbone": ("",), "text_encoder": ("",)},
+}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -42,7 +57,8 @@ class DreamBoothConfig:
     class_prompt: str = "a car"  # what pictures of the class are made from, by the model itself
     num_class_pictures: int = 256  # made before the first step
     prior_weight: float = 1.0  # of the class pictures' error beside the subject's; 0 = no prior preservation
-    lora_rank: int = 8  # of each change; read by stage dreambooth_lora
+    lora_rank: int = 8  # of each change; this and the next are read by stage dreambooth_lora
+    lora_reach: LoraReach = LoraReach.ATTENTION  # layers that are changed
 
     def __post_init__(self) -> None:
         """Refuses prior preservation without pictures."""
@@ -164,7 +180,7 @@ class DreamBoothStage(TextImageStage):
 
 
 class DreamBoothLoraStage(DreamBoothStage):
-    """The light way: backbone and text encoder stay, low-rank changes of their attention are trained.
+    """The light way: backbone and text encoder stay, low-rank changes of some of their layers are trained.
 
     Parts: those of `DreamBoothStage`, and lora, a module of `LoraLayers` backbone and text_encoder. Layers cannot be
     computed again in the backward pass: they would run without the changes, which are handed to the first pass alone.
@@ -181,11 +197,7 @@ class DreamBoothLoraStage(DreamBoothStage):
         return prediction
 
 
-def make_lora(parts: dict[str, Any], rank: int) -> nn.ModuleDict:
-    """Fresh changes of a model's attention layers."""
-    return nn.ModuleDict(
-        {
-            "backbone": LoraLayers(parts["backbone"], UNET_LAYERS, rank),
-            "text_encoder": LoraLayers(parts["text_encoder"], TEXT_LAYERS, rank),
-        }
-    )
+def make_lora(parts: dict[str, Any], config: DreamBoothConfig) -> nn.ModuleDict:
+    """Fresh changes of a model's layers, as many and as far as configured."""
+    endings = _ENDINGS[config.lora_reach]
+    return nn.ModuleDict({name: LoraLayers(parts[name], of, config.lora_rank) for name, of in endings.items()})

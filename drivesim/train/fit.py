@@ -38,6 +38,12 @@ from drivesim.train.stage import VALIDATION_SEED
 
 _log = logging.getLogger(__name__)
 SCALE_FRAMES = 512  # frames from which the latent scale is measured
+# Settings that came later, and what they are where nothing is said: runs of before there were any go on.
+_LATER: tuple[tuple[str, str, Any], ...] = (
+    ("loader", "caption_weights", []),
+    ("dreambooth", "lora_reach", "attention"),
+    ("video_decoder_loss", "image_share", 0.0),
+)
 
 
 def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable[[], object] = lambda: None) -> Path:
@@ -75,6 +81,7 @@ def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable
         trainer.fit(stage, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=False)
     if trainer.is_global_zero and trainer.global_step >= config.trainer.max_steps:
         with stage.ema.swapped_in():
+            stage.finish()
             _export(config, parts, caches["train"], folder)
     return folder
 
@@ -105,8 +112,9 @@ def _identity(config: TrainConfig, source: ClipSource) -> dict[str, Any]:
     settings = json.loads(json.dumps(asdict(config)))
     for name in ("cache_dir", "data", "joins", "out"):
         settings.pop(name, None)
-    if not settings["loader"]["caption_weights"]:
-        del settings["loader"]["caption_weights"]  # runs of before there were any go on
+    for part, name, default in _LATER:
+        if settings[part][name] == default:
+            del settings[part][name]
     length = settings.pop("trainer")
     settings |= {name: length[name] for name in ("max_steps", "accumulate", "devices", "precision")}
     recipe = RECIPES[StageName(config.stage)]

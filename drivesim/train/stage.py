@@ -49,6 +49,9 @@ class Stage(L.LightningModule):
     def sample_pictures(self, batch: Batch) -> NDArray[np.uint8]:
         """A picture (H, W, 3) that shows what the stage has learned, from a validation batch."""
 
+    def finish(self) -> None:
+        """Changes the averaged weights, which stand in the place of the trained ones, before they are written."""
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One micro-batch."""
         key = (self.seed, "train", self.global_step, batch_idx % self.trainer.accumulate_grad_batches, self.global_rank)

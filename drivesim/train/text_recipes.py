@@ -267,7 +267,7 @@ TEXT_RECIPES: dict[StageName, Recipe] = {
         trains=("lora",),
         make=lambda config, parts: {
             **_make_dreambooth(config, parts),
-            "lora": make_lora(parts, config.dreambooth.lora_rank),
+            "lora": make_lora(parts, config.dreambooth),
         },
         stage=_stage(DreamBoothLoraStage, "lora", config=lambda config: config.dreambooth),
         num_frames=lambda _: 1,

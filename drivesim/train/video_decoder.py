@@ -25,6 +25,12 @@ class VideoDecoderLossConfig(ReconstructionLossConfig):
 
     difference_weight: float = 0.0  # of the L1 error of what changes from one frame to the next: flicker (ours)
     temporal_alone: bool = False  # trains the layers over time alone; the others stay the image decoder's
+    image_share: float = 0.0  # of the image decoder's weights in those that a training leaves
+
+    def __post_init__(self) -> None:
+        """Refuses what is no share."""
+        if not 0 <= self.image_share < 1:
+            raise ValueError(f"video_decoder_loss.image_share={self.image_share}; it must be at least 0 and below 1")
 
 
 class VideoDecoderStage(Stage):
@@ -58,6 +64,11 @@ class VideoDecoderStage(Stage):
             )  # fmt: skip
             loss, terms = loss + adversarial, terms | more
         return {"loss": loss, **terms}
+
+    def finish(self) -> None:
+        """Takes the decoder part of the way back to the image decoder."""
+        if self.weights.image_share:
+            self.decoder.move_towards_image_decoder(self.autoencoder, self.weights.image_share)
 
     def _encoded(self, clips_BTCHW: Tensor) -> Tensor:
         return encode_pictures(self.autoencoder, clips_BTCHW.flatten(0, 1)).unflatten(0, clips_BTCHW.shape[:2])

@@ -19,7 +19,7 @@ from tests.benchmarks.measuring import MIB, gflops, in_turn, note, tally_of
 
 OURS, PEER = "VideoDecoder", "AutoencoderKLTemporalDecoder"
 LATENT = (4, 16, 32)
-SHAPE = {"block_out_channels": (32, 64, 128), "layers_per_block": 1, "latent_channels": LATENT[0]}
+SHAPE = {"block_out_channels": (32, 64, 128), "layers_per_block": 2, "latent_channels": LATENT[0]}
 FRAMES_AT_ONCE = 16  # of a rollout
 ROUNDS = {8: 2, 32: 2, 128: 1}  # of each number of frames
 

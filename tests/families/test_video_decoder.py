@@ -73,7 +73,6 @@ def test_reconstructions_of_held_out_towns_flicker_less_than_the_image_decoders(
     assert video.error < image.error
 
 
-@pytest.mark.xfail(strict=True, reason="no nearer than the image decoder's, which is near 0: 0.0157, 0.0139")
 def test_clips_of_reconstructed_towns_are_nearer_to_real_ones_than_the_image_decoders(
     of_towns: tuple[Reconstruction, Reconstruction],
 ) -> None:

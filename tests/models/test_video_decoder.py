@@ -68,6 +68,22 @@ def test_a_fresh_decoder_and_alpha_one_are_the_image_decoder(kind: AutoencoderKi
     np.testing.assert_array_equal(one, decode(image, latents[:1]))
 
 
+@BOTH
+def test_on_the_way_to_the_image_decoder_weights_are_mixed_and_layers_over_time_fade(kind: AutoencoderKind) -> None:
+    image, latents = image_autoencoder(kind), video(5)[None]
+    own, start, mixed, whole = video_decoder(kind), video_decoder(kind), video_decoder(kind), video_decoder(kind)
+    mixed.move_towards_image_decoder(image, 0.25)
+    whole.move_towards_image_decoder(image, 1.0)
+    start.move_towards_image_decoder(image, 0.0)
+    with torch.no_grad():
+        torch.testing.assert_close(whole(latents), VideoDecoder.for_autoencoder(image, VideoDecoderConfig())(latents))
+        assert torch.equal(start(latents), own(latents))
+    norm, theirs = "decoder.conv_norm_out.weight", image.decoder.conv_norm_out.weight
+    torch.testing.assert_close(mixed.get_parameter(norm), 0.75 * own.get_parameter(norm) + 0.25 * theirs)
+    last = "temporal.2.0.convs.0.weight"
+    torch.testing.assert_close(mixed.get_parameter(last), 0.75 * own.get_parameter(last))
+
+
 @pytest.mark.parametrize("num_convolutions", [1, 2])
 def test_a_frame_depends_on_the_frames_within_the_radius_and_on_no_other(num_convolutions: int) -> None:
     decoder = video_decoder(levels=[False, False, True, True], num_convolutions=num_convolutions)

@@ -282,6 +282,21 @@ def test_a_warm_start_of_another_size_is_refused_by_part(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_video_decoder_is_left_part_of_the_way_back_to_the_image_decoder(
+    family: dict[str, Path], source: ClipSource, tmp_path: Path
+) -> None:
+    settings = config(StageName.VIDEO_DECODER, family["cache"], init_of(StageName.VIDEO_DECODER, family))
+    settings.video_decoder_loss.image_share = 0.5
+    parts = load_parts(fit(settings, source, tmp_path), ["autoencoder", "video_decoder"])
+    made, image = parts["video_decoder"].state_dict(), parts["autoencoder"].state_dict()
+    whole = load_parts(family["video_decoder"], ["video_decoder"])["video_decoder"].state_dict()
+    for name, weight in whole.items():
+        half = weight / 2 if "convs" in name else (weight + image.get(name, weight)) / 2
+        torch.testing.assert_close(made[name], half)
+    with pytest.raises(ValueError, match="image_share=1.5; it must be at least 0 and below 1"):
+        VideoDecoderLossConfig(image_share=1.5)
+
+
 def test_trainings_of_two_seeds_are_judged_on_the_same_clips_and_noise(
     family: dict[str, Path], source: ClipSource, tmp_path: Path
 ) -> None:
