@@ -122,7 +122,7 @@ class VideoUNet(nn.Module):
         return h.unflatten(0, (b, t))
 
     def _deep(self, run: _Run, down: Iterator[Any], skips: list[Tensor], deep: DeepFeatures | None) -> list[Tensor]:
-        """The input of the last up block, made or known."""
+        """The input of the last up block, made or known, in a list that alone holds it where nobody keeps it."""
         if deep is None:
             return [self._below(run, down, skips)]
         if deep.features_NCHW is None:

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 
 class LoraLayers(nn.Module):
-    """A pair of matrices for each linear layer or convolution whose name ends as wanted; at first they change nothing.
+    """A pair of matrices for each linear layer and 2-D convolution whose name ends as wanted.
+
+    Fresh ones change nothing.
 
     Args:
         network: whose layers are changed; it is not kept.
@@ -22,20 +24,24 @@ class LoraLayers(nn.Module):
         rank: of every change; alpha equals it, so what is added is exactly up @ down.
 
     Raises:
-        ValueError: a rank that is none, or a network without such layers.
+        ValueError: a rank that is none, a network without such layers, or a convolution in groups of channels.
     """
 
     def __init__(self, network: nn.Module, endings: Sequence[str], rank: int):
         super().__init__()
         if rank < 1:
             raise ValueError(f"LoRA rank {rank}; it must be 1 or more")
-        layers = {
-            name: module.weight
+        found = {
+            name: module
             for name, module in network.named_modules()
             if isinstance(module, nn.Linear | nn.Conv2d) and any(name.endswith(ending) for ending in endings)
         }
-        if not layers:
-            raise ValueError(f"no layer's name ends in {', '.join(endings)}")
+        if not found:
+            raise ValueError(f"no layer's name ends in {' or '.join(map(repr, endings))}")
+        grouped = [name for name, module in found.items() if isinstance(module, nn.Conv2d) and module.groups > 1]
+        if grouped:
+            raise ValueError(f"convolutions in groups of channels have no low-rank change here: {', '.join(grouped)}")
+        layers = {name: module.weight for name, module in found.items()}
         self.names = list(layers)
         down = [torch.randn(rank, *weight.shape[1:]) / math.sqrt(rank) for weight in layers.values()]
         up = [torch.zeros(len(weight), rank, *(1,) * (weight.ndim - 2)) for weight in layers.values()]

@@ -21,8 +21,9 @@ MAX_ATTENTION_BATCH = 32_768
 # Twice as many take the same time.
 CPU_PORTION = 2**16
 MOST_COUNTED = 8  # portions of one layer, on the meta device
-# A norm that may overwrite what it is given takes groups of channels one after the other, so many numbers at once.
-NORM_PORTION, MOST_NORM_PORTIONS = 2**19, 4
+# A norm that may overwrite what it is given takes a sample's channels in so many portions where they have as many
+# numbers: what it makes on the way is a quarter then, and less than the convolution after it makes.
+NORM_PORTIONS, LARGE_NORM = 4, 2**21
 
 
 def to_time_view(frames_NCHW: Tensor, num_frames: int) -> Tensor:
@@ -159,15 +160,18 @@ class TemporalResBlock(nn.Module):
 
 def _normalised_in_place(norm: nn.GroupNorm, x_BCTP: Tensor) -> Tensor:
     """What `norm` gives, bit for bit, written over what it is given: groups of channels know nothing of each other."""
-    portions = min(MOST_NORM_PORTIONS, -(-x_BCTP.numel() // NORM_PORTION))
-    if portions == 1:
+    if x_BCTP[:1].numel() < LARGE_NORM:
         return norm(x_BCTP)  # type: ignore[no-any-return]
-    size = -(-norm.num_groups // portions)
+    size = -(-norm.num_groups // NORM_PORTIONS)
     width = norm.num_channels // norm.num_groups
     for first in range(0, norm.num_groups, size):
         groups = min(size, norm.num_groups - first)
         part = slice(first * width, (first + groups) * width)
-        x_BCTP[:, part] = F.group_norm(x_BCTP[:, part], groups, norm.weight[part], norm.bias[part], norm.eps)
+        for one in x_BCTP.split(1):  # whose channels lie side by side
+            made = F.group_norm(one[:, part], groups, norm.weight[part], norm.bias[part], norm.eps)
+            if made.dtype != one.dtype:  # in mixed precision, where the short type cannot hold it
+                return norm(x_BCTP)  # type: ignore[no-any-return]
+            one[:, part] = made
     return x_BCTP
 
 

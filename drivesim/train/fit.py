@@ -56,7 +56,7 @@ def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable
         on_claimed: called once it is certain that `out` is new or holds this very run.
 
     Returns:
-        The model folder: the parts of `init` and the newly trained ones, with averaged weights.
+        The model folder: the parts of `init` and the newly trained ones: averaged weights, as the stage finishes them.
 
     Raises:
         ValueError: `out` holds another run, or `init` or `warm_start` is no model with the parts that are needed, in

@@ -25,7 +25,8 @@ class VideoDecoderLossConfig(ReconstructionLossConfig):
 
     difference_weight: float = 0.0  # of the L1 error of what changes from one frame to the next: flicker (ours)
     temporal_alone: bool = False  # trains the layers over time alone; the others stay the image decoder's
-    image_share: float = 0.0  # of the image decoder's weights in those that a training leaves
+    # Of the image decoder's weights in those that a training leaves; validation and pictures are of its own weights.
+    image_share: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuses what is no share."""

@@ -1,8 +1,9 @@
 """Decoding a video: our video decoder in chunks beside Stable Video Diffusion's decoder of the same spatial layers.
 
-Both have a layer over time after each spatial residual block: ours of one (3, 3, 3) convolution, theirs of two
-(3, 1, 1) ones. Float32, one thread, CPU time, in turn. Goals: the same time or less, and memory that does not
-grow with the video, where theirs, which decodes a video at once, does.
+Both have two residual blocks a level and one more going up, as published (with one, the peer runs no attention), and a
+layer over time after each of them: ours of one (3, 3, 3) convolution, theirs of two (3, 1, 1) ones. Float32, one
+thread, CPU time, in turn. Goals: the same time or less, and memory that does not grow with the video, where theirs,
+which decodes a video at once, does.
 """
 
 from __future__ import annotations

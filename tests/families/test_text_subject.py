@@ -15,6 +15,7 @@ from drivesim.families.prompts import Prompts
 from drivesim.families.text import TextModel
 from drivesim.families.text_sources import Sources
 from drivesim.models.autoencoder import decode
+from drivesim.train.dreambooth import LoraReach
 
 NUM_CLIPS = 4
 PROMPT, SUBJECT = "a sks car, driving straight", "sks"
@@ -46,8 +47,9 @@ def clips(request: pytest.FixtureRequest, repo_root: Path) -> tuple[list[Frames]
     folder = repo_root / "runs" / "toytown_text" / kind / "model"
     if not folder.is_dir():
         pytest.skip(f"not trained here: drivesim train experiment=toytown_text/{kind}")
-    steps = compose("train", [f"experiment=toytown_text/{kind}"]).trainer.max_steps
-    if read_json(folder.parent / "run.json")["max_steps"] != steps:
+    recipe, run = compose("train", [f"experiment=toytown_text/{kind}"]), read_json(folder.parent / "run.json")
+    reach = run["dreambooth"].get("lora_reach", LoraReach.ATTENTION.value)
+    if (run["max_steps"], reach) != (recipe.trainer.max_steps, recipe.dreambooth.lora_reach.value):
         pytest.skip(f"{folder.parent} is of an earlier recipe; delete it and train experiment=toytown_text/{kind}")
     sources = Sources(image=str(folder)) if kind == "dreambooth" else Sources(lora=[str(folder)])
     own = made(TextModel.from_pretrained("toytown_text"), Prompts(prompts=[PROMPT.replace(f"{SUBJECT} ", "")]))

@@ -40,17 +40,23 @@ def test_fresh_changes_change_nothing_and_trained_ones_are_what_the_loader_fuses
     torch.testing.assert_close(model.unet(*INPUTS).sample, changed, rtol=1e-4, atol=1e-4)
 
 
-def test_a_file_of_convolutions_is_what_peft_makes_of_them(tmp_path: Path) -> None:
-    """diffusers loads such files through peft: kernels in lora_A, 1 x 1 kernels in lora_B."""
-    layers = LoraLayers(tiny_text_to_image("v1").unet, ("conv1",), rank=2)
-    tensors = layers.tensors("unet")
-    name = f"unet.{layers.names[0]}"
-    conv = tiny_text_to_image("v1").unet.get_submodule(layers.names[0])
-    assert tensors[f"{name}.lora_A.weight"].shape == (2, conv.in_channels, 3, 3)
-    assert tensors[f"{name}.lora_B.weight"].shape == (conv.out_channels, 2, 1, 1)
-    down = F.conv2d(x := torch.randn(1, conv.in_channels, 4, 4), tensors[f"{name}.lora_A.weight"], padding=1)
-    both = F.conv2d(x, (layers.up[0].flatten(1) @ layers.down[0].flatten(1)).view_as(conv.weight), padding=1)
-    torch.testing.assert_close(F.conv2d(down, tensors[f"{name}.lora_B.weight"]), both)
+def test_the_change_of_a_convolution_is_two_convolutions_one_after_the_other() -> None:
+    """As peft runs it, through which diffusers loads such files: a kernel in lora_A, one of 1 x 1 in lora_B."""
+    unet = tiny_text_to_image("v1").unet
+    layers = LoraLayers(unet, ("conv1",), rank=2)
+    with torch.no_grad():
+        for up in layers.up:
+            up.normal_()
+    name, tensors = layers.names[0], layers.tensors("unet")
+    conv = unet.get_submodule(name)
+    down, up = (tensors[f"unet.{name}.lora_{which}.weight"] for which in "AB")
+    assert down.shape == (2, conv.in_channels, 3, 3)
+    assert up.shape == (conv.out_channels, 2, 1, 1)
+    change = layers.weights(unet)[f"{name}.weight"] - conv.weight
+    frames = torch.randn(1, conv.in_channels, 4, 4)
+    one_after_the_other = F.conv2d(F.conv2d(frames, down, padding=1), up)
+    assert one_after_the_other.abs().max() > 0.1
+    torch.testing.assert_close(F.conv2d(frames, change, padding=1), one_after_the_other, rtol=1e-3, atol=1e-3)
 
 
 def test_gradients_reach_the_changes_alone() -> None:
@@ -65,5 +71,7 @@ def test_what_cannot_be_changed_is_refused() -> None:
     unet = tiny_text_to_image("v1").unet
     with pytest.raises(ValueError, match="rank 0; it must be 1 or more"):
         LoraLayers(unet, ENDINGS, rank=0)
-    with pytest.raises(ValueError, match="no layer's name ends in nothing"):
+    with pytest.raises(ValueError, match="no layer's name ends in 'nothing'"):
         LoraLayers(unet, ("nothing",), rank=1)
+    with pytest.raises(ValueError, match="in groups of channels have no low-rank change here: 0"):
+        LoraLayers(torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, groups=2)), EVERY, rank=1)

@@ -287,14 +287,34 @@ def test_a_video_decoder_is_left_part_of_the_way_back_to_the_image_decoder(
 ) -> None:
     settings = config(StageName.VIDEO_DECODER, family["cache"], init_of(StageName.VIDEO_DECODER, family))
     settings.video_decoder_loss.image_share = 0.5
-    parts = load_parts(fit(settings, source, tmp_path), ["autoencoder", "video_decoder"])
+    model = fit(settings, source, tmp_path)
+    before, parts = weights(model), load_parts(model, ["autoencoder", "video_decoder"])
     made, image = parts["video_decoder"].state_dict(), parts["autoencoder"].state_dict()
     whole = load_parts(family["video_decoder"], ["video_decoder"])["video_decoder"].state_dict()
     for name, weight in whole.items():
         half = weight / 2 if "convs" in name else (weight + image.get(name, weight)) / 2
         torch.testing.assert_close(made[name], half)
+    fit(settings, source, tmp_path)
+    assert weights(model) == before, "a finished run that is started again goes no further back"
     with pytest.raises(ValueError, match="image_share=1.5; it must be at least 0 and below 1"):
         VideoDecoderLossConfig(image_share=1.5)
+
+
+def test_settings_that_came_later_are_part_of_a_run_only_where_they_are_set(
+    family: dict[str, Path], source: ClipSource, tmp_path: Path
+) -> None:
+    identity = json.loads((family["root"] / "video_decoder" / "run.json").read_text())
+    for part, name in (
+        ("loader", "caption_weights"),
+        ("dreambooth", "lora_reach"),
+        ("video_decoder_loss", "image_share"),
+    ):
+        assert identity[part]
+        assert name not in identity[part]
+    other = config(StageName.VIDEO_DECODER, family["cache"], init_of(StageName.VIDEO_DECODER, family))
+    other.video_decoder_loss.image_share = 0.5
+    with pytest.raises(ValueError, match="holds another run .*'image_share': 0.5"):
+        fit(other, source, family["root"] / "video_decoder")
 
 
 def test_trainings_of_two_seeds_are_judged_on_the_same_clips_and_noise(

@@ -30,7 +30,7 @@ from drivesim.models.text_to_image import load_text_to_image
 from drivesim.toytown import TownConfig, write_nuscenes
 from drivesim.train.config import StageName, TrainConfig, TrainerConfig
 from drivesim.train.consistency import ConsistencyConfig, Lesson, distillation_loss
-from drivesim.train.dreambooth import ClassPictures, DreamBoothConfig, DreamBoothStage
+from drivesim.train.dreambooth import ClassPictures, DreamBoothConfig, DreamBoothStage, LoraReach
 from drivesim.train.fit import fit
 from drivesim.train.initial_parts import judge_parts
 from drivesim.train.text_config import (
@@ -303,6 +303,17 @@ def test_dreambooth_leaves_a_checkpoint_whose_unet_and_text_encoder_have_moved(r
     assert changed(before.text_encoder, after.text_encoder)
     assert not changed(before.vae, after.vae)
     assert (model.parent / "samples" / "step_000002.png").is_file()
+
+
+def test_lora_of_all_layers_moves_convolutions_and_feed_forward_layers_too(checkpoint, subject, tmp_path) -> None:
+    settings = config(StageName.DREAMBOOTH_LORA, tmp_path / "cache", checkpoint, fps=1.0, cache_fps=1.0)
+    settings.dreambooth.lora_reach, settings.dreambooth.prior_weight = LoraReach.ALL, 0.0
+    model = fit(settings, subject, tmp_path / "run")
+    before, after = load_text_to_image(checkpoint), load_text_to_image(checkpoint, loras=[model])
+    found = changed(before.unet, after.unet)
+    assert {"conv_in.weight", "conv_out.weight", "time_embedding.linear_1.weight"} <= set(found)
+    assert not [name for name in found if "norm" in name or name.endswith("bias")]
+    assert any(name.endswith("mlp.fc1.weight") for name in changed(before.text_encoder, after.text_encoder))
 
 
 def test_dreambooth_lora_is_what_the_loader_fuses_and_what_the_stage_trained(run, checkpoint, subject) -> None:
