@@ -70,6 +70,13 @@ def find_model(folder_or_name: str | Path) -> Path:
     raise ValueError(f"no model folder {str(folder_or_name)!r}; shipped with the package: {', '.join(names) or 'none'}")
 
 
+def find_lora(source: str) -> str:
+    """LoRA weights: a path, or the name of those that ship with the package; `@0.7` after either stays where it is."""
+    name, at, scale = source.partition("@")
+    shipped = Path(str(files("drivesim.families"))) / "shipped_lora" / name
+    return f"{shipped}{at}{scale}" if shipped.is_dir() and not Path(name).exists() else source
+
+
 def family_of(folder: Path) -> str:
     """The family of a model folder: "driving", or another that its index names.
 

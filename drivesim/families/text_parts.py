@@ -21,7 +21,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from drivesim.conditioning.rate_label import RateLabel
 from drivesim.diffusion.settings import Sampler, TextSamplingConfig
-from drivesim.families.folder import INDEX, blank_parts, judged_parts, load_parts, read_index, sampling_of
+from drivesim.families.folder import INDEX, blank_parts, find_lora, judged_parts, load_parts, read_index, sampling_of
 from drivesim.families.text_sources import Sources
 from drivesim.models.hub import find_source
 from drivesim.models.temporal_stack import TemporalStack
@@ -144,7 +144,7 @@ def judge_text_parts(
         FileNotFoundError: a checkpoint that is not there.
     """
     judge = partial(judge_text_to_image, dtype=dtype)
-    image = judge(sources.image or _source(folder, index, "image"), loras=sources.lora)
+    image = judge(sources.image or _source(folder, index, "image"), loras=[find_lora(lora) for lora in sources.lora])
     base, own = _sides(folder, index, sources, image, judge)
     source, names = _upscaler_source(folder, index, sources), _own_parts(folder, index)
     upscaler = None if source is None else judge(source)

@@ -13,4 +13,4 @@ class Sources:
     image: str | None = None  # text-to-image checkpoint: a folder, a hub id, a file; a DreamBooth folder, too
     upscaler: str | None = None  # x4-upscaler checkpoint
     base_text: str | None = None  # checkpoint whose text encoder temporal layers are told by; None = the model's image
-    lora: Sequence[str] = ()  # LoRA files or folders that are fused into the image model; `PATH@0.7` = 0.7 of one
+    lora: Sequence[str] = ()  # LoRA files, folders or shipped names, fused into image; `PATH@0.7` = 0.7 of one

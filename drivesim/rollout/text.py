@@ -36,7 +36,7 @@ class TextRolloutCommand(RolloutConfig):
     image: str | None = None  # text-to-image checkpoint in place of the model's own, such as a DreamBooth folder
     upscaler: str | None = None  # x4-upscaler checkpoint in place of the model's
     base_text: str | None = None  # checkpoint whose text encoder tells temporal layers; None = the model's own image
-    lora: list[str] = field(default_factory=list)  # LoRA weights to fuse into image; PATH@0.7 fuses 0.7 of one
+    lora: list[str] = field(default_factory=list)  # LoRA weights to fuse into image: paths, shipped names; or PATH@0.7
     sampler: TextOverrides = field(default_factory=TextOverrides)  # group sampler, of key frames
     stages: TextStagesConfig = field(default_factory=TextStagesConfig)  # which stages follow, and how they are sampled
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from drivesim import Scene, Simulator
 from drivesim.core.boxes import Boxes2D
 from drivesim.families.driving import DrivingModel
-from drivesim.families.folder import find_model, fingerprint, load_parts, save_parts
+from drivesim.families.folder import find_lora, find_model, fingerprint, load_parts, save_parts
 from tests.families.tiny_family import write_tiny_family
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -173,3 +173,11 @@ def test_the_shipped_family_loads_in_under_five_seconds_and_is_small() -> None:
     assert sim.size_hw == (256, 512)
     files = [path for path in find_model("toytown").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 40 * 10**6
+
+
+def test_low_rank_weights_that_ship_are_found_by_name_and_paths_stay_what_they_are(tmp_path: Path) -> None:
+    found = find_lora("toytown_sks_car")
+    assert (Path(found) / "pytorch_lora_weights.safetensors").is_file()
+    assert find_lora("toytown_sks_car@0.5") == f"{found}@0.5"
+    for source in (f"{tmp_path}", f"{tmp_path}@0.5", "no_such_name", "runs/mine.safetensors@-1"):
+        assert find_lora(source) == source

@@ -40,10 +40,8 @@ def change(clips: list[Frames]) -> float:
     return float(np.mean([np.abs(np.diff(clip.astype(float), axis=0)).mean() for clip in clips]))
 
 
-@pytest.fixture(scope="module", params=["dreambooth", "dreambooth_lora"])
-def clips(request: pytest.FixtureRequest, repo_root: Path) -> tuple[list[Frames], list[Frames]]:
-    """Clips of any car by the shipped image model, and of the subject by the tuned one; prints what is purple."""
-    kind = request.param
+def trained(kind: str, repo_root: Path) -> Sources:
+    """What a recipe left, if it was run here."""
     folder = repo_root / "runs" / "toytown_text" / kind / "model"
     if not folder.is_dir():
         pytest.skip(f"not trained here: drivesim train experiment=toytown_text/{kind}")
@@ -51,7 +49,14 @@ def clips(request: pytest.FixtureRequest, repo_root: Path) -> tuple[list[Frames]
     reach = run["dreambooth"].get("lora_reach", LoraReach.ATTENTION.value)
     if (run["max_steps"], reach) != (recipe.trainer.max_steps, recipe.dreambooth.lora_reach.value):
         pytest.skip(f"{folder.parent} is of an earlier recipe; delete it and train experiment=toytown_text/{kind}")
-    sources = Sources(image=str(folder)) if kind == "dreambooth" else Sources(lora=[str(folder)])
+    return Sources(image=str(folder)) if kind == "dreambooth" else Sources(lora=[str(folder)])
+
+
+@pytest.fixture(scope="module", params=["shipped", "dreambooth", "dreambooth_lora"])
+def clips(request: pytest.FixtureRequest, repo_root: Path) -> tuple[list[Frames], list[Frames]]:
+    """Clips of any car by the shipped image model, and of the subject by the tuned one; prints what is purple."""
+    kind = request.param
+    sources = Sources(lora=["toytown_sks_car"]) if kind == "shipped" else trained(kind, repo_root)
     own = made(TextModel.from_pretrained("toytown_text"), Prompts(prompts=[PROMPT.replace(f"{SUBJECT} ", "")]))
     tuned = TextModel.from_pretrained("toytown_text", sources=sources)
     subject = made(tuned, Prompts(prompts=[PROMPT], subject=SUBJECT))
