@@ -35,7 +35,7 @@ def test_the_written_lines_make_the_folder_that_the_recipe_reads(
     text = (repo_root / "evaluation/toytown_text/README.md").read_text()
     lines = text.split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(tmp_path)
-    exec(lines.replace("(town, 12)", "(town, 2)"), {})
+    exec(lines.replace("(town, 12,", "(town, 2,"), {})
     (root,) = (line.split()[-1] for line in recipe.splitlines() if line.startswith("  root: "))
     pictures = [load_picture(path) for path in sorted(Path(root).iterdir())]
     assert [picture.shape for picture in pictures] == [(64, 128, 3)] * 2
