@@ -22,7 +22,8 @@ from tests.benchmarks.measuring import MIB, gflops, in_turn, note, tally_of
 OURS = "VideoUNet"
 GOAL = 0.75
 BATCH, FRAMES, LATENT = 1, 10, (4, 16, 32)
-NUM_TOKENS, TOKEN_DIM = 4, 256
+TOKENS = {4: "", 26: ", 26 tokens"}  # of a sample, and how rows are told apart; labels and boxes of a busy frame are 26
+TOKEN_DIM = 256
 ADDED_TIME_DIM = 256  # of Stable Video Diffusion's three numbers a clip
 ROUNDS = 3
 SHAPE = {"sample_size": LATENT[1:], "in_channels": LATENT[0], "out_channels": LATENT[0], "layers_per_block": 2,
@@ -81,22 +82,28 @@ def unet_3d(latents: Tensor, tokens: Tensor) -> Network:
 MAKERS = {OURS: ours, "UNetSpatioTemporalConditionModel": stable_video_diffusion, "UNet3DConditionModel": unet_3d}
 
 
-def make_networks(device: str) -> dict[str, Network]:
+def make_networks(device: str, num_tokens: int) -> dict[str, Network]:
     with torch.device(device):
         torch.manual_seed(0)
-        latents, tokens = torch.randn(BATCH, FRAMES, *LATENT), torch.randn(BATCH, NUM_TOKENS, TOKEN_DIM)
+        latents, tokens = torch.randn(BATCH, FRAMES, *LATENT), torch.randn(BATCH, num_tokens, TOKEN_DIM)
         return {name: make(latents, tokens) for name, make in MAKERS.items()}
 
 
-@pytest.fixture(scope="module")
-def networks() -> dict[str, Network]:
-    return make_networks("cpu")
+@pytest.fixture(scope="module", params=TOKENS)
+def num_tokens(request: pytest.FixtureRequest) -> int:
+    number: int = request.param
+    return number
 
 
 @pytest.fixture(scope="module")
-def blank() -> dict[str, Network]:
+def networks(num_tokens: int) -> dict[str, Network]:
+    return make_networks("cpu", num_tokens)
+
+
+@pytest.fixture(scope="module")
+def blank(num_tokens: int) -> dict[str, Network]:
     """The same without memory."""
-    return make_networks("meta")
+    return make_networks("meta", num_tokens)
 
 
 def train_only(network: Network, part: str) -> None:
@@ -144,14 +151,16 @@ def assert_no_more_memory(memory: dict[str, float]) -> None:
     assert memory[OURS] <= memory[peer]
 
 
-def test_a_forward_pass(networks: dict[str, Network], blank: dict[str, Network]) -> None:
-    assert_no_more_memory(compare("video U-Net, forward", without_gradients, networks, blank))
+def test_a_forward_pass(num_tokens: int, networks: dict[str, Network], blank: dict[str, Network]) -> None:
+    title = f"video U-Net, forward{TOKENS[num_tokens]}"
+    assert_no_more_memory(compare(title, without_gradients, networks, blank))
 
 
 @pytest.mark.parametrize("part", ["all", "temporal"])
-def test_a_training_step(part: str, networks: dict[str, Network], blank: dict[str, Network]) -> None:
+def test_a_training_step(part: str, num_tokens: int, networks: dict[str, Network], blank: dict[str, Network]) -> None:
     """Of everything, and of the temporal layers alone, the others frozen, as a Video LDM is trained."""
     for network in (*networks.values(), *blank.values()):
         train_only(network, part)
-    title = f"video U-Net, training step of {'everything' if part == 'all' else 'the temporal layers'}"
+    of = "everything" if part == "all" else "the temporal layers"
+    title = f"video U-Net, training step of {of}{TOKENS[num_tokens]}"
     assert_no_more_memory(compare(title, training_step, networks, blank))
