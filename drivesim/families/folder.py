@@ -63,7 +63,7 @@ def find_model(folder_or_name: str | Path) -> Path:
     folder = Path(folder_or_name)
     if folder.is_dir():
         return folder
-    shipped = Path(str(files("drivesim.families"))) / "shipped"
+    shipped = _shipped("shipped")
     if (shipped / str(folder_or_name)).is_dir():
         return shipped / str(folder_or_name)
     names = sorted(path.name for path in shipped.iterdir() if path.is_dir()) if shipped.is_dir() else []
@@ -73,8 +73,12 @@ def find_model(folder_or_name: str | Path) -> Path:
 def find_lora(source: str) -> str:
     """LoRA weights: a path, or the name of those that ship with the package; `@0.7` after either stays where it is."""
     name, at, scale = source.partition("@")
-    shipped = Path(str(files("drivesim.families"))) / "shipped_lora" / name
+    shipped = _shipped("shipped_lora") / name
     return f"{shipped}{at}{scale}" if shipped.is_dir() and not Path(name).exists() else source
+
+
+def _shipped(folder: str) -> Path:
+    return Path(str(files("drivesim.families"))) / folder
 
 
 def family_of(folder: Path) -> str:

@@ -150,7 +150,7 @@ class VideoDecoder(ModelMixin, ConfigMixin):
         """Mixes the image decoder's weights in, the layers over time fade by as much; at 1 it is that decoder.
 
         Between the weights that were tuned and those that they were tuned from there are often better ones than either
-        (WiSE-FT, Wortsman et al. 2021, arXiv 2109.01903, §3).
+        (WiSE-FT, Wortsman et al. 2021, arXiv 2109.01903).
         """
         for name, part in self.spatial_parts().items():
             theirs = getattr(autoencoder, name).state_dict()

@@ -1,6 +1,6 @@
 """Low-rank changes to layers of a network that stays as it is: W + up @ down (arXiv 2106.09685, §4.1).
 
-A convolution's kernel is one matrix, of output channels by input channels and places (LoCon, arXiv 2309.14859, §3.2).
+A convolution's kernel is one matrix, of output channels by input channels and places (LoCon, arXiv 2309.14859).
 """
 
 from __future__ import annotations

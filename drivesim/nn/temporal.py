@@ -21,9 +21,6 @@ MAX_ATTENTION_BATCH = 32_768
 # Twice as many take the same time.
 CPU_PORTION = 2**16
 MOST_COUNTED = 8  # portions of one layer, on the meta device
-# A norm that may overwrite what it is given takes a sample's channels in so many portions where they have as many
-# numbers: what it makes on the way is a quarter then, and less than the convolution after it makes.
-NORM_PORTIONS, LARGE_NORM = 4, 2**21
 
 
 def to_time_view(frames_NCHW: Tensor, num_frames: int) -> Tensor:
@@ -139,40 +136,20 @@ class TemporalResBlock(nn.Module):
 
     def forward(self, video_BCTP: Tensor, time_embed_BTD: Tensor, context_BCTP: Tensor | None = None) -> Tensor:
         """`B C T P` -> `B C T P`, the change."""
-        is_own = context_BCTP is not None
         x = video_BCTP if context_BCTP is None else torch.cat([video_BCTP, context_BCTP], dim=1)
-        x = self._normalised(self.norm1, x, is_own=is_own)
+        x = self._normalised(self.norm1, x)
         x = self.conv1(F.silu(x, inplace=not torch.is_grad_enabled()))
         x = x + self.time_emb_proj(F.silu(time_embed_BTD)).transpose(1, 2)[..., None]
-        x = self._normalised(self.norm2, x, is_own=True)
+        x = self._normalised(self.norm2, x)
         change: Tensor = self.conv2(F.silu(x, inplace=not torch.is_grad_enabled()))
         return change if self.shortcut is None else change + self.shortcut(context_BCTP)
 
-    def _normalised(self, norm: nn.GroupNorm, x_BCTP: Tensor, *, is_own: bool) -> Tensor:
-        """Groups over all frames, or over each frame by itself; `is_own` = `x_BCTP` is needed no more."""
-        if self.sees_one_frame:
-            frames_NCP = x_BCTP.transpose(1, 2).flatten(0, 1)
-            return norm(frames_NCP).unflatten(0, (len(x_BCTP), -1)).transpose(1, 2)  # type: ignore[no-any-return]
-        if is_own and not torch.is_grad_enabled():
-            return _normalised_in_place(norm, x_BCTP)
-        return norm(x_BCTP)  # type: ignore[no-any-return]
-
-
-def _normalised_in_place(norm: nn.GroupNorm, x_BCTP: Tensor) -> Tensor:
-    """What `norm` gives, bit for bit, written over what it is given: groups of channels know nothing of each other."""
-    if x_BCTP[:1].numel() < LARGE_NORM:
-        return norm(x_BCTP)  # type: ignore[no-any-return]
-    size = -(-norm.num_groups // NORM_PORTIONS)
-    width = norm.num_channels // norm.num_groups
-    for first in range(0, norm.num_groups, size):
-        groups = min(size, norm.num_groups - first)
-        part = slice(first * width, (first + groups) * width)
-        for one in x_BCTP.split(1):  # whose channels lie side by side
-            made = F.group_norm(one[:, part], groups, norm.weight[part], norm.bias[part], norm.eps)
-            if made.dtype != one.dtype:  # in mixed precision, where the short type cannot hold it
-                return norm(x_BCTP)  # type: ignore[no-any-return]
-            one[:, part] = made
-    return x_BCTP
+    def _normalised(self, norm: nn.GroupNorm, x_BCTP: Tensor) -> Tensor:
+        """Groups over all frames, or over each frame by itself."""
+        if not self.sees_one_frame:
+            return norm(x_BCTP)  # type: ignore[no-any-return]
+        frames_NCP = x_BCTP.transpose(1, 2).flatten(0, 1)
+        return norm(frames_NCP).unflatten(0, (len(x_BCTP), -1)).transpose(1, 2)  # type: ignore[no-any-return]
 
 
 class FeedForward(nn.Module):
