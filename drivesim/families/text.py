@@ -40,13 +40,11 @@ from drivesim.families.text_sources import Sources
 from drivesim.families.text_tokens import PromptEncoder, Telling
 from drivesim.families.text_upscale import LatentUpscaling
 from drivesim.models import autoencoder as coder
+from drivesim.models.picture_decoding import SUMMARY, WHOLE
 from drivesim.models.text_to_image import TextSide, TextToImage
 from drivesim.models.video_unet import VideoUNet
 
-# Sides, in latents, of the pieces that decoders take larger pictures in. Attention of a whole 1280 x 2048 picture over
-# 320 x 512 latents would take more than twice the work of all else in its decoder.
-IMAGE_TILE, VIDEO_TILE = 96, 64
-_TILE_OVERLAP = 1 / 6  # share of a tile of the image decoder that the next one covers as well
+VIDEO_TILE = 64  # side, in latents, of the pieces that a video decoder takes larger pictures in
 # Gaps between key frames that a step of a rollout shows: what a killed run loses at most once its key frames are made.
 GAPS_AT_ONCE = 1
 
@@ -98,7 +96,6 @@ class TextModel:
             assert parts.interpolation_unet is not None and parts.interpolation is not None
             self.interpolator = VideoUNet(parts.interpolation_unet, parts.interpolation).eval()
         upscaling = self._upscaling(index)
-        _decode_in_tiles(parts.image)
         self.finishing = Finishing(
             parts.image.vae, parts.video_decoder, upscaling, fps=self.fps, tile=VIDEO_TILE
         )  # fmt: skip
@@ -108,7 +105,7 @@ class TextModel:
             "samplings": {stage: as_facts(how) for stage, how in self.samplings.items()},
             "key_frames": self.num_frames, "size_hw": self.start_hw, "fps": self.key_fps, "rates": self.rates,
             "upscaling": None if upscaling is None else [upscaling.noise_level, upscaling.overlap],
-            "stages": sorted(parts.networks()), "tiles": [IMAGE_TILE, VIDEO_TILE, GAPS_AT_ONCE],
+            "stages": sorted(parts.networks()), "tiles": [WHOLE, SUMMARY, VIDEO_TILE, GAPS_AT_ONCE],
         }  # fmt: skip
         self.fingerprint = hashlib.sha256(f"{weights}|{json.dumps(facts, sort_keys=True)}".encode()).hexdigest()
 
@@ -168,7 +165,6 @@ class TextModel:
     def _upscaling(self, index: dict[str, Any]) -> LatentUpscaling | None:
         if self.parts.upscaler is None:
             return None
-        _decode_in_tiles(self.parts.upscaler)
         own = _encoder(self.parts.upscaler)
         colours = cache(lambda: LatentColours(self.parts.upscaler.vae))  # type: ignore[union-attr]
         facts = index.get("upscaling", {})
@@ -329,12 +325,3 @@ def _encoder(image: TextToImage | TextSide) -> PromptEncoder:
 def _of_all(conditions: Sequence[Prompts]) -> Prompts:
     assert all(other == conditions[0] for other in conditions), "clips of one call have the same prompts"
     return conditions[0]
-
-
-def _decode_in_tiles(image: TextToImage) -> None:
-    """Lets an autoencoder decode large pictures in pieces, faded into each other; small ones are decoded as ever."""
-    vae = image.vae
-    vae.enable_tiling()
-    vae.tile_latent_min_size = IMAGE_TILE
-    vae.tile_sample_min_size = IMAGE_TILE * coder.downsampling(vae)
-    vae.tile_overlap_factor = _TILE_OVERLAP

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -10,6 +11,9 @@ from diffusers import AutoencoderKL as AutoencoderKL
 from diffusers import VQModel as VQModel
 from numpy.typing import NDArray
 from torch import Tensor
+
+from drivesim.models.picture_decoding import WHOLE, decode_in_bands
+from drivesim.nn.frame_groups import standing_for
 
 Autoencoder: TypeAlias = AutoencoderKL | VQModel
 
@@ -80,12 +84,42 @@ def decode(autoencoder: Autoencoder, latents_TCHW: Tensor) -> NDArray[np.uint8]:
 def decode_pictures(autoencoder: Autoencoder, latents_TCHW: Tensor) -> Tensor:
     """As `decode`, to float frames (T, 3, H, W) in [-1, 1] on the autoencoder's device.
 
-    One frame goes through the network at a time, so that a frame's bytes do not depend on its neighbours.
+    One frame goes through the network at a time, so that a frame's bytes do not depend on its neighbours; a frame of
+    more than `picture_decoding.WHOLE` latents in bands.
     """
-    config = autoencoder.config
-    latents = latents_TCHW.to(autoencoder.device, autoencoder.dtype) / config.scaling_factor
-    latents = latents + _shift(autoencoder)
-    return torch.cat([autoencoder.decode(latent).sample.clamp(-1, 1) for latent in latents.split(1)])
+    made: Tensor | None = None
+    for index, latent in enumerate(latents_TCHW.split(1)):
+        if latent.is_meta and index > 0:
+            break  # the first stands for it
+        with standing_for(len(latents_TCHW) if latent.is_meta else 1):
+            frame = _decoded(autoencoder, latent.to(autoencoder.device, autoencoder.dtype)).clamp_(-1, 1)
+            if len(latents_TCHW) == 1:
+                return frame
+            if made is None:
+                made = frame.new_empty(len(latents_TCHW), *frame.shape[1:])
+            made[index] = frame[0]
+    assert made is not None
+    return made
+
+
+def _decoded(autoencoder: Autoencoder, scaled_1CHW: Tensor) -> Tensor:
+    height, width = scaled_1CHW.shape[2:]
+    if height * width <= WHOLE or autoencoder.config.get("norm_type", "group") != "group":
+        return autoencoder.decode(_unscaled(autoencoder, scaled_1CHW)).sample  # type: ignore[no-any-return]
+    return decode_in_bands(autoencoder.decoder, scaled_1CHW, partial(_for_decoder, autoencoder))
+
+
+def _unscaled(autoencoder: Autoencoder, scaled_NCHW: Tensor) -> Tensor:
+    return scaled_NCHW / autoencoder.config.scaling_factor + _shift(autoencoder)  # type: ignore[no-any-return]
+
+
+def _for_decoder(autoencoder: Autoencoder, scaled_NCHW: Tensor) -> Tensor:
+    """What the decoder itself takes: unscaled, and the nearest entries of a codebook."""
+    latents = _unscaled(autoencoder, scaled_NCHW)
+    if isinstance(autoencoder, VQModel):
+        latents = autoencoder.quantize(latents)[0]
+    conv = autoencoder.post_quant_conv
+    return latents if conv is None else conv(latents)  # type: ignore[no-any-return]
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from drivesim.models.autoencoder import Autoencoder, VQModel
+from drivesim.models.picture_decoding import layers_of
 from drivesim.nn.temporal import Mix
 from drivesim.nn.video_convolution import Cut, VideoConvLayer
 
@@ -200,17 +202,12 @@ class VideoDecoder(ModelMixin, ConfigMixin):
             yield layer, cut
 
     def _in_order(self) -> Iterator[nn.Module]:
-        yield self.decoder.conv_in
-        blocks: Any = [self.decoder.mid_block, *self.decoder.up_blocks]
         levels: Any = self.temporal
-        for block, temporal in zip(blocks, levels, strict=True):
-            attentions = getattr(block, "attentions", ())
-            for index, resnet in enumerate(block.resnets):
-                yield resnet
-                yield from temporal[index : index + 1]
-                yield from (attention for attention in attentions[index : index + 1] if attention is not None)
-            yield from getattr(block, "upsamplers", None) or ()
-        yield from (self.decoder.conv_norm_out, self.decoder.conv_act, self.decoder.conv_out)
+        temporal = [iter(level) for level in levels]
+        for level, layer in layers_of(self.decoder):
+            yield layer
+            if isinstance(layer, ResnetBlock2D):
+                yield from islice(temporal[level], 1)
 
 
 def run_layer(layer: nn.Module, frames_NCHW: Tensor, num_clips: int, cut: Cut) -> Tensor:

@@ -8,7 +8,7 @@ Axes: N frames, C channels, G groups, H W picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -36,7 +36,8 @@ def normed(piece_NCHW: Tensor, norm: nn.GroupNorm, moments: Moments) -> Tensor:
     per_group = norm.num_channels // norm.num_groups
     scale_NC = (moments.variance_NG + norm.eps).rsqrt().repeat_interleave(per_group, dim=1) * norm.weight
     shift_NC = norm.bias - moments.mean_NG.repeat_interleave(per_group, dim=1) * scale_NC
-    return torch.addcmul(shift_NC[:, :, None, None], piece_NCHW, scale_NC[:, :, None, None])
+    shift, scale = (x[:, :, None, None].to(piece_NCHW.dtype) for x in (shift_NC, scale_NC))
+    return torch.addcmul(shift, piece_NCHW, scale)
 
 
 def run_on_pieces(layer: LayerOnPiece, norms: Sequence[nn.GroupNorm], picture_NCHW: Tensor, grid: Grid) -> Tensor:
@@ -110,15 +111,25 @@ def _pooled_moments(
 ) -> Moments:
     """Moments over all pieces of what the layer's next norm sees."""
     margin = len(known)
+
+    def pieces() -> Iterator[Tensor]:
+        for top, bottom in spans(picture_NCHW.shape[2], grid[0]):
+            above = min(margin, top)
+            for piece, left, wide in _columns(picture_NCHW[:, :, top - above : bottom + margin], grid[1], margin):
+                yield _inner(layer(piece, known), above, left, (bottom - top, wide))
+
+    return pooled(pieces(), num_groups)
+
+
+def pooled(pieces: Iterable[Tensor], num_groups: int) -> Moments:
+    """Moments over all pieces of a picture, (N, C, h, w) each, in float32 or better."""
     means, variances, areas = [], [], []
-    for top, bottom in spans(picture_NCHW.shape[2], grid[0]):
-        above = min(margin, top)
-        for piece, left, wide in _columns(picture_NCHW[:, :, top - above : bottom + margin], grid[1], margin):
-            seen = _inner(layer(piece, known), above, left, (bottom - top, wide))
-            variance, mean = torch.var_mean(seen.unflatten(1, (num_groups, -1)), dim=(2, 3, 4), correction=0)
-            means.append(mean)
-            variances.append(variance)
-            areas.append((bottom - top) * wide)
+    for piece in pieces:
+        at_least_float = piece.to(torch.promote_types(piece.dtype, torch.float32))
+        variance, mean = torch.var_mean(at_least_float.unflatten(1, (num_groups, -1)), dim=(2, 3, 4), correction=0)
+        means.append(mean)
+        variances.append(variance)
+        areas.append(piece.shape[2] * piece.shape[3])
     means_PNG, variances_PNG = torch.stack(means), torch.stack(variances)  # P pieces
     shares_P11 = means_PNG.new_tensor(areas).view(-1, 1, 1) / sum(areas)
     mean_NG = (shares_P11 * means_PNG).sum(dim=0)
