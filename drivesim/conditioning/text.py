@@ -67,14 +67,14 @@ class TextConditioner(nn.Module):
         ids_BL: Tensor = encoded.input_ids
         return ids_BL
 
-    def check(self, prompt: str) -> None:
-        """Raises ValueError for a prompt that is too long; says what of it fits."""
+    def check(self, prompt: str, what: str = "a prompt") -> None:
+        """Raises ValueError for a prompt, called so, that is too long; says what of it fits."""
         ids = self.tokenizer(prompt, verbose=False).input_ids  # what is too long for it is told here
         if len(ids) <= self.num_tokens:
             return
         fits = self.tokenizer.decode(ids[1 : self.num_tokens - 1]).strip()
         raise ValueError(
-            f"a prompt of {len(ids) - 2} tokens; the text encoder takes {self.num_tokens - 2}, which is up to {fits!r}"
+            f"{what} of {len(ids) - 2} tokens; the text encoder takes {self.num_tokens - 2}, which is up to {fits!r}"
         )
 
     def _encoded(self, ids_1L: Tensor) -> Tensor:

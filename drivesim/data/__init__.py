@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from drivesim.data.captioned import CaptionedClips, CaptionedClipsConfig
 from drivesim.data.nuscenes import CaptionedNuScenes, NuScenesConfig, NuScenesSource
 from drivesim.data.pictures import PictureFolder, PictureFolderConfig
@@ -25,6 +27,7 @@ __all__ = [
     "Report",
     "VideoFolderConfig",
     "VideoFolderSource",
+    "is_there",
     "make_source",
     "prepare",
 ]
@@ -45,3 +48,13 @@ def make_source(config: DataConfig) -> ClipSource:
         return VideoFolderSource(config)
     expected = "NuScenesConfig, VideoFolderConfig, CaptionedClipsConfig or PictureFolderConfig"
     raise ValueError(f"{type(config).__name__} is no data config; expected {expected}")
+
+
+def is_there(config: DataConfig) -> bool:
+    """Whether what a config names is on the disk, or is still to come."""
+    if isinstance(config, CaptionedClipsConfig):
+        if config.csv is not None:
+            return Path(config.csv).expanduser().is_file()
+        paths = [Path(pattern).expanduser() for pattern in config.tars]
+        return all(any(path.parent.glob(path.name)) for path in paths)
+    return Path(config.root, getattr(config, "version", "")).expanduser().is_dir()

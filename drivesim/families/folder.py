@@ -101,6 +101,11 @@ def read_index(folder: Path, family: str = DRIVING) -> dict[str, Any]:
         ValueError: no index, one that cannot be read, or that of another family.
     """
     path, index = folder / INDEX, _index(folder)
+    if "_class_name" in index:
+        raise ValueError(
+            f"{folder}: a text-to-image checkpoint ({index['_class_name']}), not a model; drivesim rollout family=text "
+            f"takes it as image={folder}"
+        )
     found = index.get("family", DRIVING)
     if found != family:
         raise ValueError(

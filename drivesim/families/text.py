@@ -210,8 +210,9 @@ class TextModel:
             (self.parts.upscaler, conditions.without_subject()),
         ):
             if conditioner is not None:
-                for prompt in (*prompts, conditions.negative_prompt):
+                for prompt in prompts:
                     _conditioner(conditioner).check(prompt)
+                _conditioner(conditioner).check(conditions.negative_prompt, "a negative prompt")
         return asdict(conditions)
 
     def encode(self, frames_THWC: NDArray[np.uint8]) -> Tensor:

@@ -39,6 +39,22 @@ X4_UPSCALER = {
     "cross_attention_dim": TEXT_WIDTH, "attention_head_dim": 8, "use_linear_projection": True,
     "num_class_embeds": 1000, "only_cross_attention": (True, True, True, False),
 }  # fmt: skip
+STABLE_DIFFUSION_1: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
+# Checkpoints by hub id, whose sizes are known without them: of which U-Net, and what it predicts.
+_HUB_IDS: dict[str, tuple[dict[str, Any], str]] = {
+    "CompVis/stable-diffusion-v1-4": (STABLE_DIFFUSION_1, "epsilon"),
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": (STABLE_DIFFUSION_1, "epsilon"),
+    "stabilityai/stable-diffusion-2-base": (STABLE_DIFFUSION_2, "epsilon"),
+    "stabilityai/stable-diffusion-2-1-base": (STABLE_DIFFUSION_2, "epsilon"),
+    "stabilityai/stable-diffusion-2": (STABLE_DIFFUSION_2, "v_prediction"),
+    "stabilityai/stable-diffusion-2-1": (STABLE_DIFFUSION_2, "v_prediction"),
+    "stabilityai/stable-diffusion-x4-upscaler": (X4_UPSCALER, "v_prediction"),
+}
+# Sizes of the text encoders by the width of their tokens.
+_TEXT_ENCODERS: dict[int, dict[str, Any]] = {
+    768: {"intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "hidden_act": "quick_gelu"},
+    TEXT_WIDTH: {"intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16, "hidden_act": "gelu"},
+}
 
 
 class SizedTokenizer:
@@ -55,8 +71,7 @@ class SizedTokenizer:
 def published_parts() -> TextParts:
     """All parts of the model, on the meta device, where they take no memory."""
     with torch.device("meta"):
-        image = _checkpoint(STABLE_DIFFUSION_2, (128, 256, 512, 512))
-        upscaler = _checkpoint(X4_UPSCALER, (128, 256, 512))
+        image, upscaler = _checkpoint(STABLE_DIFFUSION_2), _checkpoint(X4_UPSCALER)
         interpolation_unet = UNet2DConditionModel(**STABLE_DIFFUSION_2 | {"in_channels": 9})
         parts = TextParts(
             image=image,
@@ -75,29 +90,35 @@ def published_parts() -> TextParts:
     return parts
 
 
+def public_checkpoint(hub_id: str) -> TextToImage | None:
+    """A public checkpoint by its sizes alone, on the meta device; None = one whose sizes are not known here."""
+    if hub_id not in _HUB_IDS:
+        return None
+    with torch.device("meta"):
+        return _checkpoint(*_HUB_IDS[hub_id])
+
+
 def _stack(unet: UNet2DConditionModel, **more: int | bool) -> TemporalStack:
     return TemporalStack.for_backbone(unet, per_frame_alpha=False, cross_attention_dim=TEXT_WIDTH, **more)  # type: ignore[arg-type]
 
 
-def _checkpoint(unet: dict[str, Any], vae_channels: tuple[int, ...]) -> TextToImage:
+def _checkpoint(unet: dict[str, Any], prediction: str = "v_prediction") -> TextToImage:
     is_upscaler = "num_class_embeds" in unet
-    levels = len(vae_channels)
+    vae_channels = (128, 256, 512) if is_upscaler else (128, 256, 512, 512)
+    width = unet["cross_attention_dim"]
     text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            hidden_size=TEXT_WIDTH, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16,
-            hidden_act="gelu", max_position_embeddings=NUM_TOKENS,
-        )
-    )  # fmt: skip
+        CLIPTextConfig(hidden_size=width, max_position_embeddings=NUM_TOKENS, **_TEXT_ENCODERS[width])
+    )
     vae = AutoencoderKL(
         block_out_channels=vae_channels,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
+        down_block_types=("DownEncoderBlock2D",) * len(vae_channels),
+        up_block_types=("UpDecoderBlock2D",) * len(vae_channels),
         layers_per_block=2,
     )
     with torch.device("cpu"):  # schedulers read their numbers
         scheduler = DDIMScheduler(
             beta_start=0.0001 if is_upscaler else 0.00085, beta_end=0.02 if is_upscaler else 0.012,
-            beta_schedule="scaled_linear", prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False,
+            beta_schedule="scaled_linear", prediction_type=prediction, clip_sample=False, set_alpha_to_one=False,
             steps_offset=1,
         )  # fmt: skip
     return TextToImage(

@@ -173,6 +173,8 @@ def _forget_where_it_lay(path: Path) -> None:
         write_json(path, {key: value for key, value in read_json(path).items() if key != "_name_or_path"})
 
 
+_PIPELINE = "StableDiffusion"  # what the names of its pipelines begin with
+
 # The parts that are no networks, and those that are: all of them are judged before gigabytes are read.
 _Parts = tuple[dict[str, Any], dict[str, JudgedPart]]
 
@@ -181,11 +183,23 @@ def _in_folder(source: Path, base: Path | None, dtype: torch.dtype) -> _Parts:
     def of(name: str) -> Path:
         return source / name if base is None or (source / name).is_dir() else base / name
 
+    _check_pipeline(source)
     return _small_parts(of), {
         "text_encoder": _judged_text_encoder(of("text_encoder"), dtype),
         "vae": _judged_network(AutoencoderKL, of("vae"), dtype),
         "unet": _judged_network(UNet2DConditionModel, of("unet"), dtype),
     }
+
+
+def _check_pipeline(folder: Path) -> None:
+    """Raises ValueError for a folder whose index names another family of pipelines; one may have no index."""
+    path = folder / "model_index.json"
+    pipeline = str(read_json(path).get("_class_name", _PIPELINE)) if path.is_file() else _PIPELINE
+    if not pipeline.startswith(_PIPELINE):
+        raise ValueError(
+            f"{folder}: not the architecture of Stable Diffusion 1.x or 2.x: its pipeline is {pipeline}, needed is "
+            f"{_PIPELINE}Pipeline or {_PIPELINE}UpscalePipeline"
+        )
 
 
 def _in_original(file: OriginalCheckpoint, dtype: torch.dtype) -> _Parts:

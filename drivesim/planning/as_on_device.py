@@ -47,6 +47,8 @@ class AsOnDevice(TorchFunctionMode):
             args, kwargs = tree_map(self._to_low, (args, kwargs))
         elif self.low is not None and func in _IN_32_BIT:
             args, kwargs = tree_map(_to_float, (args, kwargs))
+        if func is Tensor.backward and args[0].is_meta:
+            return self._backward(args[0])
         if func is F.scaled_dot_product_attention and args[0].is_meta:
             return _fused_attention(*args, **kwargs)
         if func in _LEAVING and args[0].is_meta:
@@ -54,6 +56,17 @@ class AsOnDevice(TorchFunctionMode):
         if func is Tensor.to and args[0].is_meta:
             args, kwargs = tree_map(_stay, (args, kwargs))
         return func(*args, **kwargs)
+
+    def _backward(self, loss: Tensor) -> None:
+        """The mode is left while a function of torch's runs; layers that a backward pass runs again are to see it.
+
+        Both of torch's own functions for it would come here again, hence its engine.
+        """
+        with torch.no_grad():
+            ones = torch.ones_like(loss)
+        engine: Any = torch.autograd.Variable._execution_engine
+        with self:
+            engine.run_backward((loss,), (ones,), False, False, (), allow_unreachable=True, accumulate_grad=True)
 
     def _to_low(self, value: Any) -> Any:
         if not isinstance(value, Tensor) or value.dtype is not torch.float32 or not value.is_meta:

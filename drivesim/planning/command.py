@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from drivesim.data import make_source
+from drivesim.data import is_there, make_source
 from drivesim.planning.plan import Plan
 from drivesim.rollout.run import RolloutConfig
 
@@ -28,5 +27,4 @@ def plan_command(config: Any, find_recipe: Callable[[str], Any]) -> Plan:
         return plan_rollout(config, config.plan)
     from drivesim.planning.plan_training import plan_training  # Lightning, which takes seconds to import
 
-    there = Path(config.data.root, getattr(config.data, "version", "")).expanduser().is_dir()
-    return plan_training(config, config.plan, find_recipe, make_source(config.data) if there else None)
+    return plan_training(config, config.plan, find_recipe, make_source(config.data) if is_there(config.data) else None)

@@ -29,6 +29,7 @@ from drivesim.families.folder import (
     write_index,
 )
 from drivesim.families.text_parts import FAMILY, blank_checkpoint
+from drivesim.families.text_published import public_checkpoint
 from drivesim.models.hub import find_source
 from drivesim.models.stored_weights import set_weight_type
 from drivesim.models.text_to_image import TextToImage, judge_text_to_image, load_text_to_image, save_text_to_image
@@ -87,7 +88,7 @@ class TextFolders(ModelFolders):
 
     def blank(self, source: str, names: Iterable[str]) -> Parts:
         """See `ModelFolders`."""
-        return self._parts(source, names, lambda path: blank_checkpoint(Path(find_source(path))), blank_parts)
+        return self._parts(source, names, _blank, blank_parts)
 
     def judged(self, source: str, names: Iterable[str]) -> Parts:
         """See `ModelFolders`."""
@@ -214,6 +215,17 @@ class SubjectFolders(TextFolders):
         own = {name: part for name, part in made.items() if name in CHECKPOINT_PARTS}
         missing = [name for name in CHECKPOINT_PARTS if name not in own]
         save_checkpoint(self.load(config.init, missing) | own, folder, config)
+
+
+def _blank(source: str) -> TextToImage:
+    """A checkpoint without weights; a public one that cannot be had by its published sizes."""
+    try:
+        return blank_checkpoint(find_source(source, has_weights=False))
+    except FileNotFoundError:
+        published = public_checkpoint(source)
+        if published is None:
+            raise
+        return published
 
 
 def save_checkpoint(parts: Parts, folder: Path, config: TrainConfig) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from drivesim.core.tar_member import list_members
 from drivesim.core.video import probe, read_all
-from drivesim.data import CaptionedClips, CaptionedClipsConfig, ProblemKind, make_source
+from drivesim.data import CaptionedClips, CaptionedClipsConfig, ProblemKind, VideoFolderConfig, is_there, make_source
 from drivesim.data.batches import FrameDataset, collate
 from drivesim.data.captions import texts_of
 from drivesim.data.frames import cache_frames
@@ -152,3 +152,16 @@ def test_splits_and_fingerprint_follow_names_and_captions(make_video, tmp_path) 
     assert few == {name for name in val if name not in ("v0.mp4", "v1.mp4", "v2.mp4")}
     assert source(rows).fingerprint == source(rows).fingerprint
     assert source(rows).fingerprint != source([*rows[:-1], "v11.mp4,another"]).fingerprint
+
+
+def test_it_is_known_whether_data_are_there_yet(tmp_path: Path) -> None:
+    csv = tmp_path / "clips.csv"
+    by_csv = CaptionedClipsConfig(csv=str(csv))
+    by_tars = CaptionedClipsConfig(tars=[str(tmp_path / "tars" / "*.tar")])
+    assert not is_there(by_csv) and not is_there(by_tars)
+    csv.write_text("video,caption\n")
+    (tmp_path / "tars").mkdir()
+    assert not is_there(by_tars)
+    (tmp_path / "tars" / "a.tar").touch()
+    assert is_there(by_csv) and is_there(by_tars)
+    assert is_there(VideoFolderConfig(root=str(tmp_path))) and not is_there(VideoFolderConfig(root=str(tmp_path / "x")))

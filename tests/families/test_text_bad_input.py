@@ -189,3 +189,12 @@ def test_seconds_ask_for_as_many_key_frames_as_they_need() -> None:
     index = {"fps": 1.875, "rates": [7.5, 30.0]}
     assert [key_frames_for(index, seconds) for seconds in (0.1, 113 / 30, 114 / 30, 60.0)] == [2, 8, 9, 114]
     assert key_frames_for({"fps": 2.0}, 0.5) == 1
+
+
+def test_a_negative_prompt_that_is_too_long_is_called_so(folder: Path) -> None:
+    with pytest.raises(ValueError, match="a negative prompt of 40 tokens"):
+        TextModel.from_pretrained(folder).facts(Prompts(prompts=["night"], negative_prompt="night " * 40))
+
+
+def test_a_checkpoint_in_place_of_a_model_is_told_where_it_belongs(folder: Path) -> None:
+    refused(folder / "image", ["text-to-image checkpoint (StableDiffusionPipeline)", "takes it as image="])

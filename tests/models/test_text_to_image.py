@@ -254,3 +254,9 @@ def test_parts_of_different_models_are_refused_naming_both_sizes(folders: dict[s
     shutil.rmtree(tmp_path / "mixed" / "unet")
     with pytest.raises(ValueError, match="hidden_size is 24, needed is 32"):
         load_text_to_image(tmp_path / "mixed", base=folders["v2"])
+
+
+def test_another_pipeline_is_named_before_its_parts_are_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(ValueError, match="not the architecture of Stable Diffusion .*: its pipeline is FluxPipeline"):
+        load_text_to_image(tmp_path)

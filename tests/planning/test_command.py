@@ -16,6 +16,7 @@ from drivesim.core.machine import is_out_of_memory
 from drivesim.families.driving import DrivingModel
 from drivesim.planning import advice
 from drivesim.planning.command import plan_command
+from drivesim.planning.training_demand import blank_stage_parts
 from drivesim.rollout.rows import OUT_OF_MEMORY
 from tests.command_line import drivesim
 from tests.families.tiny_family import write_tiny_family
@@ -167,3 +168,32 @@ def test_another_error_of_a_training_keeps_its_traceback(monkeypatch: pytest.Mon
 def test_of_several_jobs_only_the_way_to_a_plan_is_told() -> None:
     said = advice.what_fits("train", ["-m", "seed=1,2"], "no memory", run=lambda _: pytest.fail("planned a sweep"))
     assert said == "drivesim plan train seed=1,2 prints the whole plan"
+
+
+@pytest.mark.parametrize(
+    ("experiment", "millions"),
+    [
+        # Stable Diffusion 1 with its text encoder, Stable Diffusion 2's, the x4 upscaler's U-Net: as published
+        ("text/dreambooth", {"backbone": 859.5, "text_encoder": 123.1}),
+        ("text/key_frames", {"backbone": 865.9, "text_encoder": 340.4}),
+        ("text/upscaler", {"backbone": 473.4}),
+    ],
+)
+def test_full_size_text_recipes_need_no_checkpoints_to_be_planned(
+    monkeypatch: pytest.MonkeyPatch, experiment: str, millions: dict[str, float]
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    parts = blank_stage_parts(compose("train", [f"experiment={experiment}"]), recipe_that_writes)
+    found = {name: sum(p.numel() for p in parts[name].parameters()) / 1e6 for name in millions}
+    assert found == pytest.approx(millions, abs=0.06)
+
+
+def test_a_full_size_text_recipe_is_planned_without_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    plan = plan_command(
+        compose("plan", ["train", "experiment=text/image", "trainer.devices=1", "plan.hardware=h100"]),
+        recipe_that_writes,
+    )
+    assert plan.memory_bytes > 2**34
+    assert "the data are not there yet" in plan.text()

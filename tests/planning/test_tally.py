@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from drivesim.models.temporal_stack import TemporalStack
 from drivesim.models.video_unet import VideoUNet
@@ -127,3 +128,19 @@ def test_samples_that_are_made_one_after_the_other_count_as_all_of_them() -> Non
     one, three = tally_of(1), tally_of(3)
     assert Work.of(three).flops == 3 * Work.of(one).flops > 0
     assert three.peak_bytes < 1.5 * one.peak_bytes, "what is made of one sample is gone before the next"
+
+
+def test_layers_that_a_backward_pass_runs_again_see_the_device_as_well() -> None:
+    with torch.device("meta"):
+        block = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, padding=1), torch.nn.SiLU(), torch.nn.Conv2d(4, 4, 1))
+        picture = torch.zeros(1, 4, 8, 8, requires_grad=True)
+    tallies = []
+    for is_run_again in (False, True):
+        with Tally() as tally, AsOnDevice(torch.bfloat16):
+            made = checkpoint(block, picture, use_reentrant=False) if is_run_again else block(picture)
+            made.float().sum().backward()
+        tallies.append(sum(tally.flops_of[kernel] * count for kernel, count in tally.kernels.items()))
+    first = block[0].weight
+    assert first.grad is not None and first.grad.dtype is torch.float32
+    before, last = 2 * 8 * 8 * 4 * 4 * 9, 2 * 8 * 8 * 4 * 4
+    assert tallies == [3 * (before + last), 3 * (before + last) + before]  # the last one's result is not needed again
