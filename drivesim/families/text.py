@@ -29,7 +29,7 @@ from drivesim.families.preview import LatentColours, SamplingStep
 from drivesim.families.prompts import Prompts
 from drivesim.families.stages import TextStagesConfig
 from drivesim.families.text_fitting import check_text_fit, check_text_size
-from drivesim.families.text_generate import generate_keys, interpolate_windows
+from drivesim.families.text_generate import START_WEIGHT, generate_keys, interpolate_windows
 from drivesim.families.text_parts import (
     TextParts,
     judge_text_parts,
@@ -106,6 +106,7 @@ class TextModel:
             "key_frames": self.num_frames, "size_hw": self.start_hw, "fps": self.key_fps, "rates": self.rates,
             "upscaling": None if upscaling is None else [upscaling.noise_level, upscaling.overlap],
             "stages": sorted(parts.networks()), "tiles": [WHOLE, SUMMARY, VIDEO_TILE, GAPS_AT_ONCE],
+            "start_weight": START_WEIGHT,
         }  # fmt: skip
         self.fingerprint = hashlib.sha256(f"{weights}|{json.dumps(facts, sort_keys=True)}".encode()).hexdigest()
 
