@@ -96,7 +96,7 @@ def _shown_given(
     """A denoiser whose first frames are the given ones, with the noise of the step.
 
     The other frames are led to where the network finds the given ones again in what it is shown: reconstruction
-    guidance (Ho et al. 2022, arXiv 2204.03458, eq. 7). Without it a video cuts to another place after its first frame.
+    guidance (Ho et al. 2022, arXiv 2204.03458). Without it a video cuts to another place after its first frame.
     """
     num_given, shape = given_BSCHW.shape[1], given_BSCHW.shape[1:]
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(given_BSCHW)

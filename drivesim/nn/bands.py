@@ -111,7 +111,10 @@ class Convolution:
         shape[self._lines_on] += lead + is_last
         seen = torch.empty(shape, dtype=band.dtype, device=band.device, memory_format=torch.channels_last)
         before, here, after = seen.split([lead, band.shape[self._lines_on], int(is_last)], dim=self._lines_on)
-        before.copy_(torch.zeros(()) if self._kept is None else self._kept)
+        if self._kept is None:
+            before.zero_()
+        else:
+            before.copy_(self._kept)
         here.copy_(band)
         after.zero_()
         del band
