@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import re
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,8 +44,7 @@ from drivesim.sweep.condition_run import ConditionUseConfig
 from drivesim.sweep.run import SweepConfig
 from drivesim.toytown.config import TownConfig
 
-# What Hydra raises at a person's mistake; `explain` makes one line of each. The assertion is OmegaConf's answer to a
-# key below a group that has no choice.
+# What a person's mistakes raise, for `explain`; AssertionError is the answer to a key below a group without a choice.
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException, AssertionError)
 
 
@@ -334,7 +334,9 @@ def explain(error: BaseException, overrides: Sequence[str]) -> str:
         choices = sorted({*_choices(group), *(error.options or [])})
         return f"unknown {group} '{choice}'{_hint(choice, choices)}; valid: {', '.join(choices) or 'none'}"
     if isinstance(cause, ValidationError):
-        return f"{cause.full_key}: {str(cause).splitlines()[0]}"
+        line = str(cause).splitlines()[0]
+        enum = re.search(r"'(.*)', expected one of \[(.*)\]", line)  # whose names are in capitals
+        return f"{cause.full_key}: {line}{_hint(enum[1].upper(), enum[2].split(', ')) if enum else ''}"
     if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):
         place, _, key = str(cause.full_key or cause.key).rpartition(".")
         node = cause.parent_node
@@ -362,8 +364,7 @@ def _unknown_key(place: str, key: str, valid: Sequence[str]) -> str:
 
 
 def _hint(word: str, choices: Iterable[str]) -> str:
-    found = nearest(word, choices)
-    return f", did you mean '{found}'?" if found else ""
+    return f", did you mean '{found}'?" if (found := nearest(word, choices)) else ""
 
 
 def _unknown_keys(config: DictConfig, place: str = "") -> Iterator[tuple[str, str, list[str]]]:

@@ -178,6 +178,10 @@ MISTAKES = {
     "a prompt for a driving model": ("rollout", ["start=x", "prompt=y"], ["unknown key 'prompt'", "family=text"]),
     "a preset of another family": ("rollout", ["start=x", "preset=fast"], ["preset", "family=text"]),
     "an unknown preset": ("rollout", ["family=text", "preset=fsat"], ["unknown preset 'fsat'", "fast, paper"]),
+    "a choice in small letters": (
+        "rollout", ["family=text", "sampler.sampler=unipc"], ["expected one of [DDIM, UNIPC", "did you mean 'UNIPC'?"]
+    ),
+    "a start frame that leads away": ("rollout", ["family=text", "sampler.start_weight=-1"], ["start_weight: -1"]),
     "a typo with prompts": ("rollout", ["family=text", "propmt=y"], ["did you mean 'prompt'?"]),
     "no steps": ("rollout", ["start=x", "sampler.steps=0"], ["steps: 0"]),
     "guidance below none": ("design", ["scene=x", "sampler.guidance=0.5"], ["guidance scale: 0.5"]),

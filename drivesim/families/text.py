@@ -22,14 +22,14 @@ from torch import Tensor
 from drivesim.conditioning.text import TextConditioner
 from drivesim.core.seeds import Key
 from drivesim.diffusion.sampling import OnStep
-from drivesim.diffusion.settings import TextOverrides, as_facts
+from drivesim.diffusion.settings import KeyFrameSamplingConfig, TextOverrides, as_facts
 from drivesim.families.finishing import Finishing
 from drivesim.families.folder import find_model
 from drivesim.families.preview import LatentColours, SamplingStep
 from drivesim.families.prompts import Prompts
 from drivesim.families.stages import TextStagesConfig
 from drivesim.families.text_fitting import check_text_fit, check_text_size
-from drivesim.families.text_generate import START_WEIGHT, generate_keys, interpolate_windows
+from drivesim.families.text_generate import generate_keys, interpolate_windows
 from drivesim.families.text_parts import (
     TextParts,
     judge_text_parts,
@@ -106,7 +106,6 @@ class TextModel:
             "key_frames": self.num_frames, "size_hw": self.start_hw, "fps": self.key_fps, "rates": self.rates,
             "upscaling": None if upscaling is None else [upscaling.noise_level, upscaling.overlap],
             "stages": sorted(parts.networks()), "tiles": [WHOLE, SUMMARY, VIDEO_TILE, GAPS_AT_ONCE],
-            "start_weight": START_WEIGHT,
         }  # fmt: skip
         self.fingerprint = hashlib.sha256(f"{weights}|{json.dumps(facts, sort_keys=True)}".encode()).hexdigest()
 
@@ -244,6 +243,7 @@ class TextModel:
             conditions: of the clips; the same of all.
         """
         sampling = self.samplings["key_frames"]
+        assert isinstance(sampling, KeyFrameSamplingConfig)
         moments_T = [number / self.key_fps for number in range(self.num_frames)]
         told = self.telling.told(_of_all(conditions), [moments_T] * len(generators), self.duration_s, sampling.guidance)
         return generate_keys(

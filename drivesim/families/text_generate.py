@@ -15,14 +15,9 @@ from drivesim.conditioning.given_frames import context_of, ends_given
 from drivesim.diffusion.consistency import clean_and_noise, levels
 from drivesim.diffusion.objective import add_noise
 from drivesim.diffusion.sampling import Denoiser, JointGuidance, OnStep, sample
-from drivesim.diffusion.settings import TextSamplingConfig
+from drivesim.diffusion.settings import KeyFrameSamplingConfig, TextSamplingConfig
 from drivesim.families.text_tokens import Told
 from drivesim.models.video_unet import DeepFeatures, VideoUNet
-
-# Weight of reconstruction guidance. With the shipped model and start frames of toytown scenes 9001, 9004 and 9007 the
-# first step changes the picture by 3.7, 3.6 and 1.9 times as much as a later one without it, with 2 by 3.1, 2.5 and
-# 1.4 times, with 10 by 1.5, 1.3 and 0.9 times, with 20 as with 10.
-START_WEIGHT = 10.0
 
 
 class DeepReuse:
@@ -53,7 +48,7 @@ def generate_keys(
     schedule: Any,
     told: Told,
     shape: tuple[int, int, int, int],
-    sampling: TextSamplingConfig,
+    sampling: KeyFrameSamplingConfig,
     generators: Sequence[torch.Generator],
     *,
     given_BSCHW: Tensor | None = None,
@@ -62,22 +57,24 @@ def generate_keys(
     """Latents (B, T, C, h, w) of key frames.
 
     A given first frame is shown to the network at every step with the noise of that step, and the others are led to go
-    with it; it comes back unchanged. The temporal layers of key frames have no context to be shown it by (§3.1). Each
-    step has a backward pass then, in which layers are run again, and every network call is whole.
+    with it where `sampling.start_weight` is not 0; it comes back unchanged. The temporal layers of key frames have no
+    context to be shown it by (§3.1). A step that leads has a backward pass, in which layers are run again, and its
+    network calls are whole.
 
     Args:
         video_unet: the image model's U-Net with the temporal layers.
         schedule: the image model's scheduler, whose noise levels and target are read.
         told: of the clips; both branches where `sampling.guidance` is not 1.
         shape: (T, C, h, w).
-        sampling: sampler, steps, classifier-free guidance.
+        sampling: sampler, steps, classifier-free guidance, weight of a given first frame.
         generators: one a clip.
         given_BSCHW: latents of the first frames; None = none.
         on_step: called after each step; None = nobody listens.
     """
     device, dtype = video_unet.backbone.device, video_unet.backbone.dtype
-    reuse = DeepReuse(sampling.deep_every if given_BSCHW is None else 1)
-    if given_BSCHW is not None:
+    is_led = given_BSCHW is not None and sampling.start_weight > 0
+    reuse = DeepReuse(1 if is_led else sampling.deep_every)
+    if is_led:
         video_unet.enable_gradient_checkpointing()
 
     def network(x: Tensor, step_B: Tensor) -> Tensor:
@@ -85,24 +82,27 @@ def generate_keys(
 
     denoise: Denoiser = JointGuidance(network, sampling.guidance)
     if given_BSCHW is not None:
-        denoise = _shown_given(denoise, given_BSCHW.to(device, dtype), schedule, generators)
+        denoise = _shown_given(denoise, given_BSCHW.to(device, dtype), schedule, generators, sampling.start_weight)
     made = sample(denoise, shape, schedule, sampling, generators, device=device, dtype=dtype, on_step=on_step)
     return made if given_BSCHW is None else torch.cat([given_BSCHW.to(made), made[:, given_BSCHW.shape[1] :]], dim=1)
 
 
 def _shown_given(
-    denoise: Denoiser, given_BSCHW: Tensor, schedule: Any, generators: Sequence[torch.Generator]
+    denoise: Denoiser, given_BSCHW: Tensor, schedule: Any, generators: Sequence[torch.Generator], weight: float
 ) -> Denoiser:
     """A denoiser whose first frames are the given ones, with the noise of the step.
 
     The other frames are led to where the network finds the given ones again in what it is shown: reconstruction
-    guidance (Ho et al. 2022, arXiv 2204.03458). Without it a video cuts to another place after its first frame.
+    guidance (Ho et al. 2022, arXiv 2204.03458), of that weight. With 0 a video cuts to another place after its first
+    frame.
     """
     num_given, shape = given_BSCHW.shape[1], given_BSCHW.shape[1:]
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(given_BSCHW)
 
     def shown(x_BTCHW: Tensor, step_B: Tensor) -> Tensor:
         noisy, _ = add_noise(given_BSCHW, noise, step_B, schedule)
+        if weight == 0:
+            return denoise(torch.cat([noisy, x_BTCHW[:, num_given:]], dim=1), step_B)
         others = x_BTCHW[:, num_given:].detach().requires_grad_()
         with torch.enable_grad():
             seen = torch.cat([noisy, others], dim=1)
@@ -111,7 +111,7 @@ def _shown_given(
             (gradient,) = torch.autograd.grad(error, others)
         seen, clean = seen.detach(), clean.detach()
         a, s = levels(step_B, schedule, seen)
-        clean[:, num_given:] -= START_WEIGHT / 2 * a * gradient
+        clean[:, num_given:] -= weight / 2 * a * gradient
         return add_noise(clean, (seen - a * clean) / s, step_B, schedule)[1]
 
     return shown

@@ -20,7 +20,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from drivesim.conditioning.rate_label import RateLabel
-from drivesim.diffusion.settings import Sampler, TextSamplingConfig
+from drivesim.diffusion.settings import KeyFrameSamplingConfig, Sampler, TextSamplingConfig
 from drivesim.families.folder import INDEX, blank_parts, find_lora, judged_parts, load_parts, read_index, sampling_of
 from drivesim.families.text_sources import Sources
 from drivesim.models.hub import find_source
@@ -30,8 +30,8 @@ from drivesim.models.video_decoder import VideoDecoder
 
 FAMILY = "text"
 # How stages are sampled by a model that says nothing of it, as preset=fast. Guidance as in the paper (Table 8).
-SAMPLINGS = {
-    "key_frames": TextSamplingConfig(sampler=Sampler.DPM_SOLVER, steps=18, guidance=8.0),
+SAMPLINGS: dict[str, TextSamplingConfig] = {
+    "key_frames": KeyFrameSamplingConfig(sampler=Sampler.DPM_SOLVER, steps=18, guidance=8.0),
     "interpolate": TextSamplingConfig(sampler=Sampler.DPM_SOLVER, steps=10, guidance=13.0),
     "upscale": TextSamplingConfig(sampler=Sampler.DPM_SOLVER, steps=10, guidance=2.0),
 }
@@ -117,7 +117,7 @@ def sampling_of_stage(index: dict[str, Any], stage: str) -> TextSamplingConfig:
         )
     if stage not in own:
         return replace(SAMPLINGS[stage])
-    return sampling_of({"name": index["name"], stage: own[stage]}, stage, TextSamplingConfig)
+    return sampling_of({"name": index["name"], stage: own[stage]}, stage, type(SAMPLINGS[stage]))
 
 
 @dataclass(kw_only=True, slots=True)

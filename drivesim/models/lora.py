@@ -7,6 +7,7 @@ training scripts) and kohya's (`lora_unet_...`, `lora_te_...`).
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +63,8 @@ def fuse_lora(source: str | Path, unet: nn.Module, text_encoder: nn.Module) -> N
         text_encoder: takes the layers called text_encoder.
 
     Raises:
-        ValueError: a pickle, a truncated file, another kind of adapter, or weights for another model; the networks
-            then are as before.
+        ValueError: a pickle, a truncated file, another kind of adapter, weights for another model, or no number of
+            times; the networks then are as before.
     """
     lora = _judged(source, unet, text_encoder)
     tensors, targets = read_tensors(lora.path, lora.shapes, torch.float32), _targets(unet, text_encoder)
@@ -94,9 +95,12 @@ def _path_and_scale(source: str) -> tuple[Path, float]:
     if not at:
         return Path(source).expanduser(), 1.0
     try:
-        return Path(path).expanduser(), float(number)
+        scale = float(number)
     except ValueError:
         return Path(source).expanduser(), 1.0  # a path with an @ in it
+    if not math.isfinite(scale):
+        raise ValueError(f"LoRA {source}: {number} times of it; expected a number, such as {path}@0.7")
+    return Path(path).expanduser(), scale
 
 
 def _layers(shapes: dict[str, Any], place: str) -> dict[tuple[str, str], _Layer]:

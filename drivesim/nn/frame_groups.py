@@ -23,6 +23,9 @@ _TIMES: ContextVar[int] = ContextVar("times", default=1)
 @contextmanager
 def standing_for(times: int) -> Iterator[None]:
     """What runs inside stands for so many runs alike, which the meta device need not make: nothing comes of them."""
+    if times == 1:  # always so on other devices; torch.compile cannot follow a context variable
+        yield
+        return
     token = _TIMES.set(_TIMES.get() * times)
     try:
         yield

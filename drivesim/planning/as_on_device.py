@@ -48,7 +48,10 @@ class AsOnDevice(TorchFunctionMode):
         elif self.low is not None and func in _IN_32_BIT:
             args, kwargs = tree_map(_to_float, (args, kwargs))
         if func is Tensor.backward and args[0].is_meta:
-            return self._backward(args[0])
+            self._backward(args[0], (), accumulate_grad=True)
+            return None
+        if func is torch.autograd.grad and args[0][0].is_meta:  # of one loss
+            return self._backward(args[0][0], args[1], accumulate_grad=False)
         if func is F.scaled_dot_product_attention and args[0].is_meta:
             return _fused_attention(*args, **kwargs)
         if func in _LEAVING and args[0].is_meta:
@@ -57,8 +60,10 @@ class AsOnDevice(TorchFunctionMode):
             args, kwargs = tree_map(_stay, (args, kwargs))
         return func(*args, **kwargs)
 
-    def _backward(self, loss: Tensor) -> None:
-        """The mode is left while a function of torch's runs; layers that a backward pass runs again are to see it.
+    def _backward(self, loss: Tensor, inputs: tuple[Tensor, ...], *, accumulate_grad: bool) -> Any:
+        """Gradients of the inputs, or none and those of all weights are kept there.
+
+        The mode is left while a function of torch's runs; layers that a backward pass runs again are to see it.
 
         Both of torch's own functions for it would come here again, hence its engine.
         """
@@ -66,7 +71,9 @@ class AsOnDevice(TorchFunctionMode):
             ones = torch.ones_like(loss)
         engine: Any = torch.autograd.Variable._execution_engine
         with self:
-            engine.run_backward((loss,), (ones,), False, False, (), allow_unreachable=True, accumulate_grad=True)
+            return engine.run_backward(
+                (loss,), (ones,), False, False, inputs, allow_unreachable=True, accumulate_grad=accumulate_grad
+            )
 
     def _to_low(self, value: Any) -> Any:
         if not isinstance(value, Tensor) or value.dtype is not torch.float32 or not value.is_meta:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from drivesim.core.machine import resident_bytes
 from drivesim.data.source import ClipSource
+from drivesim.families.text_published import SizedTokenizer
 from drivesim.nn.video_convolution import counted_as
 from drivesim.planning.changes import Override, applied, fitting, training_changes
 from drivesim.planning.demand import Demand
@@ -52,6 +53,8 @@ def plan_training(config: TrainConfig, wanted: PlanConfig, find_recipe: FindReci
         notes.append(f"memory, FLOPs and time are those of each of the {config.trainer.devices} processes")
     if config.loader.num_workers:
         notes.append(f"the {config.loader.num_workers} loader processes of the machine are not in the peak")
+    if isinstance(parts.get("tokenizer"), SizedTokenizer):
+        notes.append(f"{config.init} cannot be had here: the sizes are those it was published with")
     if num_cached is None:
         notes.append("the data are not there yet: caches are those of an hour of video, and their time is left out")
     plan = Plan(

@@ -82,10 +82,10 @@ def text_demand(command: TextRolloutCommand, model: TextModel) -> Demand:
     if command.start is not None:
         picture = np.zeros((1, *model.start_hw, 3), dtype=np.uint8)
         phases.append(counted("encoding the start", 1, lambda: model.encode(picture)))
-    none = torch.zeros(1, 0, *latent, device="meta")
+    given = torch.zeros(1, 0 if command.start is None else 1, *latent, device="meta")
     keys = (_Settings(model, "key_frames"), "sampling")
     phases.append(
-        sampled("key frames", futures, keys, lambda: model.predict(none, generators=[_any()], conditions=[said]))
+        sampled("key frames", futures, keys, lambda: model.predict(given, generators=[_any()], conditions=[said]))
     )
     phases += [_filling_in(model, number, futures * plan.num_chunks, said) for number in range(model.num_passes)]
     phases.append(_decoding(model, plan.num_frames, futures))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from drivesim.diffusion.settings import TextOverrides
+from drivesim.diffusion.settings import KeyFrameOverrides, TextOverrides
 from drivesim.families.prompts import Prompts
 from drivesim.families.stages import TextStagesConfig
 from drivesim.families.text_sources import Sources
@@ -37,7 +37,7 @@ class TextRolloutCommand(RolloutConfig):
     upscaler: str | None = None  # x4-upscaler checkpoint in place of the model's
     base_text: str | None = None  # checkpoint whose text encoder tells temporal layers; None = the model's own image
     lora: list[str] = field(default_factory=list)  # LoRA weights to fuse into image: paths, shipped names; or PATH@0.7
-    sampler: TextOverrides = field(default_factory=TextOverrides)  # group sampler, of key frames
+    sampler: KeyFrameOverrides = field(default_factory=KeyFrameOverrides)  # group sampler, of key frames
     stages: TextStagesConfig = field(default_factory=TextStagesConfig)  # which stages follow, and how they are sampled
 
     weights: str = "float32"  # type of the networks' numbers: float32, bfloat16 or float16

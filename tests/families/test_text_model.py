@@ -12,7 +12,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, StableDiffusionUpscalePipeline
 
 from drivesim.core.seeds import torch_generator
-from drivesim.diffusion.settings import TextOverrides
+from drivesim.diffusion.settings import KeyFrameOverrides, TextOverrides
 from drivesim.families.portions import upsample_next
 from drivesim.families.prompts import Prompts
 from drivesim.families.stages import TextStagesConfig, Upsampling
@@ -146,6 +146,21 @@ def test_a_start_frame_opens_the_video_and_the_others_go_with_it(model: TextMode
     other = key_frames(model, given=model.encode(picture // 4))
     assert not torch.equal(keys[1:], other[1:]), "the other frames do not see the start frame"
     assert frames_of(model, start=given[0]).shape[0] == 9
+
+
+@pytest.mark.parametrize(("weight", "whole_calls"), [(0.0, 1), (0.5, 2)])
+def test_how_strongly_a_start_frame_leads_can_be_said(folder: Path, weight: float, whole_calls: int) -> None:
+    how = {"key_frames": KeyFrameOverrides(start_weight=weight, deep_every=2)}
+    model, own = TextModel.from_pretrained(folder, samplings=how), TextModel.from_pretrained(folder)
+    given = own.encode(np.full((1, *SIZE_HW, 3), 200, np.uint8))
+    calls: list[bool] = []
+    mid = model.video_unet.backbone.mid_block.resnets[0]
+    mid.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    keys, led = key_frames(model, given=given), key_frames(own, given=given)
+    assert torch.equal(keys[0], given[0])
+    assert not torch.equal(keys[1:], led[1:])
+    assert calls == [weight > 0] * (2 * whole_calls if weight else whole_calls)  # in a backward pass layers run again
+    assert model.fingerprint != own.fingerprint
 
 
 @pytest.mark.parametrize("pieces", [[9], [1] * 9, [4, 0, 5]])

@@ -161,3 +161,10 @@ def test_a_pickle_and_a_missing_file_are_refused(tmp_path: Path) -> None:
         fuse_lora(tmp_path / "lora.pt", parts.unet, parts.text_encoder)
     with pytest.raises(ValueError, match="no such file or folder"):
         fuse_lora(tmp_path / "nothing.safetensors", parts.unet, parts.text_encoder)
+
+
+@pytest.mark.parametrize("times", ["nan", "inf"])
+def test_no_number_of_times_of_a_lora_is_refused(times: str) -> None:
+    parts = tiny_text_to_image("v1")
+    with pytest.raises(ValueError, match=f"{times} times of it; expected a number, such as lora.safetensors@0.7"):
+        fuse_lora(f"lora.safetensors@{times}", parts.unet, parts.text_encoder)

@@ -90,6 +90,20 @@ def test_clips_too_large_to_be_taken_at_once_are_the_backbones_output_bit_for_bi
     torch.testing.assert_close(at_once, mixed, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("with_gradients", [False, True])
+def test_samples_and_groups_of_frames_compile_to_one_graph(
+    with_gradients: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frame_groups, "_AT_ONCE", {"cpu": 4 * 32 * 8 * 16})  # 4 of 9 frames; one sample of two
+    backbone = make_backbone(layers=1)
+    video = VideoUNet(backbone, with_random_weights(TemporalStack.for_backbone(backbone, num_frames=9)))
+    inputs = torch.randn(2, 9, 4, 8, 16), torch.tensor([7, 800]), torch.randn(2, 6, 24)
+    torch.compiler.reset()
+    with torch.set_grad_enabled(with_gradients):
+        compiled = torch.compile(video, backend="eager", fullgraph=True, dynamic=False)
+        assert torch.equal(compiled(*inputs), video(*inputs))
+
+
 @torch.no_grad()
 def test_what_deep_levels_made_of_samples_one_after_the_other_is_reused(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = make_backbone()

@@ -197,3 +197,4 @@ def test_a_full_size_text_recipe_is_planned_without_data(monkeypatch: pytest.Mon
     )
     assert plan.memory_bytes > 2**34
     assert "the data are not there yet" in plan.text()
+    assert "stable-diffusion-2-1-base cannot be had here: the sizes are those it was published with" in plan.text()

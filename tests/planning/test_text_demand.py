@@ -9,6 +9,7 @@ import torch
 
 from drivesim.config import compose
 from drivesim.families.text import TextModel
+from drivesim.planning.demand import Phase
 from drivesim.planning.text_demand import blank_text_model, text_demand
 from tests.families.tiny_text import write_tiny_text
 
@@ -47,6 +48,21 @@ def test_more_steps_more_guidance_and_whole_calls_cost_more(folder: Path) -> Non
     assert flops("sampler.steps=4", "sampler.guidance=1") == pytest.approx(base / 2, rel=0.1)
     # Of every two calls one is whole; of the other the top level alone.
     assert 0.5 * base < flops("sampler.steps=4", "sampler.deep_every=2") < 0.95 * base
+
+
+def test_a_start_frame_that_leads_costs_a_backward_pass_in_every_step(folder: Path) -> None:
+    def key_frames(*overrides: str) -> Phase:
+        alone = ["stages.interpolate=false", "stages.upsampling=NONE", "sampler.steps=4"]
+        command = compose("plan", ["rollout", "family=text", f"model={folder}", *alone, *overrides])
+        demand = text_demand(command, blank_text_model(command))
+        (phase,) = (phase for phase in demand.phases if phase.name == "key frames")
+        return phase
+
+    base, shown, led = key_frames(), key_frames("start=a.png", "sampler.start_weight=0"), key_frames("start=a.png")
+    assert shown.work.flops == pytest.approx(base.work.flops, rel=0.01)
+    # Layers run again, and the gradients of what they are handed, but not of weights.
+    assert 2.7 * base.work.flops < led.work.flops < 3.3 * base.work.flops
+    assert led.peak_bytes > 1.3 * shown.peak_bytes
 
 
 def test_another_type_of_weights_is_planned_without_a_word(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

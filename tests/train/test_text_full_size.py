@@ -12,6 +12,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from drivesim.config import compose
 from drivesim.data.captions import texts_of
+from drivesim.diffusion.settings import as_facts
+from drivesim.families.text_parts import SAMPLINGS
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.folders import Parts
 from drivesim.train.recipes import RECIPES, trained_parts
@@ -103,6 +105,15 @@ def test_full_size_trainings_are_as_long_and_wide_as_the_papers(name: str, lengt
     config = compose("train", [f"experiment=text/{name}"])
     assert (config.loader.batch_size, config.trainer.devices, config.trainer.max_steps) == length
     assert config.trainer.precision == "bf16-mixed"
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"), [("key_frames", "key_frames"), ("interpolation", "interpolate"), ("upscaler", "upscale")]
+)
+def test_models_of_full_size_trainings_are_sampled_as_preset_fast(name: str, stage: str) -> None:
+    config = compose("train", [f"experiment=text/{name}"])
+    (facts,) = RECIPES[config.stage].index(config)["samplings"].values()
+    assert facts.items() <= as_facts(SAMPLINGS[stage]).items()
 
 
 def test_every_full_size_recipe_has_a_tiny_twin(repo_root: Path) -> None:
