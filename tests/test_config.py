@@ -179,7 +179,9 @@ MISTAKES = {
     "a preset of another family": ("rollout", ["start=x", "preset=fast"], ["preset", "family=text"]),
     "an unknown preset": ("rollout", ["family=text", "preset=fsat"], ["unknown preset 'fsat'", "fast, paper"]),
     "a choice in small letters": (
-        "rollout", ["family=text", "sampler.sampler=unipc"], ["expected one of [DDIM, UNIPC", "did you mean 'UNIPC'?"]
+        "rollout",
+        ["family=text", "sampler.sampler=unipc"],
+        ["expected one of [DDIM, UNIPC", "did you mean 'UNIPC'?"],
     ),
     "a start frame that leads away": ("rollout", ["family=text", "sampler.start_weight=-1"], ["start_weight: -1"]),
     "a typo with prompts": ("rollout", ["family=text", "propmt=y"], ["did you mean 'prompt'?"]),

@@ -171,6 +171,13 @@ def test_a_text_model_is_no_driving_model(folder: Path) -> None:
         DrivingModel.from_pretrained(folder)
 
 
+def test_a_later_stage_without_key_frames_says_how_it_gets_them(folder: Path) -> None:
+    path = folder / "model_index.json"
+    index = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in index.items() if key not in ("fps", "size_hw")}))
+    refused(folder, ["missing keys fps, size_hw", "joins=[a model that has these]"])
+
+
 def test_parts_that_are_missing_are_named(folder: Path) -> None:
     shutil.rmtree(folder / "temporal")
     refused(folder, ["part 'temporal' is missing"])
