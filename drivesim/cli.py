@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,7 @@ from drivesim.config import (
     to_typed,
 )
 from drivesim.core.arguments import compare_key
-from drivesim.core.devices import check_accelerator, check_device
+from drivesim.core.devices import check_accelerator, check_device, number_type
 from drivesim.core.files import write_json
 from drivesim.core.machine import is_out_of_memory
 from drivesim.core.run_folder import CONFIG_FILE, IDENTITY_FILE, record_run, versions
@@ -213,10 +214,24 @@ def _prepare(config: PrepareCommand, out: Path, record: Record) -> None:
 
 
 def _train(config: Any, out: Path, record: Record) -> None:
+    from drivesim.data.source import problems_line
     from drivesim.train.fit import fit
+    from drivesim.train.initial_parts import judge_parts
 
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it advertises
+    for message in (".* module.s. in eval mode at the start", ".*isinstance.treespec, LeafSpec"):  # frozen parts are
+        warnings.filterwarnings("ignore", message)
     check_accelerator(config.trainer.accelerator)
-    print(f"model: {fit(config, _source(config.data), out, record)}")
+    judge_parts(config)  # as `fit` does, but before anything is drawn for it
+    source = _source(config.data)
+
+    def begin() -> None:
+        record()
+        said = problems_line(source)  # opens the videos, which the training asks for anyway
+        if said is not None:
+            print(said, file=sys.stderr)
+
+    print(f"model: {fit(config, source, out, begin)}")
 
 
 def _load_simulator(model: str, device: str, **sampling: Any) -> Simulator:
@@ -236,7 +251,8 @@ def _design(config: DesignCommand, out: Path, record: Record) -> None:
     if family_of(find_model(config.model)) == FAMILY:
         raise ValueError(f"model={config.model} makes videos from prompts; scenes are for driving ones: model=toytown")
     scenes = scene_paths(config.scene)
-    simulator = _load_simulator(config.model, config.device, design_sampling=config.sampler)
+    dtype = number_type(config.weights)
+    simulator = _load_simulator(config.model, config.device, dtype=dtype, design_sampling=config.sampler)
     record(fingerprint=simulator.model.fingerprint)
     for path in scenes:
         folder = out / path.parent.relative_to(config.scene) if Path(config.scene).is_dir() else out
@@ -279,6 +295,7 @@ def _driving_beginning(config: RolloutCommand) -> Beginning:
     from drivesim.rollout.pools import torch_threads
 
     how: dict[str, Any] = {"device": config.device, "predict_sampling": config.sampler, "stages": config.stages}
+    how["dtype"] = config.dtype()
     simulator = _load_simulator(config.model, **how)
     with torch_threads(config.pool.threads):  # of the start frame, too, whose bytes every future follows from
         start, pictures = _start(config, simulator)

@@ -75,6 +75,7 @@ class DesignCommand:
     num_frames: int = 4  # start frames; they differ by their number in the key of the noise
     seed: int = 0  # everything random follows from it
     sampler: SamplerOverrides = dataclasses.field(default_factory=SamplerOverrides)  # group sampler
+    weights: str = "float32"  # type of the networks' numbers: float32, bfloat16 or float16
     device: str = "cpu"  # torch device
     out: str | None = None  # folder of the frames; None = runs/design/TIME
 
@@ -334,8 +335,7 @@ def explain(error: BaseException, overrides: Sequence[str]) -> str:
         choices = sorted({*_choices(group), *(error.options or [])})
         return f"unknown {group} '{choice}'{_hint(choice, choices)}; valid: {', '.join(choices) or 'none'}"
     if isinstance(cause, ValidationError):
-        line = str(cause).splitlines()[0]
-        enum = re.search(r"'(.*)', expected one of \[(.*)\]", line)  # whose names are in capitals
+        enum = re.search(r"'(.*)', expected one of \[(.*)\]", line := str(cause).splitlines()[0])  # in capitals
         return f"{cause.full_key}: {line}{_hint(enum[1].upper(), enum[2].split(', ')) if enum else ''}"
     if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):
         place, _, key = str(cause.full_key or cause.key).rpartition(".")

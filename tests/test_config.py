@@ -184,6 +184,7 @@ MISTAKES = {
         ["expected one of [DDIM, UNIPC", "did you mean 'UNIPC'?"],
     ),
     "a start frame that leads away": ("rollout", ["family=text", "sampler.start_weight=-1"], ["start_weight: -1"]),
+    "an unknown precision": ("train", ["trainer.precision=banana"], ["trainer.precision=banana", "bf16-mixed"]),
     "a typo with prompts": ("rollout", ["family=text", "propmt=y"], ["did you mean 'prompt'?"]),
     "no steps": ("rollout", ["start=x", "sampler.steps=0"], ["steps: 0"]),
     "guidance below none": ("design", ["scene=x", "sampler.guidance=0.5"], ["guidance scale: 0.5"]),

@@ -1,8 +1,22 @@
-"""Which torch devices this machine has, and refusals of those that it lacks."""
+"""Which torch devices this machine has and which types networks' numbers may have, and refusals of others."""
 
 from __future__ import annotations
 
 import torch
+
+WEIGHTS = ("float32", "bfloat16", "float16")
+
+
+def number_type(weights: str) -> torch.dtype:
+    """The type of networks' numbers by its name.
+
+    Raises:
+        ValueError: another than those there are.
+    """
+    if weights not in WEIGHTS:
+        raise ValueError(f"weights={weights}; valid: {', '.join(WEIGHTS)}")
+    found: torch.dtype = getattr(torch, weights)
+    return found
 
 
 def devices() -> list[str]:

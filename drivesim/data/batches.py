@@ -21,7 +21,7 @@ from drivesim.data.captions import collate_texts, mirrored, text_bytes
 from drivesim.data.conditions import Conditions
 from drivesim.data.frames import FrameCache
 from drivesim.data.latents import LatentCache
-from drivesim.data.windows import CaptionWeight, Windows
+from drivesim.data.windows import CaptionWeight, Windows, tell_left_out
 
 Item = dict[str, Tensor]
 Batch = dict[str, Tensor]
@@ -87,6 +87,7 @@ class FrameDataset(Dataset[Item]):
         if flip and sides.get("left", 1.0) != sides.get("right", 1.0):
             raise ValueError("caption_weights: pictures are mirrored, so left and right come alike; weigh them alike")
         self.windows = Windows(cache.conditions, cache.fps, num_frames, fps, caption_weights)
+        tell_left_out([self.windows])
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -159,6 +160,7 @@ class LatentClipDataset(Dataset[Item]):
         self.windows = [
             Windows(cache.conditions, cache.fps, num_frames, rate, caption_weights) for rate in rates or [cache.fps]
         ]
+        tell_left_out(self.windows)
 
     def __len__(self) -> int:
         return sum(len(windows) for windows in self.windows)

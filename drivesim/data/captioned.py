@@ -27,7 +27,7 @@ class CaptionedClipsConfig:
     """Which clips, and which of them are held out."""
 
     csv: str | None = None  # file with a row a clip
-    tars: list[str] = field(default_factory=list)  # WebDataset shards: files, or patterns such as data/{*.tar}
+    tars: list[str] = field(default_factory=list)  # WebDataset shards: files, or patterns of file names: data/*.tar
     root: str | None = None  # folder that the CSV's paths are in; None = the CSV's own
     path_column: str = "video"  # of the CSV: path of the video
     caption_column: str = "caption"  # of the CSV
@@ -52,6 +52,7 @@ class CaptionedClips(VideoFilesSource):
     """Every row or sample is a drive with one caption."""
 
     has_captions = True
+    mixes_rates = True
 
     def __init__(self, config: CaptionedClipsConfig) -> None:
         """Reads the list of clips; videos are opened at the first question about them.
@@ -91,7 +92,7 @@ def _csv_rows(config: CaptionedClipsConfig, problems: list[Problem]) -> Iterator
         raise ValueError(f"{path}: no such CSV file")
     root = path.parent if config.root is None else Path(config.root).expanduser()
     seen: set[str] = set()
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         reader = csv.DictReader(file)
         columns = reader.fieldnames or []
         for wanted in (config.path_column, config.caption_column):
@@ -147,7 +148,7 @@ def _shards(patterns: list[str]) -> list[Path]:
         path = Path(pattern).expanduser()
         found = [path] if path.is_file() else sorted(path.parent.glob(path.name))
         if not found:
-            raise ValueError(f"tars: {pattern!r} matches no file")
+            raise ValueError(f"tars: {pattern!r} matches no file; patterns take *, ? and [ ] in a file's name")
         shards += found
     return shards
 
@@ -173,7 +174,7 @@ def _caption(name: str, members: dict[str, TarMember], problems: list[Problem]) 
         problems.append(Problem(where=name, kind=ProblemKind.NO_CAPTION, detail=detail))
         return None
     try:
-        text = members[found[0]].read_bytes().decode("utf-8")
+        text = members[found[0]].read_bytes().decode("utf-8-sig")
         caption = text.strip() if found[0] == ".txt" else _json_caption(json.loads(text))
     except ValueError as error:  # broken UTF-8 or JSON
         problems.append(Problem(where=name, kind=ProblemKind.UNREADABLE, detail=f"its caption: {error}"))

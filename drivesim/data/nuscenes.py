@@ -70,6 +70,7 @@ class NuScenesSource:
     """Every scene is a drive: the key frames and sweeps of one camera in time order."""
 
     has_boxes = True
+    mixes_rates = False
 
     def __init__(self, config: NuScenesConfig) -> None:
         """Loads the tables once; half a minute and 10 GB of memory for all of nuScenes.

@@ -37,6 +37,7 @@ class PictureFolder:
     """Pictures for training alone: none is held out of so few."""
 
     has_boxes = False
+    mixes_rates = False
     has_captions = True
 
     def __init__(self, config: PictureFolderConfig) -> None:

@@ -25,14 +25,14 @@ _BOX_HW = (1024, 2048)  # boxes are checked on a picture so fine that none is lo
 _ROWS_A_KIND = 5  # in the printed report; the JSON has all
 # Not wrong by itself: every road has users beside the picture.
 _NOTES = frozenset({ProblemKind.BOX_OUTSIDE})
-_FORMAT = 1  # of the files; part of the key
+_FORMAT = 2  # of the files; part of the key
 
 
 @dataclass(kw_only=True, slots=True)
 class PrepareConfig:
     """How closely to look."""
 
-    expected_fps: float | None = None  # drives at another rate are reported; None = the median of the drives
+    expected_fps: float | None = None  # others are reported; None = the drives' median, any for captioned clips
     check_fps: float | None = None  # frames a second that are decoded; None = all
     rate_tolerance: float = 0.05  # share by which a rate may differ
 
@@ -121,7 +121,7 @@ def prepare(source: ClipSource, out_dir: Path, config: PrepareConfig | None = No
     spec = {"source": source.fingerprint, "config": asdict(config), "format": _FORMAT}
     key = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
     drives = [drive for split in SPLITS for drive in source.drives(split)]
-    expected_fps = config.expected_fps or float(np.median([drive.fps for drive in drives] or [0.0]))
+    expected_fps = config.expected_fps or (0.0 if source.mixes_rates else _median_fps(drives))  # 0 = any
     problems = source.problems()
     num_boxes = num_checked = 0
     signatures_of = {}
@@ -141,6 +141,10 @@ def prepare(source: ClipSource, out_dir: Path, config: PrepareConfig | None = No
     with atomic_path(out_dir / "report.txt") as temporary:
         temporary.write_text(report.text(), encoding="utf-8")
     return report
+
+
+def _median_fps(drives: list[Drive]) -> float:
+    return float(np.median([drive.fps for drive in drives] or [0.0]))
 
 
 def _checked(

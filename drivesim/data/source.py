@@ -72,6 +72,10 @@ class ClipSource(Protocol):
     def has_boxes(self) -> bool:
         """Whether clips come with boxes."""
 
+    @property
+    def mixes_rates(self) -> bool:
+        """Whether drives come from many recorders, so that one at another rate than the others is nothing wrong."""
+
     def drives(self, split: str) -> list[Drive]:
         """The drives of a split that can be read, by name."""
 
@@ -104,6 +108,17 @@ class CaptionedSource(Protocol):
             conditions: what is known of its frames.
             fps: of the frames.
         """
+
+
+def problems_line(source: ClipSource) -> str | None:
+    """What a person who did not ask for the problems is told of them: how many, and the first; None where none is."""
+    problems = source.problems()
+    if not problems:
+        return None
+    first = f"{problems[0].where}: {problems[0].kind.value}: {problems[0].detail}"
+    if len(problems) == 1:
+        return f"1 problem in the data: {first}"
+    return f"{len(problems)} problems in the data, the first: {first}; drivesim prepare lists them"
 
 
 def check_split(split: str) -> str:

@@ -46,6 +46,7 @@ class VideoFilesSource(ABC):
     """Every video file is a drive; which files, and in which split, is the sub-class's."""
 
     has_boxes = False
+    mixes_rates = False
 
     def __init__(
         self, name: str, paths: Mapping[str, VideoFile], split_of: Mapping[str, str], is_night: bool | None = None

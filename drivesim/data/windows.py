@@ -5,6 +5,7 @@ Axes: T frames.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 from drivesim.data.captions import Captions, words_of
 from drivesim.data.conditions import Conditions
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -54,12 +57,12 @@ class Windows:
             ValueError: a rate that the cache does not hold, no place long enough, or a word that no caption holds.
         """
         self.stride = _stride(cache_fps, cache_fps if fps is None else fps)
-        self.num_frames = num_frames
+        self.num_frames, self.fps = num_frames, cache_fps / self.stride
         self.drives = list(conditions)
         self.starts = [_starts(conditions[drive].valid_T, num_frames, self.stride) for drive in self.drives]
         self.ends = np.cumsum([len(starts) for starts in self.starts])
         if self.ends[-1] == 0:
-            raise ValueError(f"no drive holds {num_frames} frames at {cache_fps / self.stride:g} fps without a gap")
+            raise ValueError(f"no drive holds {num_frames} frames at {self.fps:g} fps without a gap")
         self._up_to = (
             self._weighted(conditions, {w.word: w.weight for w in caption_weights}) if caption_weights else None
         )
@@ -102,6 +105,16 @@ def caption_weights_of(captions: Captions, caption_weights: Mapping[str, float])
     heard = [[caption_weights[word] for word in words_of(text) if word in caption_weights] for text in captions.texts]
     largest_T = np.array([max(weights, default=0.0) for weights in heard])[captions.choices_TP].max(axis=1)
     return np.where(largest_T > 0, largest_T, 1.0)
+
+
+def tell_left_out(windows: Sequence[Windows]) -> None:
+    """Warns of drives in which no clip fits, at none of the rates: they are too short, or have too many gaps."""
+    counts = np.array([[len(starts) for starts in of_rate.starts] for of_rate in windows]).sum(axis=0)
+    empty = [drive for drive, count in zip(windows[0].drives, counts, strict=True) if not count]
+    if empty:
+        rates = " or ".join(f"{of_rate.fps:g}" for of_rate in windows)
+        what = f"hold no {windows[0].num_frames} frames at {rates} fps without a gap and are left out"
+        _log.warning("%d of %d drives %s, the first: %s", len(empty), len(counts), what, empty[0])
 
 
 def _stride(cache_fps: float, fps: float) -> int:

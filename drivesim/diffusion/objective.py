@@ -19,15 +19,15 @@ def add_noise(x: Tensor, noise: Tensor, timestep_B: Tensor, schedule: DDIMSchedu
 
     Returns:
         x_t = a x + s e, and the target: e, or v = a e - s x (Salimans & Ho 2022), or x itself: what a network can
-        predict that is too narrow to hand all the noise of its input through to its output.
+        predict that is too narrow to hand all the noise of its input through to its output. Both of the type of `x`.
     """
     alpha_bar = schedule.alphas_cumprod.to(x.device)[timestep_B].view(-1, *([1] * (x.ndim - 1)))
     a, s = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-    noisy = a * x + s * noise
+    noisy = (a * x + s * noise).to(x.dtype)
     if schedule.config.prediction_type == "epsilon":
         return noisy, noise
     if schedule.config.prediction_type == "v_prediction":
-        return noisy, a * noise - s * x
+        return noisy, (a * noise - s * x).to(x.dtype)
     if schedule.config.prediction_type == "sample":
         return noisy, x
     raise ValueError(f"prediction type {schedule.config.prediction_type!r}; valid: epsilon, v_prediction, sample")

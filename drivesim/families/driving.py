@@ -114,8 +114,9 @@ class DrivingModel:
             self.interpolate_sampling = sampling_of(index, "interpolate_sampling", SamplingConfig)
         # Other sampling makes other frames of the same weights: half a run must not go on with it.
         facts = {key: fact for key, fact in sorted(index.items()) if key not in ("name", *_OVERRIDDEN)}
+        rounding = "" if self.dtype is torch.float32 else f"|{self.dtype}"
         self.fingerprint = hashlib.sha256(
-            f"{weights}|{json.dumps(facts)}|{self.design_sampling}|{self.predict_sampling}".encode()
+            f"{weights}|{json.dumps(facts)}|{self.design_sampling}|{self.predict_sampling}{rounding}".encode()
         ).hexdigest()
 
     @classmethod
@@ -173,6 +174,12 @@ class DrivingModel:
         """Where the networks are."""
         device: torch.device = self.video_unet.backbone.device
         return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the networks' numbers."""
+        dtype: torch.dtype = self.video_unet.backbone.dtype
+        return dtype
 
     def encode(self, frames_THWC: NDArray[np.uint8]) -> Tensor:
         """uint8 frames (T, H, W, 3) of `size_hw` to scaled latents (T, C, h, w).
@@ -240,7 +247,7 @@ class DrivingModel:
             self.video_unet,
             self.conditioner,
             self.schedule,
-            given_BSCHW.to(self.device),
+            given_BSCHW.to(self.device, self.dtype),
             self.num_frames,
             DrivingConditions.of_pictures(unknown, self.size_hw, conditions, unknown),
             self.predict_sampling,
@@ -285,7 +292,7 @@ class DrivingModel:
             self.conditioner,
             self.rate_label,
             self.schedule,
-            ends_B2CHW.to(self.device),
+            ends_B2CHW.to(self.device, self.dtype),
             torch.full((len(ends_B2CHW),), number),
             DrivingConditions.of_pictures(unknown, self.size_hw, conditions, unknown),
             self.interpolate_sampling,

@@ -114,9 +114,13 @@ def read_index(folder: Path, family: str = DRIVING) -> dict[str, Any]:
     samplings = {"design_sampling", "predict_sampling"} if family == DRIVING else set()
     missing = sorted(({"name", "fps", "size_hw"} | samplings) - set(index))
     if missing:
-        hint = "; stages after the key frames are trained with joins=[a model that has these] to be rolled out"
-        is_later_stage = family != DRIVING and "samplings" in index
-        raise ValueError(f"{path}: missing keys {', '.join(missing)}{hint if is_later_stage else ''}")
+        hint = ""
+        if family != DRIVING and "samplings" in index and not (folder / "temporal").is_dir():
+            hint = (
+                f"; it makes no key frames: image={folder} or upscaler={folder} shows what it has with another model, "
+                "and later stages are trained with joins=[a model that has these]"
+            )
+        raise ValueError(f"{path}: missing keys {', '.join(missing)}{hint}")
     fps, size_hw = index["fps"], index["size_hw"]
     if not isinstance(fps, int | float) or not fps > 0:
         raise ValueError(f"{path}: fps is {fps!r}; expected a number above 0")

@@ -144,7 +144,7 @@ def judge_text_parts(
         FileNotFoundError: a checkpoint that is not there.
     """
     judge = partial(judge_text_to_image, dtype=dtype)
-    image = judge(sources.image or _source(folder, index, "image"), loras=[find_lora(lora) for lora in sources.lora])
+    image = judge(_given(sources.image, "image") or _source(folder, index, "image"), loras=[find_lora(lora) for lora in sources.lora])
     base, own = _sides(folder, index, sources, image, judge)
     source, names = _upscaler_source(folder, index, sources), _own_parts(folder, index)
     upscaler = None if source is None else judge(source)
@@ -168,7 +168,7 @@ def blank_text_parts(folder: Path, index: dict[str, Any], sources: Sources) -> T
     def blank(source: str) -> TextToImage:
         return blank_checkpoint(find_source(source))
 
-    image = blank(sources.image or _source(folder, index, "image"))
+    image = blank(_given(sources.image, "image") or _source(folder, index, "image"))
     base, own = _sides(folder, index, sources, image, blank)
     source = _upscaler_source(folder, index, sources)
     upscaler = None if source is None else blank(source)
@@ -182,7 +182,8 @@ def _sides(
     """Who tells the temporal layers the prompt, and the image model that they were trained with."""
     own_source = _own_source(folder, index) if sources.image or sources.lora else None
     own = image if own_source is None else load(own_source)
-    return (own if sources.base_text is None else load(sources.base_text)), own
+    base_text = _given(sources.base_text, "image")
+    return (load(base_text) if base_text is not None else own), own
 
 
 def _joined(
@@ -216,7 +217,7 @@ def kept_stages(folder: Path, index: dict[str, Any]) -> set[str]:
 def _upscaler_source(folder: Path, index: dict[str, Any], sources: Sources) -> str | None:
     """The upscaler's checkpoint; None = the model has none, or it is left out."""
     if "upscaler" in kept_stages(folder, index):
-        return sources.upscaler or _source(folder, index, "upscaler")
+        return _given(sources.upscaler, "upscaler") or _source(folder, index, "upscaler")
     if sources.upscaler is not None:
         raise ValueError(
             f"model {index['name']!r}: upscaler={sources.upscaler} has no upscaler to take the place of: the model has "
@@ -231,6 +232,14 @@ def _own_parts(folder: Path, index: dict[str, Any]) -> list[str]:
     if "upscaler" not in stages:
         stages -= {"upscaler_temporal"}
     return names + sorted(stages - {"rates", "upscaler"})
+
+
+def _given(source: str | None, name: str) -> str | None:
+    """A checkpoint that a person names: itself, or the one in a model folder of ours."""
+    if source is None:
+        return None
+    own = Path(source).expanduser() / name
+    return str(own) if (own / INDEX).is_file() else source
 
 
 def _source(folder: Path, index: dict[str, Any], name: str) -> str:

@@ -96,7 +96,9 @@ def _path_and_scale(source: str) -> tuple[Path, float]:
         return Path(source).expanduser(), 1.0
     try:
         scale = float(number)
-    except ValueError:
+    except ValueError as error:
+        if Path(path).expanduser().exists() and not Path(source).expanduser().exists():
+            raise ValueError(f"LoRA {source}: {number!r} is no number of times, such as {path}@0.7") from error
         return Path(source).expanduser(), 1.0  # a path with an @ in it
     if not math.isfinite(scale):
         raise ValueError(f"LoRA {source}: {number} times of it; expected a number, such as {path}@0.7")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from drivesim.families.stages import Upsampling
 from drivesim.planning.plan import Change
-from drivesim.rollout.pools import PoolConfig, PoolKind
+from drivesim.rollout.pools import PoolKind
 
 if TYPE_CHECKING:
     from drivesim.train.config import TrainConfig
@@ -52,12 +52,15 @@ def _smaller_batches(config: TrainConfig) -> Iterator[list[Override]]:
         yield [("loader.batch_size", size), ("trainer.accumulate", accumulate)]
 
 
-def rollout_changes(pool: PoolConfig, num_workers: int, device: str, stages: Any) -> Iterator[list[Override]]:
-    """Fewer processes; the CPU in place of a GPU; stages left out, the last one first."""
+def rollout_changes(command: Any, num_workers: int) -> Iterator[list[Override]]:
+    """Fewer processes; 16 bits; the CPU in place of a GPU; stages left out, the last one first."""
+    pool, device, stages = command.pool, command.device, command.stages
     if pool.kind is PoolKind.RAY:
         while num_workers > 1:
             num_workers //= 2
             yield [("pool.workers", num_workers)]
+    if command.weights == "float32":
+        yield [("weights", "bfloat16")]
     if device != "cpu":
         yield [("device", "cpu")]
     others = list(Upsampling)[list(Upsampling).index(Upsampling(stages.upsampling)) + 1 :]

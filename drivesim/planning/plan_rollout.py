@@ -54,7 +54,7 @@ def plan_rollout(command: Any, wanted: PlanConfig) -> Plan:
     def needs(overrides: list[Override]) -> tuple[int, int]:
         changed = applied(command, overrides)
         smaller = demand
-        if changed.stages != command.stages:
+        if (changed.stages, changed.weights) != (command.stages, command.weights):
             with counted_as(has_groups=not hardware.is_gpu):
                 _, smaller = _counted(changed)
         is_moved = changed.device != command.device
@@ -64,7 +64,7 @@ def plan_rollout(command: Any, wanted: PlanConfig) -> Plan:
         return int(sum(row.value for row in rows)), on.memory_bytes
 
     if wanted.changes or not plan.fits:
-        candidates = rollout_changes(command.pool, workers, command.device, command.stages)
+        candidates = rollout_changes(command, workers)
         plan.changes = fitting(candidates, needs, plan.memory_bytes)
     return plan
 
@@ -74,7 +74,7 @@ def _counted(command: Any) -> tuple[DrivingModel | TextModel, Demand]:
     if isinstance(command, TextRolloutCommand):
         model = blank_text_model(command)
         return model, text_demand(command, model)
-    blank = blank_model(command.model, command.sampler, command.stages)
+    blank = blank_model(command.model, command.sampler, command.stages, command.dtype())
     return blank.model, rollout_demand(command, blank, is_designed=is_scene(command.start))
 
 

@@ -18,6 +18,7 @@ from drivesim.families.fitting import check_fit
 from drivesim.families.folder import blank_parts, find_model, part_names
 from drivesim.families.stages import StagesConfig
 from drivesim.families.text import TextModel
+from drivesim.models.stored_weights import set_weight_type
 from drivesim.planning.as_on_device import AsOnDevice
 from drivesim.planning.demand import Demand, Phase, part_sizes, weight_bytes
 from drivesim.planning.speed import Work
@@ -39,13 +40,19 @@ class BlankModel:
     parts: dict[str, Any]
 
 
-def blank_model(folder_or_name: str, sampling: PredictionOverrides, stages: StagesConfig | None = None) -> BlankModel:
+def blank_model(
+    folder_or_name: str,
+    sampling: PredictionOverrides,
+    stages: StagesConfig | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> BlankModel:
     """Builds a model on the meta device.
 
     Args:
         folder_or_name: which.
         sampling: what differs from the model's own.
         stages: which stages behind the prediction run, and how; None = all that the model has.
+        dtype: of the weights.
 
     Raises:
         ValueError: no such model, or parts that do not fit together.
@@ -54,6 +61,9 @@ def blank_model(folder_or_name: str, sampling: PredictionOverrides, stages: Stag
     facts = model_facts(folder, stages)
     parts = blank_parts(folder, part_names(facts))
     check_fit(facts, parts)
+    for part in parts.values():
+        if isinstance(part, torch.nn.Module):
+            set_weight_type(part, dtype)
     return BlankModel(model=DrivingModel(parts, facts, "", predict_sampling=sampling), parts=parts)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,9 +17,11 @@ from drivesim.models.autoencoder import FRAMES_AT_ONCE, Autoencoder, encode
 from drivesim.nn.video_convolution import counted_as
 from drivesim.planning.as_on_device import AsOnDevice
 from drivesim.planning.demand import Demand, Phase, part_sizes, weight_bytes
+from drivesim.planning.rollout_demand import sampled
 from drivesim.planning.speed import Work
 from drivesim.planning.tally import Tally
 from drivesim.train.config import StageName, TrainConfig
+from drivesim.train.dreambooth import AT_ONCE, ClassPictures
 from drivesim.train.folders import Parts
 from drivesim.train.initial_parts import with_fresh_parts
 from drivesim.train.optim import make_optimizer
@@ -29,13 +34,16 @@ FindRecipe = Callable[[str], TrainConfig | None]
 _PRECISIONS = {"16": torch.float16, "bf16": torch.bfloat16, "32": torch.float32, "64": torch.float64}
 
 
-def training_demand(config: TrainConfig, parts: Parts, num_cached: int | None = None) -> Demand:
+def training_demand(
+    config: TrainConfig, parts: Parts, num_cached: int | None = None, *, is_validated: bool = True
+) -> Demand:
     """Counts a training run without its data and without memory.
 
     Args:
         config: the stage and its settings.
         parts: what `blank_stage_parts` gives.
         num_cached: frames of the source at the cache's rate; None = unknown.
+        is_validated: whether the source holds drives out, to validate on.
 
     Raises:
         ValueError: an unknown precision.
@@ -46,11 +54,13 @@ def training_demand(config: TrainConfig, parts: Parts, num_cached: int | None = 
         stage = recipe.stage(config, parts).to("meta", everything)
         batches = {
             is_training: _cast(recipe.example_batch(config, parts, is_training=is_training), everything)
-            for is_training in (True, False)
+            for is_training in ((True, False) if is_validated else (True,))
         }
     with counted_as(has_groups=low is None):
         demand = _steps(stage, config, batches, low)
     demand.parts = part_sizes(parts, trained_parts(config))
+    if makes_class_pictures(config, parts):
+        demand.phases.insert(0, _class_pictures(parts, demand.resident))
     if not recipe.learns_from_pictures:
         demand.phases.insert(0, _caching(parts["autoencoder"], config, num_cached or 0))
     return demand
@@ -78,6 +88,11 @@ def blank_stage_parts(config: TrainConfig, find_recipe: FindRecipe) -> Parts:
             parts = {name: earlier[name] for name in recipe.needs}
     with torch.device("meta"):
         return with_fresh_parts(config, parts)
+
+
+def makes_class_pictures(config: TrainConfig, parts: Parts) -> bool:
+    """Whether a stage samples pictures of a subject's class before its first step."""
+    return "class_pictures" in parts and config.dreambooth.prior_weight > 0
 
 
 def _blank_parts(recipe: Recipe, init: str) -> Parts:
@@ -115,26 +130,12 @@ def _steps(stage: Stage, config: TrainConfig, batches: dict[bool, dict[str, Tens
     tally.begin()
     work = _step(stage, optimizer, config, batches[True], tally, low)
     state = _state_bytes(optimizer)
-    steps = config.trainer.max_steps
     step = Phase(
         name="training step",
         peak_bytes=tally.peak_bytes - state,
         heap_bytes=max(0, tally.peak_heap_bytes - state),
         work=work,
-        count=steps,
-    )
-    tally.begin()
-    with tally, AsOnDevice(low), torch.no_grad():
-        stage.eval()
-        with stage.ema.swapped_in():
-            stage.loss(batches[False], torch.Generator())
-    num_batches = -(-config.loader.num_val_items // len(next(iter(batches[False].values()))))
-    validation = Phase(
-        name="validation batch",
-        peak_bytes=tally.peak_bytes - state,
-        heap_bytes=max(0, tally.peak_heap_bytes - state),
-        work=Work.of(tally),
-        count=steps // config.trainer.validate_every * num_batches,
+        count=config.trainer.max_steps,
     )
     resident = {
         "trained weights": weight_bytes(stage.trained),
@@ -147,7 +148,32 @@ def _steps(stage: Stage, config: TrainConfig, batches: dict[bool, dict[str, Tens
         resident["gradients in the making"] = sum(
             p.numel() * p.element_size() for p in stage.trained.parameters() if p.requires_grad
         )
-    return Demand(parts=[], resident=resident, phases=[step, validation])
+    phases = [step]
+    if False in batches:
+        phases.append(_validation(stage, optimizer, config, batches[False], tally, low))
+    return Demand(parts=[], resident=resident, phases=phases)
+
+
+def _validation(
+    stage: Stage, optimizer: torch.optim.Optimizer, config: TrainConfig, batch: dict[str, Tensor], tally: Tally,
+    low: Any,
+) -> Phase:  # fmt: skip
+    """A batch of a validation, of whose items each process takes its part."""
+    tally.begin()
+    with tally, AsOnDevice(low), torch.no_grad():
+        stage.eval()
+        with stage.ema.swapped_in():
+            stage.loss(batch, torch.Generator())
+    state = _state_bytes(optimizer)
+    num_items = -(-config.loader.num_val_items // config.trainer.devices)
+    num_batches = -(-num_items // len(next(iter(batch.values()))))
+    return Phase(
+        name="validation batch",
+        peak_bytes=tally.peak_bytes - state,
+        heap_bytes=max(0, tally.peak_heap_bytes - state),
+        work=Work.of(tally),
+        count=config.trainer.max_steps // config.trainer.validate_every * num_batches,
+    )
 
 
 def _step(
@@ -190,3 +216,19 @@ def _caching(autoencoder: Autoencoder, config: TrainConfig, num_cached: int) -> 
         work=Work.of(tally),
         count=num_cached / FRAMES_AT_ONCE,
     )
+
+
+def _class_pictures(parts: Parts, resident: dict[str, int]) -> Phase:
+    """Sampling of a subject's class, before the first step, by a copy of the model that was not trained."""
+    pictures: ClassPictures = parts["class_pictures"]
+    model = parts | {name: copy.deepcopy(parts[name]).float().eval() for name in ("backbone", "text_encoder")}
+    held = SimpleNamespace(sampling=pictures.sampling)
+    phase = sampled(
+        f"{AT_ONCE} class pictures", -(-pictures.config.num_class_pictures // AT_ONCE), (held, "sampling"),
+        lambda: replace(pictures, sampling=held.sampling).made(model, range(AT_ONCE)),
+    )  # fmt: skip
+    copies = weight_bytes(model["backbone"]) + weight_bytes(model["text_encoder"])
+    # All that is there of the training by then is its weights.
+    later = sum(size for name, size in resident.items() if not name.endswith("weights"))
+    phase.peak_bytes = max(0, phase.peak_bytes + copies - later)
+    return phase

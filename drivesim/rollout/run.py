@@ -11,6 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from drivesim.core.devices import number_type
 from drivesim.core.files import sha256_file
 from drivesim.core.run_folder import claim_folder
 from drivesim.rollout.future import Task
@@ -32,6 +35,7 @@ class RolloutConfig:
     seed: int = 0  # same seed, start and model = same bytes
     segment_chunks: int = 1  # chunks (8 key frames each) after which a segment is closed; a kill costs at most one
     crf: int = 18  # x264's quality of the videos: 0 lossless .. 51 worst
+    weights: str = "float32"  # type of the networks' numbers: float32, bfloat16 or float16
     pool: PoolConfig = field(default_factory=PoolConfig)
 
     def validate(self) -> None:
@@ -44,7 +48,16 @@ class RolloutConfig:
             raise ValueError(f"rollout: seconds={self.seconds}; must be a number above 0")
         if not 0 <= self.crf <= 51:
             raise ValueError(f"rollout: crf={self.crf}; must be 0 (lossless) to 51 (worst)")
+        number_type(self.weights)
         self.pool.validate()
+
+    def dtype(self) -> torch.dtype:
+        """The type of the networks' numbers.
+
+        Raises:
+            ValueError: another than those there are.
+        """
+        return number_type(self.weights)
 
     def num_frames(self, model: PredictionModel) -> int:
         """Frames of each future of a model."""

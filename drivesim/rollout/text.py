@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
-
 from drivesim.diffusion.settings import KeyFrameOverrides, TextOverrides
 from drivesim.families.prompts import Prompts
 from drivesim.families.stages import TextStagesConfig
@@ -13,7 +11,6 @@ from drivesim.families.text_sources import Sources
 from drivesim.rollout.run import RolloutConfig
 from drivesim.rollout.start import Start, start_from_file
 
-WEIGHTS = ("float32", "bfloat16", "float16")
 NO_START = "text"  # the name of a start without a frame: the same noise for every prompt of a seed
 
 
@@ -40,21 +37,9 @@ class TextRolloutCommand(RolloutConfig):
     sampler: KeyFrameOverrides = field(default_factory=KeyFrameOverrides)  # group sampler, of key frames
     stages: TextStagesConfig = field(default_factory=TextStagesConfig)  # which stages follow, and how they are sampled
 
-    weights: str = "float32"  # type of the networks' numbers: float32, bfloat16 or float16
     preview: bool = False  # keep a rough picture of what is being made in preview.png; pool=here alone
     device: str = "cpu"  # torch device
     out: str | None = None  # run folder; None = runs/rollout/TIME
-
-    def dtype(self) -> torch.dtype:
-        """The type of the networks' numbers.
-
-        Raises:
-            ValueError: another than those there are.
-        """
-        if self.weights not in WEIGHTS:
-            raise ValueError(f"weights={self.weights}; valid: {', '.join(WEIGHTS)}")
-        found: torch.dtype = getattr(torch, self.weights)
-        return found
 
     def sources(self) -> Sources:
         """Checkpoints that take the place of the model's own."""

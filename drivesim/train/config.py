@@ -71,6 +71,9 @@ class StageName(str, Enum):
         )
 
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")  # of Lightning's
+
+
 @dataclass(kw_only=True, slots=True)
 class TrainerConfig:
     """How long and on what."""
@@ -87,6 +90,10 @@ class TrainerConfig:
     log_every: int = 10  # steps between log rows
     progress: bool = True  # progress bar
     gradient_checkpointing: bool = False  # layers are computed again in the backward pass: less memory, more time
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"trainer.precision={self.precision}; valid: {', '.join(PRECISIONS)}")
 
 
 @dataclass(kw_only=True, slots=True)

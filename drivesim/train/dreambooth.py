@@ -94,13 +94,14 @@ class ClassPictures:
                 parts[name].to(device)
             for first, path in zip(starts, paths, strict=True):
                 if not path.is_file():
-                    made = self._made(parts, range(first, first + AT_ONCE))
+                    made = self.made(parts, range(first, first + AT_ONCE))
                     with atomic_path(path) as temporary:
                         save_file({"latents": made.cpu().contiguous()}, temporary)
         return torch.cat([load_file(path)["latents"] for path in paths])[: self.config.num_class_pictures]
 
     @torch.no_grad()
-    def _made(self, parts: dict[str, Any], numbers: range) -> Tensor:
+    def made(self, parts: dict[str, Any], numbers: range) -> Tensor:
+        """Latents (B, C, h, w) of the pictures with these numbers, by what `load` gives, on its backbone's device."""
         text, backbone = TextConditioner(parts["tokenizer"], parts["text_encoder"]), parts["backbone"]
         tokens, none = (text([prompt] * len(numbers)) for prompt in (self.config.class_prompt, ""))
         guided = Guidance(_denoiser(backbone, tokens), _denoiser(backbone, none), self.sampling.guidance)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
 from drivesim.models.autoencoder import downsampling
+from drivesim.models.stored_weights import check_shapes, network_shapes
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.folders import Parts
 from drivesim.train.recipes import RECIPES, trained_parts
@@ -40,7 +42,9 @@ def with_fresh_parts(config: TrainConfig, parts: Parts) -> Parts:
         ValueError: parts that do not fit the stage.
     """
     check_size(config, parts)
-    return parts | RECIPES[StageName(config.stage)].make(config, parts)
+    parts = parts | RECIPES[StageName(config.stage)].make(config, parts)
+    _check_whole_latents(config, parts)
+    return parts
 
 
 def _made(config: TrainConfig, read: Callable[[str, Iterable[str]], Parts], device: torch.device) -> Parts:
@@ -53,20 +57,33 @@ def _made(config: TrainConfig, read: Callable[[str, Iterable[str]], Parts], devi
         parts = with_fresh_parts(config, parts)
     if config.warm_start is not None:
         for name, part in read(config.warm_start, trained_parts(config)).items():
-            try:
-                _warm_start(parts[name], part)
-            except RuntimeError as error:
-                cause = " ".join(line.strip() for line in str(error).splitlines()[:2])
-                raise ValueError(f"warm_start={config.warm_start}: part {name!r} does not fit: {cause}") from error
+            _warm_start(parts[name], part, f"warm_start={config.warm_start}: part {name!r} does not fit")
     return parts
 
 
-def _warm_start(part: Any, warm: Any) -> None:
-    """Loads weights; those that a part of an earlier kind lacks may stay fresh where the part says so."""
-    weights = warm.state_dict()
+def _warm_start(part: Any, warm: Any, place: str) -> None:
+    """Loads weights; those that a part of an earlier kind lacks may stay fresh where the part says so.
+
+    Raises:
+        ValueError: weights of another part; begins with `place`.
+    """
+    own, weights = part.state_dict(), warm.state_dict()
     fresh = tuple(getattr(part, "may_be_fresh", ()))
-    kept = {name: w for name, w in part.state_dict().items() if name not in weights and name.startswith(fresh)}
-    part.load_state_dict(weights | kept)
+    weights |= {name: w for name, w in own.items() if name not in weights and name.startswith(fresh)}
+    check_shapes({name: tuple(w.shape) for name, w in weights.items()}, network_shapes(part), place)
+    is_judged = any(w.is_meta for w in own.values())  # nothing can be copied there
+    part.load_state_dict(weights, assign=is_judged)
+
+
+def _check_whole_latents(config: TrainConfig, parts: Parts) -> None:
+    """Raises ValueError where pictures do not become whole latents."""
+    if "autoencoder" not in parts:
+        return
+    f, scale = downsampling(parts["autoencoder"]), RECIPES[StageName(config.stage)].scale(config)
+    if any(scale * side % f for side in config.size_hw):
+        step = f // math.gcd(f, scale)
+        nearest = [max(step, round(side / step) * step) for side in config.size_hw]
+        raise ValueError(f"size_hw={list(config.size_hw)} does not divide by {step}; the nearest is {nearest}")
 
 
 def check_size(config: TrainConfig, parts: Parts) -> None:

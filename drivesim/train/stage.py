@@ -66,9 +66,13 @@ class Stage(L.LightningModule):
         return terms["loss"]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The averaged weights' loss on fixed data with fixed noise, the same for trainings of every seed."""
+        """The averaged weights' loss on fixed data with fixed noise, the same for trainings of every seed.
+
+        Noise is a batch's: errors of trainings with other batches of validation, or on more devices, differ by it.
+        """
+        number = batch_idx * self.trainer.world_size + self.global_rank
         with self.ema.swapped_in():
-            terms = self.loss(batch, torch_generator(VALIDATION_SEED, "val", batch_idx))
+            terms = self.loss(batch, torch_generator(VALIDATION_SEED, "val", number))
         self.log_dict({f"val/{name}": value for name, value in terms.items()}, sync_dist=True)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

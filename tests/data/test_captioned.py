@@ -12,12 +12,27 @@ import pytest
 
 from drivesim.core.tar_member import list_members
 from drivesim.core.video import probe, read_all
-from drivesim.data import CaptionedClips, CaptionedClipsConfig, ProblemKind, VideoFolderConfig, is_there, make_source
+from drivesim.data import (
+    CaptionedClips,
+    CaptionedClipsConfig,
+    PrepareConfig,
+    ProblemKind,
+    VideoFolderConfig,
+    is_there,
+    make_source,
+    prepare,
+)
 from drivesim.data.batches import FrameDataset, collate
 from drivesim.data.captions import texts_of
 from drivesim.data.frames import cache_frames
+from tests.command_line import drivesim
 
 TIMES_MS = [100 * k for k in range(12)]
+TRAIN = [
+    "train", "stage=AUTOENCODER", "size_hw=[32,64]", "autoencoder.block_out_channels=[8,8]",
+    "autoencoder.layers_per_block=1", "autoencoder.norm_num_groups=4", "loader.batch_size=1", "trainer.accelerator=cpu",
+    "trainer.max_steps=1", "trainer.progress=false", "data=captioned", "data.val_share=0", "data.csv=videos/clips.csv",
+]  # fmt: skip
 
 
 def write_csv(folder: Path, rows: list[str], header: str = "video,caption") -> Path:
@@ -76,6 +91,47 @@ def test_rows_that_cannot_be_used_are_problems_and_the_others_are_served(make_vi
     }
 
 
+@pytest.mark.usefixtures("in_an_empty_folder")
+def test_a_training_says_how_many_rows_it_does_without_and_the_first(make_video, capsys) -> None:
+    folder = make_video("good.mp4", TIMES_MS).parent
+    make_video("still.mp4", TIMES_MS[:1])
+    write_csv(folder, ["good.mp4,a car", "gone.mp4,a car", "still.mp4,a car", "good.mp4,again"])
+    assert drivesim(*TRAIN, "out=run") == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "problem" in line]
+    assert lines == [
+        "3 problems in the data, the first: clips.csv line 3: missing video: videos/gone.mp4 is not there; "
+        "drivesim prepare lists them"
+    ]
+    write_csv(folder, ["good.mp4,a car", "still.mp4,a car"])
+    assert drivesim(*TRAIN, "out=with_one") == 0
+    assert "1 problem in the data: still.mp4: too few frames: one frame\n" in capsys.readouterr().err
+    write_csv(folder, ["good.mp4,a car"])
+    assert drivesim(*TRAIN, "out=with_none") == 0
+    assert "problem" not in capsys.readouterr().err
+
+
+def test_a_byte_order_mark_is_no_part_of_a_column_or_a_caption(make_video, tmp_path) -> None:
+    folder = make_video("a.mp4", TIMES_MS).parent
+    table = write_csv(folder, ["a.mp4,zwei Autos – naß"])
+    table.write_text(table.read_text(encoding="utf-8"), encoding="utf-8-sig")  # as Excel writes it
+    assert CaptionedClips(CaptionedClipsConfig(csv=str(table)))._captions == {"a.mp4": "zwei Autos – naß"}
+    video = (folder / "a.mp4").read_bytes()
+    files = {"1.mp4": video, "1.txt": "a car".encode("utf-8-sig")}
+    files |= {"2.mp4": video, "2.json": '{"text": "a bus"}'.encode("utf-8-sig")}
+    source = CaptionedClips(CaptionedClipsConfig(tars=[str(write_tar(tmp_path / "s.tar", files))]))
+    assert source._captions == {"s.tar/1": "a car", "s.tar/2": "a bus"}
+
+
+def test_clips_at_many_rates_are_nothing_wrong_unless_one_rate_is_asked_for(make_video, tmp_path) -> None:
+    folder = make_video("slow.mp4", TIMES_MS, seed=1).parent
+    make_video("fast.mp4", [40 * k for k in range(30)], seed=2)
+    table = write_csv(folder, ["slow.mp4,a car", "fast.mp4,a bus"])
+    source = CaptionedClips(CaptionedClipsConfig(csv=str(table), val_share=0.0))
+    assert prepare(source, tmp_path / "out").problems == []
+    (problem,) = prepare(source, tmp_path / "out", PrepareConfig(expected_fps=25.0)).problems
+    assert (problem.where, problem.kind) == ("slow.mp4", ProblemKind.WRONG_RATE)
+
+
 def test_a_csv_without_the_columns_or_clips_is_refused_with_what_it_has(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"no column 'caption'; there are video, text"):
         CaptionedClips(CaptionedClipsConfig(csv=str(write_csv(tmp_path, [], "video,text"))))
@@ -132,6 +188,8 @@ def test_a_shard_that_is_cut_off_serves_what_came_before(make_video, tmp_path) -
     source = CaptionedClips(CaptionedClipsConfig(tars=[str(tmp_path / "cut.tar")], val_share=0.0))
     assert [drive.name for drive in source.drives("train")] == ["cut.tar/1"]
     assert ("cut.tar", ProblemKind.TRUNCATED) in problems_of(source)
+    with pytest.raises(ValueError, match=r"cut,w.*matches no file; patterns take \*, \? and \[ \] in a file's name"):
+        CaptionedClips(CaptionedClipsConfig(tars=[str(tmp_path / "{cut,w}.tar")]))
     (tmp_path / "gz.tar").write_bytes(b"\x1f\x8b" + bytes(600))
     with pytest.raises(ValueError, match=r"no usable clip; the first problem: gz.tar: .*uncompressed tar"):
         CaptionedClips(CaptionedClipsConfig(tars=[str(tmp_path / "gz.tar")]))

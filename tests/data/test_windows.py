@@ -9,7 +9,7 @@ import pytest
 
 from drivesim.data.captions import Captions
 from drivesim.data.conditions import Conditions, ConditionsBuilder
-from drivesim.data.windows import CaptionWeight, Windows, caption_weights_of
+from drivesim.data.windows import CaptionWeight, Windows, caption_weights_of, tell_left_out
 
 TEXTS_TP = [["a drive", "day"], ["Left turn, day", "day"], ["day", "turning right."], ["left, then right", "lefty"]]
 
@@ -60,6 +60,17 @@ def test_words_that_no_caption_holds_and_drives_without_captions_are_refused() -
     drives["a"].valid_T[[1, 3]] = False
     with pytest.raises(ValueError, match="no caption of a clip holds 'left'"):
         Windows(drives, 4.0, 1, None, weights({"left": 2.0}))
+
+
+def test_drives_in_which_no_clip_fits_at_any_rate_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    drives = {"long": drive(None), "gaps": drive(None), "short": drive(None)}
+    drives["gaps"].valid_T[1] = drives["short"].valid_T[2:] = False
+    tell_left_out([Windows(drives, 4.0, 2, fps) for fps in (4.0, 2.0)])
+    assert caplog.messages == []
+    tell_left_out([Windows(drives, 4.0, 3, None)])
+    assert caplog.messages == [
+        "2 of 3 drives hold no 3 frames at 4 fps without a gap and are left out, the first: gaps"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,8 @@ def test_a_later_stage_without_key_frames_says_how_it_gets_them(folder: Path) ->
     path = folder / "model_index.json"
     index = json.loads(path.read_text())
     path.write_text(json.dumps({key: value for key, value in index.items() if key not in ("fps", "size_hw")}))
-    refused(folder, ["missing keys fps, size_hw", "joins=[a model that has these]"])
+    shutil.rmtree(folder / "temporal")
+    refused(folder, ["missing keys fps, size_hw", f"image={folder}", "joins=[a model that has these]"])
 
 
 def test_parts_that_are_missing_are_named(folder: Path) -> None:

@@ -163,6 +163,17 @@ def test_how_strongly_a_start_frame_leads_can_be_said(folder: Path, weight: floa
     assert model.fingerprint != own.fingerprint
 
 
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_a_start_frame_opens_a_video_in_16_bits_too(folder: Path, weight: float) -> None:
+    how = {"key_frames": KeyFrameOverrides(start_weight=weight)}
+    made = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model = TextModel.from_pretrained(folder, samplings=how, dtype=dtype)
+        made.append(key_frames(model, given=model.encode(np.full((1, *SIZE_HW, 3), 200, np.uint8))))
+    assert made[1].dtype is torch.bfloat16
+    assert (made[0] - made[1].float()).square().mean() < 0.01 * made[0].square().mean()
+
+
 @pytest.mark.parametrize("pieces", [[9], [1] * 9, [4, 0, 5]])
 def test_upscaled_videos_have_the_same_bytes_whatever_pieces_they_come_in(model: TextModel, pieces: list[int]) -> None:
     low = torch.rand(9, 3, *SIZE_HW, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -203,6 +214,18 @@ def test_reused_deep_features_cost_less_and_give_nearly_the_same(folder: Path) -
     assert not torch.equal(made, wanted)
     assert (made - wanted).square().mean() < 0.05 * wanted.square().mean()
     assert cheap.fingerprint != whole.fingerprint
+
+
+def test_a_checkpoint_may_be_given_as_the_model_folder_that_holds_it(folder: Path, tmp_path: Path) -> None:
+    from drivesim.models.text_to_image import save_text_to_image
+    from tests.models.tiny_stable_diffusion import tiny_text_to_image
+
+    save_text_to_image(tiny_text_to_image("v1", seed=9), tmp_path / "image")
+    made = [
+        key_frames(TextModel.from_pretrained(folder, sources=Sources(image=str(source), base_text=str(source))))
+        for source in (tmp_path / "image", tmp_path)
+    ]
+    assert torch.equal(*made)
 
 
 def test_a_personal_subject_is_known_to_the_image_model_alone(folder: Path, tmp_path: Path) -> None:

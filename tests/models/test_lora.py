@@ -163,6 +163,13 @@ def test_a_pickle_and_a_missing_file_are_refused(tmp_path: Path) -> None:
         fuse_lora(tmp_path / "nothing.safetensors", parts.unet, parts.text_encoder)
 
 
+def test_a_word_in_place_of_the_number_of_times_is_named(tmp_path: Path) -> None:
+    parts, path = tiny_text_to_image("v1"), tmp_path / "lora.safetensors"
+    path.touch()
+    with pytest.raises(ValueError, match="'half' is no number of times, such as .*lora.safetensors@0.7"):
+        fuse_lora(f"{path}@half", parts.unet, parts.text_encoder)
+
+
 @pytest.mark.parametrize("times", ["nan", "inf"])
 def test_no_number_of_times_of_a_lora_is_refused(times: str) -> None:
     parts = tiny_text_to_image("v1")

@@ -198,3 +198,15 @@ def test_a_full_size_text_recipe_is_planned_without_data(monkeypatch: pytest.Mon
     assert plan.memory_bytes > 2**34
     assert "the data are not there yet" in plan.text()
     assert "stable-diffusion-2-1-base cannot be had here: the sizes are those it was published with" in plan.text()
+
+
+def test_a_personal_model_is_planned_before_its_pictures_are_there() -> None:
+    plan = plan_command(
+        compose("plan", ["train", "experiment=toytown_text/dreambooth", "plan.hardware=h100"]), recipe_that_writes
+    )
+    for rows in (plan.flops, plan.time):
+        names = {row.name: row.note for row in rows}
+        assert names["4 class pictures"].startswith("16 x ")
+        assert "validation batch" not in names, "none of a person's own pictures is held out"
+    assert {row.name: row.note for row in plan.disk}["cache of pictures"] == "a picture"
+    assert "the data are not there yet: caches are those of one picture, and their time is left out" in plan.notes

@@ -12,6 +12,7 @@ import torch
 from drivesim.config import PlanRolloutCommand
 from drivesim.diffusion.settings import PredictionOverrides
 from drivesim.families.folder import blank_parts, load_parts
+from drivesim.planning import plan_rollout as plan_rollout_module
 from drivesim.planning import rollout_demand as counting
 from drivesim.planning.demand import Demand
 from drivesim.planning.hardware import PlanConfig
@@ -82,6 +83,25 @@ def test_workers_hold_the_model_each_and_fewer_of_them_are_offered(model: Path) 
     assert four.memory_bytes > 4 * one.memory_bytes
     tight = plan(model, pool, memory_gib=0.7 * four.memory_bytes / (1 << 30))
     assert [change.overrides for change in tight.changes or []] == [["pool.workers=2"]]
+
+
+def test_weights_of_16_bits_are_half_as_large_and_are_offered(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_rollout_module, "resident_bytes", lambda: 2**28)  # grows from plan to plan
+    whole = plan(model, PoolConfig())
+    tight = plan(model, PoolConfig(), memory_gib=(whole.memory_bytes - 2**16) / (1 << 30))
+    assert ["weights=bfloat16"] in [change.overrides for change in tight.changes or []]
+    sizes = [
+        counting.rollout_demand(RolloutConfig(seconds=2), blank, is_designed=True)
+        for blank in (
+            counting.blank_model(str(model), PredictionOverrides(), dtype=dtype)
+            for dtype in (torch.float32, torch.bfloat16)
+        )
+    ]
+    assert sizes[1].resident["weights"] == sizes[0].resident["weights"] / 2
+    whole_peak, half_peak = (
+        next(phase.peak_bytes for phase in size.phases if phase.name == "predicting key frames") for size in sizes
+    )
+    assert half_peak < 0.6 * whole_peak
 
 
 def test_a_gpu_that_is_not_here_is_marked_as_not_measured(model: Path) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from drivesim.config import compose, recipe_that_writes
+from drivesim.core.picture import save_png
+from drivesim.data import PictureFolder, PictureFolderConfig
 from drivesim.models.build import SpatialLayers
 from drivesim.planning.changes import applied, training_changes
 from drivesim.planning.demand import weight_bytes
@@ -15,9 +19,12 @@ from drivesim.planning.hardware import PlanConfig
 from drivesim.planning.plan_training import plan_training
 from drivesim.planning.training_demand import blank_stage_parts, training_demand
 from drivesim.train.config import StageName, TrainConfig
+from drivesim.train.fit import fit
 from drivesim.train.optim import OptimizerName
 from drivesim.train.recipes import RECIPES
+from tests.models.tiny_stable_diffusion import save_tiny
 from tests.train.test_fit import config as tiny_config
+from tests.train.test_text_stages import config as text_config
 
 STAGES = [stage for stage in StageName if not stage.is_text]
 FOLDERS = {stage: f"nowhere/{stage.value}" for stage in STAGES}
@@ -34,6 +41,19 @@ def config(stage: StageName) -> TrainConfig:
 
 def recipe(folder: str) -> TrainConfig | None:
     return next((config(stage) for stage, name in FOLDERS.items() if name == folder), None)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("checkpoint") / "sd", "v2")
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory: pytest.TempPathFactory) -> PictureFolder:
+    root = tmp_path_factory.mktemp("subject")
+    for number in range(5):
+        save_png(root / f"{number}.png", np.full((32, 64, 3), 40 * number, dtype=np.uint8))
+    return PictureFolder(PictureFolderConfig(root=str(root), caption="a sks car"))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -159,3 +179,100 @@ def test_parts_of_a_recipe_that_was_not_run_yet_come_from_the_recipe() -> None:
     settings.init = "runs/nobody/model"
     with pytest.raises(ValueError, match="init=runs/nobody/model: .* the sizes of autoencoder, backbone"):
         blank_stage_parts(settings, recipe_that_writes)
+
+
+def tensor_bytes(*files: Path) -> int:
+    return sum(tensor.nbytes for file in files for tensor in load_file(file).values())
+
+
+@pytest.mark.parametrize("stage", [StageName.DREAMBOOTH, StageName.DREAMBOOTH_LORA])
+def test_a_personal_model_is_planned_with_what_its_training_leaves(
+    stage: StageName, checkpoint: Path, subject: PictureFolder, tmp_path: Path
+) -> None:
+    settings = text_config(stage, tmp_path / "cache", checkpoint, weights="float16", fps=1.0, cache_fps=1.0)
+    settings.trainer.validate_every = 1
+    plan = plan_training(settings, PlanConfig(measure_s=0), lambda _: None, subject)
+    assert [row.name for row in plan.flops] == ["latents of 8 frames", "4 class pictures", "training step"]
+    model = fit(settings, subject, tmp_path / "run")
+    assert "val/loss" not in next((tmp_path / "run").rglob("metrics.csv")).read_text()
+    disk = {row.name: row.value for row in plan.disk}
+    frames, made = (list((tmp_path / "cache").rglob(name)) for name in ("frames-*/*.npy", "class-*/*"))
+    assert disk["cache of pictures"] == sum(np.load(file).nbytes for file in frames)
+    assert disk["latents of class pictures"] == tensor_bytes(*made)
+    assert disk["exported weights"] == pytest.approx(tensor_bytes(*model.rglob("*.safetensors")), rel=0.01)
+    assert ["5 pictures" in row.note for row in plan.disk[:2]] == [True, True]
+
+
+def test_pictures_of_the_class_are_counted_as_often_as_they_are_made(checkpoint: Path, tmp_path: Path) -> None:
+    settings = text_config(StageName.DREAMBOOTH, tmp_path, checkpoint)
+    settings.dreambooth.num_class_pictures = 6  # files hold four, whole ones
+    flops = {}
+    for steps, guidance in ((4, 1.0), (9, 1.0), (9, 2.0)):
+        settings.design_sampling.steps, settings.design_sampling.guidance = steps, guidance
+        made, step = training_demand(settings, blank_stage_parts(settings, recipe), is_validated=False).phases[1:]
+        assert (made.name, made.count, step.name) == ("4 class pictures", 2, "training step")
+        flops[steps, guidance] = made.work.flops
+    once = (flops[9, 1.0] - flops[4, 1.0]) / 5  # the rest is the text
+    assert once > 0
+    assert flops[9, 2.0] - flops[9, 1.0] == pytest.approx(9 * once)
+    assert settings.design_sampling.steps == 9, "the config itself was changed"
+    settings.dreambooth.prior_weight = 0
+    demand = training_demand(settings, blank_stage_parts(settings, recipe))
+    assert [phase.name for phase in demand.phases] == ["latents of 8 frames", "training step", "validation batch"]
+
+
+def test_class_pictures_are_made_by_a_second_model_before_the_optimizer_holds_anything(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    peaks = {}
+    for stage in (StageName.DREAMBOOTH, StageName.DREAMBOOTH_LORA):
+        settings = text_config(stage, tmp_path, checkpoint)
+        parts = blank_stage_parts(settings, recipe)
+        demand = training_demand(settings, parts)
+        second = sum(weight_bytes(parts[name]) for name in ("backbone", "text_encoder"))
+        later = sum(size for name, size in demand.resident.items() if name in ("optimizer state", "batch"))
+        peaks[stage] = demand.phases[1].peak_bytes
+        assert peaks[stage] > max(0, second - later)
+    assert peaks[StageName.DREAMBOOTH] < peaks[StageName.DREAMBOOTH_LORA]
+
+
+def test_a_checkpoint_that_is_named_and_not_changed_is_not_exported(checkpoint: Path, tmp_path: Path) -> None:
+    exported = {}
+    for stage in (StageName.TEXT_IMAGE, StageName.TEXT_KEY_FRAMES):
+        plan = plan_training(text_config(stage, tmp_path, checkpoint), PlanConfig(measure_s=0), recipe, None)
+        sizes = {part.name: 4 * part.num_parameters for part in plan.parts}
+        exported[stage] = (plan.disk[-1].value, sizes)
+    value, sizes = exported[StageName.TEXT_IMAGE]
+    assert value == sum(sizes.values())
+    value, sizes = exported[StageName.TEXT_KEY_FRAMES]
+    assert value == sizes["temporal"]
+
+
+def test_each_of_many_processes_validates_its_part_of_the_items() -> None:
+    settings = config(StageName.IMAGE)
+    settings.loader.num_val_items, settings.trainer.max_steps, settings.trainer.validate_every = 24, 10, 5
+    parts, counts = blank_stage_parts(settings, recipe), {}
+    for settings.trainer.devices in (1, 4, 12):
+        counts[settings.trainer.devices] = training_demand(settings, parts).phases[-1].count
+    assert counts == {1: 2 * 12, 4: 2 * 3, 12: 2}  # batches of 2
+
+
+@pytest.mark.parametrize(
+    ("stage", "accumulate", "devices", "words"),
+    [
+        (StageName.TEXT_KEY_FRAMES, 1, 1, "2 clips: loader.batch_size=2 on 1 device"),
+        (StageName.TEXT_KEY_FRAMES, 3, 4, "24 clips: loader.batch_size=2 x trainer.accumulate=3 on 4 devices"),
+        (StageName.TEXT_IMAGE, 1, 8, "16 pictures: loader.batch_size=2 on 8 devices"),
+        (StageName.DREAMBOOTH, 1, 1, "2 pictures and as many of the class: loader.batch_size=2 on 1 device"),
+    ],
+    ids=str,
+)
+def test_a_plan_says_how_many_clips_a_step_sees(
+    checkpoint: Path, tmp_path: Path, stage: StageName, accumulate: int, devices: int, words: str
+) -> None:
+    settings = text_config(stage, tmp_path, checkpoint)
+    settings.trainer.accumulate, settings.trainer.devices = accumulate, devices
+    plan = plan_training(settings, PlanConfig(measure_s=0), recipe, None)
+    assert f"a step sees {words}" in plan.notes
+    per_process = f"memory, FLOPs and time are those of each of the {devices} processes"
+    assert (per_process in plan.notes) is (devices > 1)

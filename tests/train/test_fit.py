@@ -277,8 +277,9 @@ def test_a_warm_start_of_another_size_is_refused_by_part(
     settings = config(StageName.IMAGE, family["cache"], family["autoencoder"])
     settings.warm_start = str(family["image"])
     settings.backbone.token_dim = 24
-    with pytest.raises(ValueError, match="warm_start=.*: part '(backbone|conditioner)' does not fit"):
+    with pytest.raises(ValueError, match="warm_start=.*: part '(backbone|conditioner)' does not fit") as told:
         fit(settings, source, tmp_path / "run")
+    assert len(str(told.value)) < 400 and "the first is" in str(told.value)
     assert not (tmp_path / "run").exists()
 
 
