@@ -144,7 +144,10 @@ def judge_text_parts(
         FileNotFoundError: a checkpoint that is not there.
     """
     judge = partial(judge_text_to_image, dtype=dtype)
-    image = judge(_given(sources.image, "image") or _source(folder, index, "image"), loras=[find_lora(lora) for lora in sources.lora])
+    image = judge(
+        _given(sources.image, "image") or _source(folder, index, "image"),
+        loras=[find_lora(lora) for lora in sources.lora],
+    )
     base, own = _sides(folder, index, sources, image, judge)
     source, names = _upscaler_source(folder, index, sources), _own_parts(folder, index)
     upscaler = None if source is None else judge(source)

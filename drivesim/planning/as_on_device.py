@@ -48,10 +48,10 @@ class AsOnDevice(TorchFunctionMode):
         elif self.low is not None and func in _IN_32_BIT:
             args, kwargs = tree_map(_to_float, (args, kwargs))
         if func is Tensor.backward and args[0].is_meta:
-            self._backward(args[0], (), accumulate_grad=True)
+            self._backward(args[0])
             return None
         if func is torch.autograd.grad and args[0][0].is_meta:  # of one loss
-            return self._backward(args[0][0], args[1], accumulate_grad=False)
+            return self._backward(args[0][0], args[1], keep_graph=bool(kwargs.get("retain_graph")))
         if func is F.scaled_dot_product_attention and args[0].is_meta:
             return _fused_attention(*args, **kwargs)
         if func in _LEAVING and args[0].is_meta:
@@ -60,8 +60,8 @@ class AsOnDevice(TorchFunctionMode):
             args, kwargs = tree_map(_stay, (args, kwargs))
         return func(*args, **kwargs)
 
-    def _backward(self, loss: Tensor, inputs: tuple[Tensor, ...], *, accumulate_grad: bool) -> Any:
-        """Gradients of the inputs, or none and those of all weights are kept there.
+    def _backward(self, loss: Tensor, inputs: tuple[Tensor, ...] = (), *, keep_graph: bool = False) -> Any:
+        """Gradients of the inputs; without inputs none, and those of all weights are kept there.
 
         The mode is left while a function of torch's runs; layers that a backward pass runs again are to see it.
 
@@ -72,7 +72,7 @@ class AsOnDevice(TorchFunctionMode):
         engine: Any = torch.autograd.Variable._execution_engine
         with self:
             return engine.run_backward(
-                (loss,), (ones,), False, False, inputs, allow_unreachable=True, accumulate_grad=accumulate_grad
+                (loss,), (ones,), keep_graph, False, inputs, allow_unreachable=True, accumulate_grad=not inputs
             )
 
     def _to_low(self, value: Any) -> Any:
