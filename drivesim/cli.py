@@ -222,13 +222,14 @@ def _train(config: Any, out: Path, record: Record) -> None:
     for message in (".* module.s. in eval mode at the start", ".*isinstance.treespec, LeafSpec"):  # frozen parts are
         warnings.filterwarnings("ignore", message)
     check_accelerator(config.trainer.accelerator)
-    judge_parts(config)  # as `fit` does, but before anything is drawn for it
+    if isinstance(config.data, ToytownData):
+        judge_parts(config)  # as `fit` does, but before anything is drawn for it
     source = _source(config.data)
 
     def begin() -> None:
         record()
         said = problems_line(source)  # opens the videos, which the training asks for anyway
-        if said is not None:
+        if said is not None and os.environ.get("LOCAL_RANK", "0") == "0":  # once for all processes
             print(said, file=sys.stderr)
 
     print(f"model: {fit(config, source, out, begin)}")

@@ -37,7 +37,7 @@ from drivesim.families.stages import StagesConfig
 from drivesim.planning.hardware import PlanConfig
 from drivesim.planning.text_rollout import PlanTextRolloutCommand
 from drivesim.rollout.pools import PoolConfig
-from drivesim.rollout.run import RolloutConfig
+from drivesim.rollout.run import ModelRolloutConfig
 from drivesim.rollout.text import TextRolloutCommand
 from drivesim.sweep.claims import ClaimsConfig
 from drivesim.sweep.condition_run import ConditionUseConfig
@@ -81,7 +81,7 @@ class DesignCommand:
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
-class RolloutCommand(RolloutConfig):
+class RolloutCommand(ModelRolloutConfig):
     """Futures of a start frame."""
 
     start: str  # picture, video, scene file, or the name of a shipped scene
@@ -90,7 +90,6 @@ class RolloutCommand(RolloutConfig):
     model: str = "toytown"  # name of a shipped model, or a model folder
     sampler: PredictionOverrides = dataclasses.field(default_factory=PredictionOverrides)  # group sampler
     stages: StagesConfig = dataclasses.field(default_factory=StagesConfig)  # which stages follow the prediction
-    device: str = "cpu"  # torch device
     out: str | None = None  # run folder; None = runs/rollout/TIME
 
 

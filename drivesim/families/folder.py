@@ -116,10 +116,9 @@ def read_index(folder: Path, family: str = DRIVING) -> dict[str, Any]:
     if missing:
         hint = ""
         if family != DRIVING and "samplings" in index and not (folder / "temporal").is_dir():
-            hint = (
-                f"; it makes no key frames: image={folder} or upscaler={folder} shows what it has with another model, "
-                "and later stages are trained with joins=[a model that has these]"
-            )
+            taken = [f"{name}={folder}" for name in ("image", "upscaler") if (folder / name).is_dir()]
+            hint = "; it makes no key frames: later stages are trained with joins=[a model that has these]"
+            hint += f", and {' or '.join(taken)} puts its checkpoint in the place of another model's" if taken else ""
         raise ValueError(f"{path}: missing keys {', '.join(missing)}{hint}")
     fps, size_hw = index["fps"], index["size_hw"]
     if not isinstance(fps, int | float) or not fps > 0:

@@ -101,11 +101,14 @@ class TextModel:
         )  # fmt: skip
         self.size_hw = (self.start_hw[0] * self.finishing.scale, self.start_hw[1] * self.finishing.scale)
         self._image_colours = cache(lambda: LatentColours(parts.image.vae))
+        sampled = {stage: as_facts(how) for stage, how in self.samplings.items()}
+        start_weight = sampled["key_frames"].pop("start_weight")
         facts = {
-            "samplings": {stage: as_facts(how) for stage, how in self.samplings.items()},
+            "samplings": sampled,
             "key_frames": self.num_frames, "size_hw": self.start_hw, "fps": self.key_fps, "rates": self.rates,
             "upscaling": None if upscaling is None else [upscaling.noise_level, upscaling.overlap],
             "stages": sorted(parts.networks()), "tiles": [WHOLE, SUMMARY, VIDEO_TILE, GAPS_AT_ONCE],
+            "start_weight": start_weight,
         }  # fmt: skip
         self.fingerprint = hashlib.sha256(f"{weights}|{json.dumps(facts, sort_keys=True)}".encode()).hexdigest()
 

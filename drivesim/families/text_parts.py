@@ -20,8 +20,18 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from drivesim.conditioning.rate_label import RateLabel
+from drivesim.core.files import read_json
 from drivesim.diffusion.settings import KeyFrameSamplingConfig, Sampler, TextSamplingConfig
-from drivesim.families.folder import INDEX, blank_parts, find_lora, judged_parts, load_parts, read_index, sampling_of
+from drivesim.families.folder import (
+    INDEX,
+    blank_parts,
+    family_of,
+    find_lora,
+    judged_parts,
+    load_parts,
+    read_index,
+    sampling_of,
+)
 from drivesim.families.text_sources import Sources
 from drivesim.models.hub import find_source
 from drivesim.models.temporal_stack import TemporalStack
@@ -241,8 +251,10 @@ def _given(source: str | None, name: str) -> str | None:
     """A checkpoint that a person names: itself, or the one in a model folder of ours."""
     if source is None:
         return None
-    own = Path(source).expanduser() / name
-    return str(own) if (own / INDEX).is_file() else source
+    folder = Path(source).expanduser()
+    if (folder / INDEX).is_file() and family_of(folder) == FAMILY:
+        return _source(folder, read_json(folder / INDEX), name)
+    return source
 
 
 def _source(folder: Path, index: dict[str, Any], name: str) -> str:

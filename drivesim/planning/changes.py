@@ -34,7 +34,7 @@ def training_changes(config: TrainConfig) -> Iterator[list[Override]]:
     """Smaller batches of the same size of a step, 16 bits, both, and pieces of pictures: the least harm first."""
     batches = list(_smaller_batches(config))
     yield from batches
-    if config.trainer.precision in ("32-true", "32"):
+    if config.trainer.precision == "32-true":
         in_16_bit: Override = ("trainer.precision", "bf16-mixed")
         yield [in_16_bit]
         yield from ([in_16_bit, *batch] for batch in batches)

@@ -35,7 +35,6 @@ class RolloutConfig:
     seed: int = 0  # same seed, start and model = same bytes
     segment_chunks: int = 1  # chunks (8 key frames each) after which a segment is closed; a kill costs at most one
     crf: int = 18  # x264's quality of the videos: 0 lossless .. 51 worst
-    weights: str = "float32"  # type of the networks' numbers: float32, bfloat16 or float16
     pool: PoolConfig = field(default_factory=PoolConfig)
 
     def validate(self) -> None:
@@ -48,8 +47,21 @@ class RolloutConfig:
             raise ValueError(f"rollout: seconds={self.seconds}; must be a number above 0")
         if not 0 <= self.crf <= 51:
             raise ValueError(f"rollout: crf={self.crf}; must be 0 (lossless) to 51 (worst)")
-        number_type(self.weights)
         self.pool.validate()
+
+    def num_frames(self, model: PredictionModel) -> int:
+        """Frames of each future of a model."""
+        if self.seconds is None:
+            return (model.num_frames - 1) * model.frames_per_gap + 1
+        return max(1, round(self.seconds * model.fps))
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelRolloutConfig(RolloutConfig):
+    """The same, and how the model is loaded that makes them."""
+
+    weights: str = "float32"  # type of the networks' numbers: float32, bfloat16 or float16
+    device: str = "cpu"  # torch device
 
     def dtype(self) -> torch.dtype:
         """The type of the networks' numbers.
@@ -58,12 +70,6 @@ class RolloutConfig:
             ValueError: another than those there are.
         """
         return number_type(self.weights)
-
-    def num_frames(self, model: PredictionModel) -> int:
-        """Frames of each future of a model."""
-        if self.seconds is None:
-            return (model.num_frames - 1) * model.frames_per_gap + 1
-        return max(1, round(self.seconds * model.fps))
 
 
 def run_rollout(

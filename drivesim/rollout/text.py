@@ -8,14 +8,14 @@ from drivesim.diffusion.settings import KeyFrameOverrides, TextOverrides
 from drivesim.families.prompts import Prompts
 from drivesim.families.stages import TextStagesConfig
 from drivesim.families.text_sources import Sources
-from drivesim.rollout.run import RolloutConfig
+from drivesim.rollout.run import ModelRolloutConfig
 from drivesim.rollout.start import Start, start_from_file
 
 NO_START = "text"  # the name of a start without a frame: the same noise for every prompt of a seed
 
 
 @dataclass(kw_only=True, slots=True)
-class TextRolloutCommand(RolloutConfig):
+class TextRolloutCommand(ModelRolloutConfig):
     """Videos from prompts."""
 
     model: str = "toytown_text"  # name of a shipped model, or a model folder
@@ -38,7 +38,6 @@ class TextRolloutCommand(RolloutConfig):
     stages: TextStagesConfig = field(default_factory=TextStagesConfig)  # which stages follow, and how they are sampled
 
     preview: bool = False  # keep a rough picture of what is being made in preview.png; pool=here alone
-    device: str = "cpu"  # torch device
     out: str | None = None  # run folder; None = runs/rollout/TIME
 
     def sources(self) -> Sources:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from drivesim.conditioning.driving import ConditionerConfig
+from drivesim.core.devices import number_type
 from drivesim.data.batches import CropConfig
 from drivesim.data.module import DataModuleConfig
 from drivesim.diffusion.settings import PredictionSamplingConfig, SamplingConfig, ScheduleConfig
@@ -72,6 +73,7 @@ class StageName(str, Enum):
 
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")  # of Lightning's
+_SHORT = {"32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}  # its older names
 
 
 @dataclass(kw_only=True, slots=True)
@@ -92,6 +94,7 @@ class TrainerConfig:
     gradient_checkpointing: bool = False  # layers are computed again in the backward pass: less memory, more time
 
     def __post_init__(self) -> None:
+        self.precision = _SHORT.get(self.precision, self.precision)
         if self.precision not in PRECISIONS:
             raise ValueError(f"trainer.precision={self.precision}; valid: {', '.join(PRECISIONS)}")
 
@@ -158,5 +161,4 @@ class TrainConfig:
                     f"text_loss.{name}={value}: stage {stage.value} does not read it, so leave it out or make it 0; "
                     f"those that do: {able}"
                 )
-        if self.weights not in ("float32", "float16", "bfloat16"):
-            raise ValueError(f"weights={self.weights}; valid: float32, float16, bfloat16")
+        number_type(self.weights)

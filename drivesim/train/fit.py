@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -88,6 +89,8 @@ def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable
 
 def _forget_fruitless_start(out: Path) -> None:
     """Frees a folder that a training claimed and left before it had made anything, so that it can be corrected."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # the first process has claimed it for all
+        return
     path = out / IDENTITY_FILE
     is_training = path.is_file() and {"stage", "max_steps"} <= read_json(path).keys()
     if is_training and not any((out / name).exists() for name in ("checkpoints", "model")):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from drivesim.core.devices import number_type
 from drivesim.families.folder import (
     blank_parts,
     find_model,
@@ -68,8 +69,7 @@ class ModelFolders(ABC):
 
 def weight_type(config: TrainConfig) -> torch.dtype:
     """The type of exported weights."""
-    dtype: torch.dtype = getattr(torch, config.weights)
-    return dtype
+    return number_type(config.weights)
 
 
 class _DrivingFolders(ModelFolders):

@@ -80,8 +80,11 @@ def _check_whole_latents(config: TrainConfig, parts: Parts) -> None:
     if "autoencoder" not in parts:
         return
     f, scale = downsampling(parts["autoencoder"]), RECIPES[StageName(config.stage)].scale(config)
-    if any(scale * side % f for side in config.size_hw):
-        step = f // math.gcd(f, scale)
+    _check_divides(config, f // math.gcd(f, scale))
+
+
+def _check_divides(config: TrainConfig, step: int) -> None:
+    if any(side % step for side in config.size_hw):
         nearest = [max(step, round(side / step) * step) for side in config.size_hw]
         raise ValueError(f"size_hw={list(config.size_hw)} does not divide by {step}; the nearest is {nearest}")
 
@@ -93,10 +96,7 @@ def check_size(config: TrainConfig, parts: Parts) -> None:
     f, net = downsampling(parts["autoencoder"]), parts["backbone"].config
     if StageName(config.stage).is_text:  # convolutional in space: any size that can be halved often enough
         low = RECIPES[StageName(config.stage)].scale(config)
-        step = f * 2 ** (len(net.block_out_channels) - 1) // low
-        if any(side % step for side in config.size_hw):
-            nearest = [max(step, round(side / step) * step) for side in config.size_hw]
-            raise ValueError(f"size_hw={list(config.size_hw)} does not divide by {step}; the nearest is {nearest}")
+        _check_divides(config, f * 2 ** (len(net.block_out_channels) - 1) // low)
         return
     made_for = [side * f for side in net.sample_size]
     if list(config.size_hw) != made_for:

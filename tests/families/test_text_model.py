@@ -13,6 +13,7 @@ from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, Stab
 
 from drivesim.core.seeds import torch_generator
 from drivesim.diffusion.settings import KeyFrameOverrides, TextOverrides
+from drivesim.families.folder import write_index
 from drivesim.families.portions import upsample_next
 from drivesim.families.prompts import Prompts
 from drivesim.families.stages import TextStagesConfig, Upsampling
@@ -220,12 +221,15 @@ def test_a_checkpoint_may_be_given_as_the_model_folder_that_holds_it(folder: Pat
     from drivesim.models.text_to_image import save_text_to_image
     from tests.models.tiny_stable_diffusion import tiny_text_to_image
 
-    save_text_to_image(tiny_text_to_image("v1", seed=9), tmp_path / "image")
-    made = [
+    save_text_to_image(tiny_text_to_image("v1", seed=9), tmp_path / "copied" / "image")
+    for name, index in ("copied", {}), ("named", {"image": str(tmp_path / "copied" / "image")}):
+        write_index(tmp_path / name, {"family": "text", "name": name, "samplings": {}} | index)
+    plain, copied, named = (
         key_frames(TextModel.from_pretrained(folder, sources=Sources(image=str(source), base_text=str(source))))
-        for source in (tmp_path / "image", tmp_path)
-    ]
-    assert torch.equal(*made)
+        for source in (tmp_path / "copied" / "image", tmp_path / "copied", tmp_path / "named")
+    )
+    assert torch.equal(copied, plain)
+    assert torch.equal(named, plain)
 
 
 def test_a_personal_subject_is_known_to_the_image_model_alone(folder: Path, tmp_path: Path) -> None:
