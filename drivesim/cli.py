@@ -215,10 +215,11 @@ def _prepare(config: PrepareCommand, out: Path, record: Record) -> None:
 
 def _train(config: Any, out: Path, record: Record) -> None:
     from drivesim.data.source import problems_line
-    from drivesim.train.fit import fit
+    from drivesim.train.fit import fit, is_first_process
     from drivesim.train.initial_parts import judge_parts
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it advertises
+    lightning_log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    lightning_log.addFilter(lambda record: "litlogger" not in record.getMessage())  # an advertisement
     for message in (".* module.s. in eval mode at the start", ".*isinstance.treespec, LeafSpec"):  # frozen parts are
         warnings.filterwarnings("ignore", message)
     check_accelerator(config.trainer.accelerator)
@@ -229,7 +230,7 @@ def _train(config: Any, out: Path, record: Record) -> None:
     def begin() -> None:
         record()
         said = problems_line(source)  # opens the videos, which the training asks for anyway
-        if said is not None and os.environ.get("LOCAL_RANK", "0") == "0":  # once for all processes
+        if said is not None and is_first_process():
             print(said, file=sys.stderr)
 
     print(f"model: {fit(config, source, out, begin)}")

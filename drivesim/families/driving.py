@@ -148,8 +148,7 @@ class DrivingModel:
         names = part_names(index)
         check_fit(index, blank_parts(folder, names))  # before gigabytes are read
         parts = load_parts(folder, names, dtype=dtype)
-        if dtype is torch.float16 and parts["autoencoder"].config.get("force_upcast"):
-            parts["autoencoder"].float()  # its activations overflow in 16 bits
+        coder.keep_from_overflow(parts["autoencoder"])
         for part in parts.values():
             if isinstance(part, torch.nn.Module):
                 part.to(device)

@@ -102,7 +102,7 @@ class TextModel:
         self.size_hw = (self.start_hw[0] * self.finishing.scale, self.start_hw[1] * self.finishing.scale)
         self._image_colours = cache(lambda: LatentColours(parts.image.vae))
         sampled = {stage: as_facts(how) for stage, how in self.samplings.items()}
-        start_weight = sampled["key_frames"].pop("start_weight")
+        start_weight = sampled["key_frames"].pop("start_weight")  # apart, as before it was a setting: older runs go on
         facts = {
             "samplings": sampled,
             "key_frames": self.num_frames, "size_hw": self.start_hw, "fps": self.key_fps, "rates": self.rates,

@@ -20,19 +20,19 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from drivesim.conditioning.rate_label import RateLabel
-from drivesim.core.files import read_json
 from drivesim.diffusion.settings import KeyFrameSamplingConfig, Sampler, TextSamplingConfig
 from drivesim.families.folder import (
     INDEX,
     blank_parts,
-    family_of,
     find_lora,
+    find_model,
     judged_parts,
     load_parts,
     read_index,
     sampling_of,
 )
 from drivesim.families.text_sources import Sources
+from drivesim.models.autoencoder import keep_from_overflow
 from drivesim.models.hub import find_source
 from drivesim.models.temporal_stack import TemporalStack
 from drivesim.models.text_to_image import JudgedTextToImage, TextSide, TextToImage, judge_text_to_image
@@ -154,23 +154,20 @@ def judge_text_parts(
         FileNotFoundError: a checkpoint that is not there.
     """
     judge = partial(judge_text_to_image, dtype=dtype)
-    image = judge(
-        _given(sources.image, "image") or _source(folder, index, "image"),
-        loras=[find_lora(lora) for lora in sources.lora],
-    )
+    image = judge(_image_source(folder, index, sources), loras=[find_lora(lora) for lora in sources.lora])
     base, own = _sides(folder, index, sources, image, judge)
     source, names = _upscaler_source(folder, index, sources), _own_parts(folder, index)
     upscaler = None if source is None else judge(source)
     sides = (base.blank.text_side, own.blank.text_side)
     blank_upscaler = None if upscaler is None else upscaler.blank
-    blank = _joined(image.blank, sides, blank_upscaler, judged_parts(folder, names), torch.float32)
+    blank = _joined(image.blank, sides, blank_upscaler, judged_parts(folder, names))
 
     def read() -> TextParts:
         read_image = image.read()
         read_own = read_image.text_side if own is image else own.read_text_side()
         sides = (read_own if base is own else base.read_text_side(), read_own)
         read_upscaler = None if upscaler is None else upscaler.read()
-        return _joined(read_image, sides, read_upscaler, load_parts(folder, names, dtype=dtype), dtype)
+        return _joined(read_image, sides, read_upscaler, load_parts(folder, names, dtype=dtype))
 
     return JudgedTextParts(blank=blank, read=read)
 
@@ -181,12 +178,12 @@ def blank_text_parts(folder: Path, index: dict[str, Any], sources: Sources) -> T
     def blank(source: str) -> TextToImage:
         return blank_checkpoint(find_source(source))
 
-    image = blank(_given(sources.image, "image") or _source(folder, index, "image"))
+    image = blank(_image_source(folder, index, sources))
     base, own = _sides(folder, index, sources, image, blank)
     source = _upscaler_source(folder, index, sources)
     upscaler = None if source is None else blank(source)
     parts = blank_parts(folder, _own_parts(folder, index))
-    return _joined(image, (base.text_side, own.text_side), upscaler, parts, torch.float32)
+    return _joined(image, (base.text_side, own.text_side), upscaler, parts)
 
 
 def _sides(
@@ -195,8 +192,7 @@ def _sides(
     """Who tells the temporal layers the prompt, and the image model that they were trained with."""
     own_source = _own_source(folder, index) if sources.image or sources.lora else None
     own = image if own_source is None else load(own_source)
-    base_text = _given(sources.base_text, "image")
-    return (load(base_text) if base_text is not None else own), own
+    return (own if sources.base_text is None else load(checkpoint_source(sources.base_text, "image"))), own
 
 
 def _joined(
@@ -204,13 +200,11 @@ def _joined(
     sides: tuple[TextSide, TextSide],
     upscaler: TextToImage | None,
     parts: dict[str, Any],
-    dtype: torch.dtype,
 ) -> TextParts:
     base_text, own = sides
     made = TextParts(image=image, base_text=base_text, own_scheduler=own.scheduler, upscaler=upscaler, **parts)
     for checkpoint in filter(None, (image, upscaler)):
-        if dtype is torch.float16 and checkpoint.vae.config.get("force_upcast"):
-            checkpoint.vae.float()  # its activations overflow in 16 bits
+        keep_from_overflow(checkpoint.vae)
     for network in made.networks().values():
         network.eval().requires_grad_(False)
     return made
@@ -227,10 +221,16 @@ def kept_stages(folder: Path, index: dict[str, Any]) -> set[str]:
     return {name for name in stages if index.get(name, "") is not None}
 
 
+def _image_source(folder: Path, index: dict[str, Any], sources: Sources) -> str:
+    """The image model's checkpoint: one in place of the model's own, or its own."""
+    return _source(folder, index, "image") if sources.image is None else checkpoint_source(sources.image, "image")
+
+
 def _upscaler_source(folder: Path, index: dict[str, Any], sources: Sources) -> str | None:
     """The upscaler's checkpoint; None = the model has none, or it is left out."""
     if "upscaler" in kept_stages(folder, index):
-        return _given(sources.upscaler, "upscaler") or _source(folder, index, "upscaler")
+        given = sources.upscaler
+        return _source(folder, index, "upscaler") if given is None else checkpoint_source(given, "upscaler")
     if sources.upscaler is not None:
         raise ValueError(
             f"model {index['name']!r}: upscaler={sources.upscaler} has no upscaler to take the place of: the model has "
@@ -247,14 +247,29 @@ def _own_parts(folder: Path, index: dict[str, Any]) -> list[str]:
     return names + sorted(stages - {"rates", "upscaler"})
 
 
-def _given(source: str | None, name: str) -> str | None:
-    """A checkpoint that a person names: itself, or the one in a model folder of ours."""
-    if source is None:
+def text_model_folder(source: str) -> Path | None:
+    """The folder of a model of this family; None = something else, such as a bare checkpoint.
+
+    Raises:
+        ValueError: an index that cannot be read.
+    """
+    try:
+        folder = find_model(Path(source).expanduser())
+    except ValueError:  # a hub id, or an original file
         return None
-    folder = Path(source).expanduser()
-    if (folder / INDEX).is_file() and family_of(folder) == FAMILY:
-        return _source(folder, read_json(folder / INDEX), name)
-    return source
+    if not (folder / INDEX).is_file():
+        return None
+    try:
+        index = json.loads((folder / INDEX).read_text())
+    except ValueError as error:
+        raise ValueError(f"{folder / INDEX} cannot be read: {error}") from error
+    return folder if isinstance(index, dict) and index.get("family") == FAMILY else None
+
+
+def checkpoint_source(source: str, name: str) -> str:
+    """A checkpoint that a person names: the one in a model of ours, by its own folder or its index, or itself."""
+    folder = text_model_folder(source)
+    return source if folder is None else _source(folder, json.loads((folder / INDEX).read_text()), name)
 
 
 def _source(folder: Path, index: dict[str, Any], name: str) -> str:

@@ -37,6 +37,12 @@ def downsampling(autoencoder: Autoencoder) -> int:
     return 2 ** (len(autoencoder.config.block_out_channels) - 1)
 
 
+def keep_from_overflow(autoencoder: Autoencoder) -> None:
+    """Leaves one in float32 whose config says that its activations overflow in float16."""
+    if autoencoder.dtype is torch.float16 and autoencoder.config.get("force_upcast"):
+        autoencoder.float()
+
+
 @torch.no_grad()
 def encode(autoencoder: Autoencoder, frames_THWC: NDArray[np.uint8]) -> Tensor:
     """Scaled latents (T, C, h, w) of uint8 frames (T, H, W, 3), frame by frame.

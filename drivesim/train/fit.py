@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import Dataset
 
 from drivesim.core.files import read_json
@@ -87,9 +87,14 @@ def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable
     return folder
 
 
+def is_first_process() -> bool:
+    """Whether this process is the only one of a training, or the one that speaks for all."""
+    return bool(rank_zero_only(lambda: True, default=False)())
+
+
 def _forget_fruitless_start(out: Path) -> None:
     """Frees a folder that a training claimed and left before it had made anything, so that it can be corrected."""
-    if os.environ.get("LOCAL_RANK", "0") != "0":  # the first process has claimed it for all
+    if not is_first_process():  # that one has claimed it for all
         return
     path = out / IDENTITY_FILE
     is_training = path.is_file() and {"stage", "max_steps"} <= read_json(path).keys()

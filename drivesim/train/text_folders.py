@@ -28,7 +28,7 @@ from drivesim.families.folder import (
     save_parts,
     write_index,
 )
-from drivesim.families.text_parts import FAMILY, blank_checkpoint
+from drivesim.families.text_parts import FAMILY, blank_checkpoint, checkpoint_source, text_model_folder
 from drivesim.families.text_published import public_checkpoint
 from drivesim.models.hub import find_source
 from drivesim.models.stored_weights import set_weight_type
@@ -64,7 +64,7 @@ class TextFolders(ModelFolders):
     def check(self, config: TrainConfig, trained: Iterable[str]) -> None:
         """Raises ValueError where two of the folders hold different parts of one name, or different facts."""
         self._facts(config)
-        sources = [folder for folder in map(_family_folder, self._sources(config)) if folder is not None]
+        sources = [folder for folder in map(text_model_folder, self._sources(config)) if folder is not None]
         for name in (*CHECKPOINTS, *PARTS):
             holders = [folder for folder in sources if (folder / name).is_dir()]
             if name in trained or len(holders) < 2:
@@ -110,11 +110,7 @@ class TextFolders(ModelFolders):
 
     def checkpoint_source(self, source: str) -> str:
         """The text-to-image checkpoint of a model: its own sub-folder, the one that its index names, or `source`."""
-        folder = _family_folder(source)
-        if folder is None:
-            return source
-        named = json.loads((folder / INDEX).read_text()).get(self.checkpoint)
-        return str(named) if isinstance(named, str) else str(folder / self.checkpoint)
+        return checkpoint_source(source, self.checkpoint)
 
     def export(
         self, config: TrainConfig, made: Parts, trained: Iterable[str], index: dict[str, Any], folder: Path
@@ -127,7 +123,7 @@ class TextFolders(ModelFolders):
             assert config.init is not None
             missing = [name for name in CHECKPOINT_PARTS if name not in of_checkpoint]
             save_checkpoint(self.load(config.init, missing) | of_checkpoint, folder / self.checkpoint, config)
-        for source in filter(None, map(_family_folder, self._sources(config))):
+        for source in filter(None, map(text_model_folder, self._sources(config))):
             for name in (*CHECKPOINTS, *PARTS):
                 if (source / name).is_dir() and name not in trained and not (folder / name).exists():
                     shutil.copytree(source / name, folder / name)
@@ -139,7 +135,7 @@ class TextFolders(ModelFolders):
     def _facts(self, config: TrainConfig) -> dict[str, Any]:
         """The facts of all folders' indexes but the name; ValueError where two contradict each other."""
         facts: dict[str, Any] = {"samplings": {}}
-        for folder in filter(None, map(_family_folder, self._sources(config))):
+        for folder in filter(None, map(text_model_folder, self._sources(config))):
             index = json.loads((folder / INDEX).read_text())
             index.pop("name", None)
             facts["samplings"] |= index.pop("samplings", {})
@@ -157,7 +153,7 @@ class TextFolders(ModelFolders):
         if (folder / self.checkpoint).is_dir():
             if isinstance(facts.get(self.checkpoint), str):
                 del facts[self.checkpoint]
-        elif config.init is not None and _family_folder(config.init) is None:
+        elif config.init is not None and text_model_folder(config.init) is None:
             facts[self.checkpoint] = config.init
         return {"family": FAMILY, "name": config.name} | facts | own
 
@@ -239,25 +235,6 @@ def save_checkpoint(parts: Parts, folder: Path, config: TrainConfig) -> None:
         set_weight_type(named[name], dtype)  # type: ignore[arg-type]
     for file in folder.rglob("*.safetensors"):  # safetensors writes 0600
         file.chmod((folder / "model_index.json").stat().st_mode)
-
-
-def _family_folder(source: str) -> Path | None:
-    """The folder of a model of this family; None = something else, such as a bare checkpoint.
-
-    Raises:
-        ValueError: an index that cannot be read.
-    """
-    try:
-        folder = find_model(source)
-    except ValueError:  # a hub id, or an original file
-        return None
-    if not (folder / INDEX).is_file():
-        return None
-    try:
-        index = json.loads((folder / INDEX).read_text())
-    except ValueError as error:
-        raise ValueError(f"{folder / INDEX} cannot be read: {error}") from error
-    return folder if isinstance(index, dict) and index.get("family") == FAMILY else None
 
 
 def _digest(folder: Path) -> str:

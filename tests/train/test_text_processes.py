@@ -27,7 +27,7 @@ def test_two_processes_train_one_model(tmp_path: Path, repo_root: Path) -> None:
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-2000:]
-    assert all(f"GLOBAL_RANK: {rank}, MEMBER: {rank + 1}/2" in ended.stderr for rank in range(2)), ended.stderr[-2000:]
+    assert "distributed_backend=gloo" in ended.stderr and "2 processes" in ended.stderr, ended.stderr[-2000:]
     last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=False)
     assert last["global_step"] == 2
     assert json.loads((tmp_path / "run" / "run.json").read_text())["devices"] == 2
