@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from drivesim.core.arguments import quoted_prose
+from drivesim.core.run_folder import MODEL_FOLDER
 from drivesim.core.yaml_fields import nearest
 from drivesim.data.captioned import CaptionedClipsConfig
 from drivesim.data.export import ExportConfig
@@ -280,7 +281,7 @@ def recipe_that_writes(model_folder: str) -> Any | None:
     """The config of the shipped recipe whose run leaves its model in that folder; None = no recipe does."""
     for experiment in _choices("experiment"):
         values = yaml.safe_load((conf_dir() / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8"))
-        if "out" in values and Path(values["out"]) / "model" == Path(model_folder):
+        if "out" in values and Path(values["out"]) / MODEL_FOLDER == Path(model_folder):
             return compose("train", [f"experiment={experiment}"])
     return None
 

@@ -38,3 +38,9 @@ def check_accelerator(accelerator: str) -> None:
     there = ["auto", "cpu", *(["gpu"] if gpus else []), *gpus]
     if accelerator not in there:
         raise ValueError(f"trainer.accelerator={accelerator}: not on this machine; valid here: {', '.join(there)}")
+
+
+def accelerator_device(accelerator: str) -> str:
+    """The torch device that Lightning takes for an accelerator, the first where there are several."""
+    wanted = {"auto": ("cuda", "mps"), "gpu": ("cuda", "mps")}.get(accelerator, (accelerator,))
+    return next((device for device in wanted if device in devices()), "cpu")

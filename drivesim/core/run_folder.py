@@ -17,6 +17,7 @@ from drivesim.core.files import atomic_path, read_json, write_json
 CONFIG_FILE = "config.yaml"
 ORIGIN_FILE = "made_by.json"
 IDENTITY_FILE = "run.json"
+MODEL_FOLDER = "model"  # of a training
 _RECORDED = ("drivesim", "torch", "diffusers", "lightning", "numpy", "opencv-python-headless", "av", "ray")
 
 
@@ -40,6 +41,12 @@ def record_run(
         "model_fingerprint": fingerprint,
     }
     write_json(folder / ORIGIN_FILE, origin)
+
+
+def trained_in(folder: Path) -> Path:
+    """The model that a training left in its run folder; any other folder as it is."""
+    model = folder / MODEL_FOLDER
+    return model if (folder / IDENTITY_FILE).is_file() and model.is_dir() else folder
 
 
 def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from drivesim.conditioning.driving import DrivingConditioner
 from drivesim.conditioning.rate_label import RateLabel
 from drivesim.core.machine import is_out_of_memory
+from drivesim.core.run_folder import trained_in
 from drivesim.diffusion.schedule import DDIMScheduler
 from drivesim.diffusion.settings import AnySampling, Sampler
 from drivesim.models.autoencoder import AutoencoderKL, VQModel
@@ -55,14 +56,14 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def find_model(folder_or_name: str | Path) -> Path:
-    """The folder of a model: a path, or the name of one that ships with the package.
+    """The folder of a model: a path, a training's run folder, or the name of one that ships with the package.
 
     Raises:
         ValueError: neither; names the shipped models.
     """
     folder = Path(folder_or_name)
     if folder.is_dir():
-        return folder
+        return trained_in(folder)
     shipped = _shipped("shipped")
     if (shipped / str(folder_or_name)).is_dir():
         return shipped / str(folder_or_name)

@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from drivesim.core.run_folder import trained_in
 from drivesim.models.stored_weights import find_weights, read_tensors, stored_shapes
 
 # What follows the layer's name, by what it holds.
@@ -58,7 +59,8 @@ def fuse_lora(source: str | Path, unet: nn.Module, text_encoder: nn.Module) -> N
     """Adds LoRA weights to the networks' own, in place.
 
     Args:
-        source: a safetensors file, or a folder with a pytorch_lora_weights.safetensors; `PATH@0.7` = 0.7 times of it.
+        source: a safetensors file, a folder with a pytorch_lora_weights.safetensors, or the run folder of a training
+            that made one; `PATH@0.7` = 0.7 times of it.
         unet: takes the layers called unet.
         text_encoder: takes the layers called text_encoder.
 
@@ -79,7 +81,7 @@ def _judged(source: str | Path, unet: nn.Module, text_encoder: nn.Module) -> _Lo
     path, scale = _path_and_scale(str(source))
     place = f"LoRA {path}"
     if path.is_dir():
-        path = find_weights(path, "pytorch_lora_weights", place)
+        path = find_weights(trained_in(path), "pytorch_lora_weights", place)
     elif not path.is_file():
         raise ValueError(f"{place}: no such file or folder")
     shapes = stored_shapes(path, place)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drivesim.core.files import append_row, read_json, read_rows, write_json
+from drivesim.core.run_folder import MODEL_FOLDER
 from drivesim.data import ClipSource
 from drivesim.evaluate.protocol import library_versions
 from drivesim.evaluate.run import EvaluateConfig
@@ -228,7 +229,7 @@ class _Runner:
             fit(config, self.inputs.make_source(config.data), run)
             done = {"identity": identity, "train_s": time.process_time() - began}
             write_json(done_file, done)
-        return run / "model", int(config.trainer.max_steps), float(done["train_s"])
+        return run / MODEL_FOLDER, int(config.trainer.max_steps), float(done["train_s"])
 
     def _identity(self, claim: ClaimConfig, settings: dict[str, Any], trained: Path, seed: int) -> str:
         """Digest of all that a unit's numbers follow from."""

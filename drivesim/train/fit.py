@@ -20,8 +20,9 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import Dataset
 
+from drivesim.core.devices import accelerator_device
 from drivesim.core.files import read_json
-from drivesim.core.run_folder import IDENTITY_FILE, claim_folder
+from drivesim.core.run_folder import IDENTITY_FILE, MODEL_FOLDER, claim_folder
 from drivesim.core.seeds import derive_seed
 from drivesim.data.batches import FrameDataset, Item, LatentClipDataset
 from drivesim.data.frames import FrameCache, cache_frames
@@ -69,7 +70,7 @@ def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable
     claim_folder(out, _identity(config, source))
     on_claimed()
     torch.manual_seed(derive_seed(config.seed, "weights", StageName(config.stage).value))
-    folder = out / "model"
+    folder = out / MODEL_FOLDER
     parts = initial_parts(config)
     caches = {split: _frames(config, source, split) for split in ("train", "val")}
     data = _data(config, parts, caches)
@@ -98,7 +99,7 @@ def _forget_fruitless_start(out: Path) -> None:
         return
     path = out / IDENTITY_FILE
     is_training = path.is_file() and {"stage", "max_steps"} <= read_json(path).keys()
-    if is_training and not any((out / name).exists() for name in ("checkpoints", "model")):
+    if is_training and not any((out / name).exists() for name in ("checkpoints", MODEL_FOLDER)):
         path.unlink()
 
 
@@ -159,17 +160,25 @@ def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None
                 caption_weights=weights,
             )  # fmt: skip
         assert config.init is not None
-        latents = cache_latents(
-            frames,
-            lambda pictures: encode(parts["autoencoder"], pictures),
-            recipe.folders.fingerprint(config.init, ["autoencoder"]),
-            Path(config.cache_dir),
-        )
+        fingerprint = recipe.folders.fingerprint(config.init, ["autoencoder"])
+        with _on_accelerator(parts["autoencoder"], config) as autoencoder:
+            latents = cache_latents(
+                frames, lambda pictures: encode(autoencoder, pictures), fingerprint, Path(config.cache_dir)
+            )
         return LatentClipDataset(latents, seed=seed, num_frames=num_frames, rates=rates, caption_weights=weights)
 
     train = dataset("train")
     assert train is not None
     return CachedDataModule(train, dataset("val"), config.loader)
+
+
+@contextmanager
+def _on_accelerator(network: Any, config: TrainConfig) -> Iterator[Any]:
+    """The network on the device that trains, while the trainer does not have it."""
+    try:
+        yield network.to(accelerator_device(config.trainer.accelerator))
+    finally:
+        network.to("cpu")
 
 
 def _trainer(config: TrainConfig, out: Path) -> L.Trainer:
@@ -211,7 +220,8 @@ def _export(config: TrainConfig, parts: Parts, frames: FrameCache | None, folder
     stage = StageName(config.stage)
     if stage is StageName.AUTOENCODER:
         assert frames is not None
-        shift, scale = measure_scale(parts["autoencoder"], _spread_frames(frames, SCALE_FRAMES))
+        with _on_accelerator(parts["autoencoder"], config) as autoencoder:
+            shift, scale = measure_scale(autoencoder, _spread_frames(frames, SCALE_FRAMES))
         _log.warning("latent shift %.4f, scale %.4f", shift, scale)
     recipe = RECIPES[stage]
     if folder.exists():  # of a start that was stopped while it wrote

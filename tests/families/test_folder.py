@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from drivesim import Scene, Simulator
 from drivesim.core.boxes import Boxes2D
+from drivesim.core.run_folder import claim_folder
 from drivesim.families.driving import DrivingModel
 from drivesim.families.folder import find_lora, find_model, fingerprint, load_parts, save_parts
 from tests.families.tiny_family import write_tiny_family
@@ -115,6 +116,13 @@ def test_a_temporal_stack_of_another_model_is_refused(folder: Path, tmp_path: Pa
 def test_a_folder_without_index_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model_index\.json is missing"):
         DrivingModel.from_pretrained(tmp_path)
+
+
+def test_the_run_folder_of_a_training_stands_for_its_model(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "model")
+    assert find_model(tmp_path) == tmp_path  # of no run that is known
+    claim_folder(tmp_path, {"stage": "prediction", "max_steps": 1})
+    assert find_model(tmp_path) == tmp_path / "model"
 
 
 def test_an_unknown_name_names_the_shipped_models() -> None:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from drivesim.core.run_folder import claim_folder
 from drivesim.models.lora import fuse_lora
 from drivesim.models.text_to_image import TextToImage, load_text_to_image
 from tests.models.tiny_stable_diffusion import save_tiny, tiny_text_to_image
@@ -99,6 +100,20 @@ def test_fused_layers_follow_the_formula_and_others_stay(
                 changed += 1
             torch.testing.assert_close(tensor, expected, atol=1e-6, rtol=1e-6)
     assert changed == 3
+
+
+def test_the_run_folder_of_a_training_stands_for_its_file(tmp_path: Path) -> None:
+    parts = tiny_text_to_image("v1")
+    before = {name: tensor.clone() for name, tensor in parts.unet.state_dict().items()}
+    (tmp_path / "model").mkdir()
+    stored = by_diffusers(changed_layers(parts))
+    path = tmp_path / "model" / "pytorch_lora_weights.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in stored.items()}, path)
+    with pytest.raises(ValueError, match="is missing its weights"):
+        fuse_lora(tmp_path, parts.unet, parts.text_encoder)
+    claim_folder(tmp_path, {"stage": "text_lora", "max_steps": 1})
+    fuse_lora(tmp_path, parts.unet, parts.text_encoder)
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in parts.unet.state_dict().items())
 
 
 def test_alpha_is_read_from_the_settings_that_diffusers_stores(tmp_path: Path) -> None:

@@ -2,15 +2,20 @@
 
 import csv
 import json
+import re
 import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
+from numpy.typing import NDArray
 
 from drivesim.conditioning.driving import ConditionerConfig
+from drivesim.core.devices import accelerator_device
 from drivesim.core.picture import load_picture
 from drivesim.data import NuScenesConfig, make_source
 from drivesim.data.batches import CropConfig
@@ -21,7 +26,7 @@ from drivesim.families.driving import DrivingModel
 from drivesim.families.folder import load_parts, part_names, read_index
 from drivesim.families.portions import upsample_next
 from drivesim.families.upsample import UpsamplingModel
-from drivesim.models.autoencoder import to_model_range
+from drivesim.models.autoencoder import Autoencoder, encode, to_model_range
 from drivesim.models.build import AutoencoderConfig, BackboneConfig, InterpolationConfig, TemporalConfig
 from drivesim.models.upsampler import UpsamplerConfig, UpsamplerTemporalConfig
 from drivesim.models.video_decoder import VideoDecoderConfig
@@ -126,6 +131,35 @@ def family(source: ClipSource, tmp_path_factory: pytest.TempPathFactory) -> Iter
         init = fit(config(stage, folders["cache"], init), source, root / stage.value)
         folders[stage.value] = init
     yield folders
+
+
+def test_frames_are_encoded_on_the_device_that_trains(
+    family: dict[str, Path], source: ClipSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour of large frames takes a CPU days."""
+    seen: list[str] = []
+
+    def noted_encode(autoencoder: Autoencoder, frames: NDArray[np.uint8]) -> torch.Tensor:
+        seen.append("encode")
+        return encode(autoencoder, frames)
+
+    def noted_to(self: AutoencoderKL, device: str) -> AutoencoderKL:
+        seen.append(str(device))
+        return self
+
+    monkeypatch.setattr("drivesim.train.fit.accelerator_device", lambda accelerator: f"the {accelerator}")
+    monkeypatch.setattr("drivesim.train.fit.encode", noted_encode)
+    monkeypatch.setattr(AutoencoderKL, "to", noted_to)
+    settings = config(StageName.IMAGE, tmp_path / "cache", family["autoencoder"], max_steps=1)
+    fit(settings, source, tmp_path / "run")
+    assert re.fullmatch("(the cpu (encode )+cpu ?){2}", " ".join(seen))  # of training and validation, there and back
+
+
+def test_the_device_of_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drivesim.core.devices.devices", lambda: ["cpu", "cuda", "cuda:0", "cuda:1"])
+    assert [accelerator_device(name) for name in ("auto", "gpu", "cuda", "cpu")] == ["cuda", "cuda", "cuda", "cpu"]
+    monkeypatch.setattr("drivesim.core.devices.devices", lambda: ["cpu"])
+    assert accelerator_device("auto") == "cpu"
 
 
 def test_the_last_stage_exports_a_model_that_designs_and_predicts(family: dict[str, Path]) -> None:
