@@ -77,6 +77,11 @@ class TextParts:
         seen: set[int] = set()
         return {name: net for name, net in found.items() if not (id(net) in seen or seen.add(id(net)))}  # type: ignore[func-returns-value]
 
+    def keep_from_overflow(self) -> None:
+        """Leaves autoencoders in float32 that overflow in float16."""
+        for checkpoint in filter(None, (self.image, self.upscaler)):
+            keep_from_overflow(checkpoint.vae)
+
     def to(self, device: str | torch.device) -> None:
         """Moves all networks."""
         for network in self.networks().values():
@@ -203,8 +208,7 @@ def _joined(
 ) -> TextParts:
     base_text, own = sides
     made = TextParts(image=image, base_text=base_text, own_scheduler=own.scheduler, upscaler=upscaler, **parts)
-    for checkpoint in filter(None, (image, upscaler)):
-        keep_from_overflow(checkpoint.vae)
+    made.keep_from_overflow()
     for network in made.networks().values():
         network.eval().requires_grad_(False)
     return made

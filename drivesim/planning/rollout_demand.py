@@ -18,6 +18,7 @@ from drivesim.families.fitting import check_fit
 from drivesim.families.folder import blank_parts, find_model, part_names
 from drivesim.families.stages import StagesConfig
 from drivesim.families.text import TextModel
+from drivesim.models.autoencoder import keep_from_overflow
 from drivesim.models.stored_weights import set_weight_type
 from drivesim.planning.as_on_device import AsOnDevice
 from drivesim.planning.demand import Demand, Phase, part_sizes, weight_bytes
@@ -64,6 +65,7 @@ def blank_model(
     for part in parts.values():
         if isinstance(part, torch.nn.Module):
             set_weight_type(part, dtype)
+    keep_from_overflow(parts["autoencoder"])
     return BlankModel(model=DrivingModel(parts, facts, "", predict_sampling=sampling), parts=parts)
 
 

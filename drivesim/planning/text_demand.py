@@ -52,6 +52,7 @@ def blank_text_model(command: TextRolloutCommand) -> TextModel:
     check_text_fit(index, parts)
     for network in parts.networks().values():
         set_weight_type(network, command.dtype())
+    parts.keep_from_overflow()
     key_frames = command.key_frames
     if key_frames is None and command.seconds is not None:
         key_frames = key_frames_for(index, command.seconds)

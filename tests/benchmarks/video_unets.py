@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from drivesim.config import compose
 from drivesim.models.temporal_stack import TemporalStack
-from drivesim.models.video_unet import VideoUNet
+from drivesim.models.video_unet import DeepFeatures, VideoUNet
 
 OURS = "VideoUNet"
 NUM_TOKENS = 77
@@ -82,6 +82,23 @@ def _image_unet(stage: Stage) -> UNet2DConditionModel:
 
 
 def ours(stage: Stage) -> tuple[nn.Module, Run]:
+    network, call = _our_call(stage)
+    return network, lambda: call(None)
+
+
+def two_of_ours(stage: Stage) -> Run:
+    """Two calls, the second of which reuses what deep levels made in the first: `deep_every=2`."""
+    _, call = _our_call(stage)
+
+    def run() -> Tensor:
+        deep = DeepFeatures()
+        call(deep)
+        return call(deep)
+
+    return run
+
+
+def _our_call(stage: Stage) -> tuple[nn.Module, Callable[[DeepFeatures | None], Tensor]]:
     backbone = _image_unet(stage)
     context = {"context_in_channels": _COLOURS, "context_shortcut": True} if stage.is_upscaler else {}
     stack = TemporalStack.for_backbone(
@@ -94,7 +111,7 @@ def ours(stage: Stage) -> tuple[nn.Module, Run]:
         named["temporal_tokens_BLC"] = torch.cat([tokens, tokens[:, :1]], dim=1)
     if stage.is_upscaler:
         named |= {"context_BTCHW": latents[:, :, -_COLOURS:], "noise_level_B": torch.full_like(step, 30)}
-    return network, lambda: network(latents, step, tokens, **named)
+    return network, lambda deep: network(latents, step, tokens, deep=deep, **named)
 
 
 def stable_video_diffusion(stage: Stage, num_tokens: int = NUM_TOKENS) -> tuple[nn.Module, Run]:

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from drivesim.config import compose
+from drivesim.diffusion.settings import PredictionOverrides
 from drivesim.families.text import TextModel
 from drivesim.planning.demand import Phase
+from drivesim.planning.rollout_demand import blank_model
 from drivesim.planning.text_demand import blank_text_model, text_demand
 from tests.families.tiny_text import write_tiny_text
 
@@ -69,3 +71,15 @@ def test_another_type_of_weights_is_planned_without_a_word(folder: Path, capfd: 
     command = compose("plan", ["rollout", "family=text", f"model={folder}", "weights=bfloat16"])
     assert {network.dtype for network in blank_text_model(command).parts.networks().values()} == {torch.bfloat16}
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("weights", "autoencoders"), [("float16", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_autoencoders_that_overflow_in_float16_are_planned_as_they_run(
+    folder: Path, weights: str, autoencoders: torch.dtype
+) -> None:
+    command = compose("plan", ["rollout", "family=text", f"model={folder}", f"weights={weights}"])
+    networks = blank_text_model(command).parts.networks()
+    assert {networks[f"{name}/vae"].dtype for name in ("image", "upscaler")} == {autoencoders}
+    assert networks["image/unet"].dtype == getattr(torch, weights)
+    driving = blank_model("toytown", PredictionOverrides(), dtype=getattr(torch, weights)).parts
+    assert (driving["autoencoder"].dtype, driving["backbone"].dtype) == (autoencoders, getattr(torch, weights))
