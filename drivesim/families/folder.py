@@ -22,6 +22,7 @@ from drivesim.diffusion.schedule import DDIMScheduler
 from drivesim.diffusion.settings import AnySampling, Sampler
 from drivesim.models.autoencoder import AutoencoderKL, VQModel
 from drivesim.models.build import UNet2DConditionModel
+from drivesim.models.hub import is_hub_id
 from drivesim.models.stored_weights import set_weight_type
 from drivesim.models.temporal_stack import TemporalStack
 from drivesim.models.video_decoder import VideoDecoder
@@ -68,7 +69,10 @@ def find_model(folder_or_name: str | Path) -> Path:
     if (shipped / str(folder_or_name)).is_dir():
         return shipped / str(folder_or_name)
     names = sorted(path.name for path in shipped.iterdir() if path.is_dir()) if shipped.is_dir() else []
-    raise ValueError(f"no model folder {str(folder_or_name)!r}; shipped with the package: {', '.join(names) or 'none'}")
+    hint = f"; a checkpoint of the hub is given as image={folder_or_name}, family=text" if is_hub_id(folder) else ""
+    raise ValueError(
+        f"no model folder {str(folder_or_name)!r}; shipped with the package: {', '.join(names) or 'none'}{hint}"
+    )
 
 
 def find_lora(source: str) -> str:

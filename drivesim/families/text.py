@@ -203,10 +203,16 @@ class TextModel:
         """The prompts as plain keys and values.
 
         Raises:
-            ValueError: no prompt, or one that a text encoder cannot take whole; says what of it fits.
+            ValueError: no prompt, one that a text encoder cannot take whole (says what of it fits), or one whose time
+                comes after the video.
         """
         if not isinstance(conditions, Prompts):
             raise ValueError(f'model {self.name!r} needs a prompt, such as prompt="a car on a road at night"')
+        if conditions.times_s and conditions.times_s[-1] > self.duration_s:
+            raise ValueError(
+                f"prompt_times_s={conditions.times_s}: the last key frame of the video is at {self.duration_s:g} s, by "
+                "when its prompts have to be reached"
+            )
         for conditioner, prompts in (
             (self.parts.image, conditions.prompts),
             (self.parts.base_text, conditions.without_subject()),

@@ -159,7 +159,11 @@ def judge_text_parts(
         FileNotFoundError: a checkpoint that is not there.
     """
     judge = partial(judge_text_to_image, dtype=dtype)
-    image = judge(_image_source(folder, index, sources), loras=[find_lora(lora) for lora in sources.lora])
+    image = judge(
+        _image_source(folder, index, sources),
+        base=_base_of_image(folder, index, sources),
+        loras=[find_lora(lora) for lora in sources.lora],
+    )
     base, own = _sides(folder, index, sources, image, judge)
     source, names = _upscaler_source(folder, index, sources), _own_parts(folder, index)
     upscaler = None if source is None else judge(source)
@@ -180,10 +184,10 @@ def judge_text_parts(
 def blank_text_parts(folder: Path, index: dict[str, Any], sources: Sources) -> TextParts:
     """All parts without weights, which need not be there, on the meta device; of diffusers' folders alone."""
 
-    def blank(source: str) -> TextToImage:
-        return blank_checkpoint(find_source(source))
+    def blank(source: str, base: Path | None = None) -> TextToImage:
+        return blank_checkpoint(find_source(source), base)
 
-    image = blank(_image_source(folder, index, sources))
+    image = blank(_image_source(folder, index, sources), _base_of_image(folder, index, sources))
     base, own = _sides(folder, index, sources, image, blank)
     source = _upscaler_source(folder, index, sources)
     upscaler = None if source is None else blank(source)
@@ -228,6 +232,13 @@ def kept_stages(folder: Path, index: dict[str, Any]) -> set[str]:
 def _image_source(folder: Path, index: dict[str, Any], sources: Sources) -> str:
     """The image model's checkpoint: one in place of the model's own, or its own."""
     return _source(folder, index, "image") if sources.image is None else checkpoint_source(sources.image, "image")
+
+
+def _base_of_image(folder: Path, index: dict[str, Any], sources: Sources) -> Path | None:
+    """The diffusers folder with what a checkpoint in the place of the model's own lacks: that of the model's own."""
+    own = None if sources.image is None else _own_source(folder, index)
+    found = None if own is None else find_source(own)
+    return found if found is not None and found.is_dir() else None
 
 
 def _upscaler_source(folder: Path, index: dict[str, Any], sources: Sources) -> str | None:
@@ -291,27 +302,36 @@ def _own_source(folder: Path, index: dict[str, Any]) -> str | None:
     return source if isinstance(index.get("image"), str) or Path(source).exists() else None
 
 
-def blank_checkpoint(folder: Path) -> TextToImage:
-    """The parts of a diffusers folder without weights: networks on the meta device.
+def blank_checkpoint(source: Path, base: Path | None = None) -> TextToImage:
+    """The parts of a checkpoint without weights: networks on the meta device.
+
+    Args:
+        source: a diffusers folder, or, where there is a base, a single file of the same kind.
+        base: the diffusers folder of what `source` lacks; None = it lacks nothing.
 
     Raises:
-        ValueError: a single file, or a part that is missing.
+        ValueError: a single file without a base, or a part that is missing.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: planned is what lies in diffusers' form; give a folder instead of a single file")
-    missing = [name for name in ("vae", "unet", "text_encoder") if not (folder / name / "config.json").is_file()]
+    if base is None and not source.is_dir():
+        raise ValueError(f"{source}: planned is what lies in diffusers' form; give a folder instead of a single file")
+
+    def of(name: str) -> Path:
+        has = (source / name).is_dir() or (name == "unet" and source.is_dir())
+        return source / name if base is None or has else base / name
+
+    missing = [name for name in ("vae", "unet", "text_encoder") if not (of(name) / "config.json").is_file()]
     if missing:
-        raise ValueError(f"{folder}: part {missing[0]!r} is missing ({missing[0]}/config.json not found)")
-    low_res = folder / "low_res_scheduler"
+        raise ValueError(f"{source}: part {missing[0]!r} is missing ({missing[0]}/config.json not found)")
+    low_res = of("low_res_scheduler")
     with torch.device("meta"):
         networks = {
-            "unet": UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet")),
-            "vae": AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae")),
-            "text_encoder": CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder")),
+            "unet": UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(of("unet"))),
+            "vae": AutoencoderKL.from_config(AutoencoderKL.load_config(of("vae"))),
+            "text_encoder": CLIPTextModel(CLIPTextConfig.from_pretrained(of("text_encoder"))),
         }
     return TextToImage(
         **networks,
-        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-        scheduler=DDIMScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
+        tokenizer=CLIPTokenizer.from_pretrained(of("tokenizer"), local_files_only=True),
+        scheduler=DDIMScheduler.from_pretrained(of("scheduler"), local_files_only=True),
         low_res_scheduler=DDIMScheduler.from_pretrained(low_res) if low_res.is_dir() else None,
     )

@@ -25,7 +25,7 @@ def find_source(source: str | Path, *, has_weights: bool = True) -> Path:
     path = Path(source).expanduser()
     if path.exists():
         return path
-    if not _HUB_ID.fullmatch(str(source)) or path.parent.is_dir():  # the latter is a mistake in a path of here
+    if not is_hub_id(source):
         raise FileNotFoundError(f"{source}: no such folder or file, and no hub id (OWNER/NAME)")
     try:
         return Path(
@@ -34,8 +34,21 @@ def find_source(source: str | Path, *, has_weights: bool = True) -> Path:
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"{source}: no such folder or file here, and as a hub id it cannot be had: "
-            f"{str(error).strip().split('. ')[0]}. Give a folder that holds a copy of the checkpoint in its place"
+            f"{_first_cause(error)}. Give a folder that holds a copy of the checkpoint in its place"
         ) from error
+
+
+def is_hub_id(source: str | Path) -> bool:
+    """Whether what is not here may be a checkpoint of the hub, OWNER/NAME, and no mistake in a path of here."""
+    return _HUB_ID.fullmatch(str(source)) is not None and not Path(source).expanduser().parent.is_dir()
+
+
+def _first_cause(error: BaseException) -> str:
+    """What went wrong to begin with, in a line: the hub's libraries wrap it in advice on their own settings."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].split(". ")[0].rstrip(".")
 
 
 def _downloaded(hub_id: str) -> str:

@@ -104,14 +104,14 @@ class OriginalCheckpoint:
                     f"found {len(shapes)}, the first is {min(shapes, default='none')}"
                 )
         beside = path.with_suffix("")
-        if base is None and beside.is_dir():
+        if beside.is_dir():
             base = beside
         try:
             return cls(path=path, shapes=shapes, base=find_source(base or _hub_id(path, shapes), has_weights=False))
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"{path}: a single file holds no configs, tokenizer and scheduler; lay a diffusers folder with "
-                f"those of its kind beside it as {beside.name}, or name one as base. {error}"
+                f"those of its kind beside it as {beside.name}. {error}"
             ) from error
 
     def unet(self, dtype: torch.dtype) -> JudgedPart:
@@ -193,5 +193,5 @@ def _hub_id(path: Path, shapes: Shapes) -> str:
         return "stabilityai/stable-diffusion-2-1"
     raise ValueError(
         f"{path}: a file of Stable Diffusion 2 does not say whether its target is e or v. Lay its original config "
-        f"beside it as {path.with_suffix('.yaml').name}, or name a diffusers folder of the same model as base"
+        f"beside it as {path.with_suffix('.yaml').name}, or a diffusers folder of the same model as {path.stem}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from drivesim.models.stored_weights import (
     stored_shapes,
 )
 
+_log = logging.getLogger(__name__)
 LOW_RES_COLOURS = 3
 # Names that attention layers of autoencoders have in older files, and their names today.
 _OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
@@ -124,8 +126,8 @@ def judge_text_to_image(
     Args:
         source: a diffusers folder (a DreamBooth training's, too), a hub id, or an original single file (safetensors).
         base: a diffusers folder or hub id for what `source` lacks. A single file lacks configs, tokenizer and
-            scheduler; a DreamBooth checkpoint may hold the U-Net alone. None = for a single file NAME.safetensors the
-            folder NAME beside it where there is one, else the hub id of its kind; for a folder nothing.
+            scheduler, which a folder NAME beside NAME.safetensors may hold, too; a DreamBooth checkpoint may hold the
+            U-Net alone. None = for a single file the hub id of its kind; for a folder nothing.
         loras: files or folders of LoRA weights, fused in this order; `PATH@0.7` fuses 0.7 of one.
         dtype: of all weights.
 
@@ -173,6 +175,7 @@ def _forget_where_it_lay(path: Path) -> None:
         write_json(path, {key: value for key, value in read_json(path).items() if key != "_name_or_path"})
 
 
+_NEEDED = ("tokenizer", "text_encoder", "vae", "scheduler")  # beside a U-Net
 _PIPELINE = "StableDiffusion"  # what the names of its pipelines begin with
 
 # The parts that are no networks, and those that are: all of them are judged before gigabytes are read.
@@ -181,9 +184,12 @@ _Parts = tuple[dict[str, Any], dict[str, JudgedPart]]
 
 def _in_folder(source: Path, base: Path | None, dtype: torch.dtype) -> _Parts:
     def of(name: str) -> Path:
-        return source / name if base is None or (source / name).is_dir() else base / name
+        return source / name if base is None or name == "unet" or (source / name).is_dir() else base / name
 
     _check_pipeline(source)
+    lacking = [name for name in _NEEDED if of(name).parent != source]
+    if lacking:
+        _log.warning("%s holds no %s: %s's are taken", source, ", ".join(lacking), base)
     return _small_parts(of), {
         "text_encoder": _judged_text_encoder(of("text_encoder"), dtype),
         "vae": _judged_network(AutoencoderKL, of("vae"), dtype),

@@ -128,6 +128,8 @@ def test_the_run_folder_of_a_training_stands_for_its_model(whole: Path, tmp_path
 def test_an_unknown_name_names_the_shipped_models() -> None:
     with pytest.raises(ValueError, match="no model folder 'toytwon'; shipped with the package"):
         find_model("toytwon")
+    with pytest.raises(ValueError, match="no model folder 'no/such'; .* is given as image=no/such, family=text"):
+        find_model("no/such")
 
 
 def test_equal_weights_have_equal_fingerprints(whole: Path, folder: Path) -> None:

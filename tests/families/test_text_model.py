@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, StableDiffusionUpscalePipeline
 
+from drivesim.config import compose
 from drivesim.core.seeds import torch_generator
 from drivesim.diffusion.settings import KeyFrameOverrides, TextOverrides
 from drivesim.families.folder import write_index
@@ -20,8 +23,12 @@ from drivesim.families.stages import TextStagesConfig, Upsampling
 from drivesim.families.text import TextModel
 from drivesim.families.text_sources import Sources
 from drivesim.models.autoencoder import decode
+from drivesim.models.text_to_image import save_text_to_image
+from drivesim.planning.text_demand import blank_text_model
 from drivesim.rollout.world import World
 from tests.families.tiny_text import KEY_FRAMES, PORTION, SIZE_HW, write_tiny_text
+from tests.models.original_layout import write_original
+from tests.models.tiny_stable_diffusion import tiny_text_to_image
 
 PROMPTS = Prompts(prompts=["cars at night"], negative_prompt="day")
 KEY = (0, "text", 0)
@@ -218,9 +225,6 @@ def test_reused_deep_features_cost_less_and_give_nearly_the_same(folder: Path) -
 
 
 def test_a_checkpoint_may_be_given_as_the_model_folder_that_holds_it(folder: Path, tmp_path: Path) -> None:
-    from drivesim.models.text_to_image import save_text_to_image
-    from tests.models.tiny_stable_diffusion import tiny_text_to_image
-
     save_text_to_image(tiny_text_to_image("v1", seed=9), tmp_path / "copied" / "image")
     for name, index in ("copied", {}), ("named", {"image": str(tmp_path / "copied" / "image")}):
         write_index(tmp_path / name, {"family": "text", "name": name, "samplings": {}} | index)
@@ -232,10 +236,40 @@ def test_a_checkpoint_may_be_given_as_the_model_folder_that_holds_it(folder: Pat
     assert torch.equal(named, plain)
 
 
-def test_a_personal_subject_is_known_to_the_image_model_alone(folder: Path, tmp_path: Path) -> None:
-    from drivesim.models.text_to_image import save_text_to_image
-    from tests.models.tiny_stable_diffusion import tiny_text_to_image
+@pytest.mark.parametrize("kind", ["the U-Net alone", "a single file"])
+def test_what_a_checkpoint_lacks_is_taken_from_the_models_own(
+    kind: str, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tuned = tiny_text_to_image("v1", seed=9)
+    if kind == "a single file":
+        source, checkpoint = write_original(tuned, tmp_path / "tuned.safetensors"), tuned
+    else:
+        source, checkpoint = tmp_path / "tuned", replace(tiny_text_to_image("v1", seed=1), unet=tuned.unet)
+        tuned.unet.save_pretrained(source / "unet")
+    save_text_to_image(checkpoint, tmp_path / "whole")
+    made, whole = (
+        key_frames(TextModel.from_pretrained(folder, sources=Sources(image=str(path))))
+        for path in (source, tmp_path / "whole")
+    )
+    assert torch.equal(made, whole)
+    assert ("holds no tokenizer, text_encoder, vae, scheduler" in caplog.text) == (kind == "the U-Net alone")
+    command = compose("plan", ["rollout", "family=text", f"model={folder}", f"image={source}"])
+    assert blank_text_model(command).parts.image.unet.config.in_channels == 4
 
+
+def test_a_prompt_that_would_not_be_reached_is_refused(folder: Path) -> None:
+    for times in ([0.0, 2.0], [0.0, 2.1]):
+        prompts = Prompts(prompts=["a car", "night"], times_s=times)
+        with nullcontext() if times[-1] == 2.0 else pytest.raises(ValueError, match="last key frame .* is at 2 s"):
+            TextModel.from_pretrained(folder, prompts=prompts)
+
+
+def test_a_folder_without_a_unet_takes_no_place(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="part 'unet' is missing"):
+        TextModel.from_pretrained(folder, sources=Sources(image=str(tmp_path)))
+
+
+def test_a_personal_subject_is_known_to_the_image_model_alone(folder: Path, tmp_path: Path) -> None:
     save_text_to_image(tiny_text_to_image("v1", seed=9), tmp_path / "sks")
     personal = TextModel.from_pretrained(folder, sources=Sources(image=str(tmp_path / "sks")))
     own = TextModel.from_pretrained(folder)

@@ -251,9 +251,14 @@ def test_a_spoilt_folder_is_refused_in_one_line_before_weights_are_read(
 
 def test_parts_of_different_models_are_refused_naming_both_sizes(folders: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(folders["v1"], tmp_path / "mixed")
-    shutil.rmtree(tmp_path / "mixed" / "unet")
-    with pytest.raises(ValueError, match="hidden_size is 24, needed is 32"):
+    shutil.rmtree(tmp_path / "mixed" / "text_encoder")
+    with pytest.raises(ValueError, match="hidden_size is 32, needed is 24"):
         load_text_to_image(tmp_path / "mixed", base=folders["v2"])
+
+
+def test_a_folder_without_a_unet_is_no_checkpoint_whatever_the_base(folders: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="part 'unet' is missing"):
+        load_text_to_image(tmp_path, base=folders["v1"])
 
 
 def test_another_pipeline_is_named_before_its_parts_are_looked_for(tmp_path: Path) -> None:

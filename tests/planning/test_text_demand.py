@@ -73,6 +73,17 @@ def test_another_type_of_weights_is_planned_without_a_word(folder: Path, capfd: 
     assert capfd.readouterr().err == ""
 
 
+def test_the_published_clip_costs_at_most_100_pflop_by_default_and_a_portion_of_the_papers_steps() -> None:
+    """113 frames of 1280 x 2048; preset paper takes 25 times as many upscaler steps."""
+    command = compose("plan", ["rollout", "family=text", "stages.interpolate=true"])
+    model = blank_text_model(command)
+    assert (model.num_frames, model.size_hw) == (8, (1280, 2048))
+    phases = text_demand(command, model).phases
+    assert sum(phase.count * phase.work.flops for phase in phases) < 100e15
+    upscaling = sum(phase.count * phase.work.flops for phase in phases if phase.name.startswith("upscaling"))
+    assert 40e15 < upscaling < 75e15
+
+
 @pytest.mark.parametrize(("weights", "autoencoders"), [("float16", torch.float32), ("bfloat16", torch.bfloat16)])
 def test_autoencoders_that_overflow_in_float16_are_planned_as_they_run(
     folder: Path, weights: str, autoencoders: torch.dtype
