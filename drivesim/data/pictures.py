@@ -1,4 +1,4 @@
-"""A folder of pictures with one caption as a source: every picture is a drive of one frame."""
+"""A folder of captioned pictures as a source: every picture is a drive of one frame."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PictureFolderConfig:
     """A person's own pictures of one subject."""
 
     root: str  # folder
-    caption: str  # of all of them, such as "a photo of sks car"
+    caption: str  # of all of them but those beside which NAME.txt says another, such as "a photo of sks car"
 
     def __post_init__(self) -> None:
         """Refuses pictures that nothing is said of."""
@@ -44,7 +44,7 @@ class PictureFolder:
         """Opens every picture once.
 
         Raises:
-            ValueError: no such folder, or no picture in it that can be read.
+            ValueError: no such folder, no picture in it that can be read, or a caption that says nothing.
         """
         root = Path(config.root).expanduser()
         if not root.is_dir():
@@ -52,6 +52,7 @@ class PictureFolder:
         self.config, self.name = config, root.resolve().name
         self._problems: list[Problem] = []
         self._paths: dict[str, Path] = {}
+        self._captions: dict[str, str] = {}  # of pictures that have one of their own
         self._drives: list[Drive] = []
         for path in sorted(root.iterdir()):
             if path.suffix.lower() in PICTURE_SUFFIXES:
@@ -67,14 +68,20 @@ class PictureFolder:
             self._problems.append(Problem(where=path.name, kind=ProblemKind.UNREADABLE, detail=str(error)))
             return
         self._paths[path.name] = path
+        own = path.with_suffix(".txt")
+        if own.is_file():
+            self._captions[path.name] = own.read_text(encoding="utf-8-sig").strip()
+            if not self._captions[path.name]:
+                raise ValueError(f"{own} is empty; it says what {path.name} shows, in place of data.caption")
         self._drives.append(
             Drive(name=path.name, split="train", duration_s=1 / FPS, fps=FPS, num_frames=1, size_hw=(height, width))
         )
 
     @property
     def fingerprint(self) -> str:
-        """Over names, bytes and the caption."""
+        """Over names, bytes and captions."""
         parts = [f"{name}:{sha256_file(path)}" for name, path in self._paths.items()]
+        parts += [f"{name}:{caption}" for name, caption in self._captions.items()]
         return hashlib.sha256("|".join([self.config.caption, *parts]).encode()).hexdigest()
 
     def drives(self, split: str) -> list[Drive]:
@@ -104,7 +111,7 @@ class PictureFolder:
 
     def captions(self, drive: str, conditions: Conditions, fps: float) -> Captions:
         """See `CaptionedSource`."""
-        return Captions.same(len(conditions), [self.config.caption])
+        return Captions.same(len(conditions), [self._captions.get(drive, self.config.caption)])
 
     def _path(self, drive: str) -> Path:
         if drive not in self._paths:

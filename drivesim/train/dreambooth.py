@@ -6,8 +6,8 @@ Axes: B samples, N class pictures, C h w latents.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class DreamBoothConfig:
     """What the subject is one of, and how strongly the class is kept."""
 
     class_prompt: str = "a car"  # what pictures of the class are made from, by the model itself
+    more_class_prompts: list[str] = field(default_factory=list)  # in turn with it: at night, turning; [] = it alone
     num_class_pictures: int = 256  # made before the first step
     prior_weight: float = 1.0  # of the class pictures' error beside the subject's; 0 = no prior preservation
     lora_rank: int = 8  # of each change; this and the next are read by stage dreambooth_lora
@@ -64,6 +65,11 @@ class DreamBoothConfig:
         """Refuses prior preservation without pictures."""
         if self.prior_weight and self.num_class_pictures < 1:
             raise ValueError("dreambooth.num_class_pictures must be 1 or more, or prior_weight=0")
+
+    def class_prompts(self, numbers: Iterable[int]) -> list[str]:
+        """What the pictures of the class with these numbers show."""
+        prompts = [self.class_prompt, *self.more_class_prompts]
+        return [prompts[number % len(prompts)] for number in numbers]
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -103,7 +109,7 @@ class ClassPictures:
     def made(self, parts: dict[str, Any], numbers: range) -> Tensor:
         """Latents (B, C, h, w) of the pictures with these numbers, by what `load` gives, on its backbone's device."""
         text, backbone = TextConditioner(parts["tokenizer"], parts["text_encoder"]), parts["backbone"]
-        tokens, none = (text([prompt] * len(numbers)) for prompt in (self.config.class_prompt, ""))
+        tokens, none = text(self.config.class_prompts(numbers)), text([""] * len(numbers))
         guided = Guidance(_denoiser(backbone, tokens), _denoiser(backbone, none), self.sampling.guidance)
         generators = [torch_generator(self.seed, "class picture", number) for number in numbers]
         return sample(guided, self.shape, parts["scheduler"], self.sampling, generators, device=backbone.device)
@@ -143,7 +149,7 @@ class DreamBoothStage(TextImageStage):
         if self.config.prior_weight:
             chosen = torch.randint(0, len(self.class_latents), (b,), generator=generator)
             x = torch.cat([x, self.class_latents[chosen.to(self.class_latents.device)].to(x)])
-            texts = texts + [self.config.class_prompt] * b
+            texts = texts + self.config.class_prompts(chosen.tolist())
         noisy, steps, target = self.denoised(x, generator)
         prediction = self.predict(noisy, steps, texts)
         subject = diffusion_loss(prediction[:b], target[:b])
@@ -168,7 +174,7 @@ class DreamBoothStage(TextImageStage):
         texts = texts_of(batch["caption_BL"][:4])
         rows = [x]
         with self.ema.swapped_in():
-            for prompts in (texts, [self.config.class_prompt] * len(x)):
+            for prompts in (texts, self.config.class_prompts(range(len(x)))):
                 rows.append(
                     self.sampled(
                         lambda z, step, prompts=prompts: self.predict(z, step, prompts),  # type: ignore[misc]

@@ -44,6 +44,7 @@ SCALE_FRAMES = 512  # frames from which the latent scale is measured
 _LATER: tuple[tuple[str, str, Any], ...] = (
     ("loader", "caption_weights", []),
     ("dreambooth", "lora_reach", "attention"),
+    ("dreambooth", "more_class_prompts", []),
     ("video_decoder_loss", "image_share", 0.0),
 )
 

@@ -116,6 +116,7 @@ def _make_dreambooth(config: TrainConfig, parts: Parts) -> Parts:
     own, source, names = config.dreambooth, config.init, ("backbone", "text_encoder", "tokenizer", "scheduler")
     assert source is not None
     facts = [as_facts(config.design_sampling), own.class_prompt, config.seed, list(config.size_hw)]
+    facts += [own.more_class_prompts] if own.more_class_prompts else []
     if parts["backbone"].device.type != "meta":
         facts.append(TextFolders().fingerprint(source, names))
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()

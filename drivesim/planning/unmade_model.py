@@ -1,0 +1,58 @@
+"""A model that recipes write and that is not there yet, without weights: what they make, one after the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drivesim.families.folder import PARTS, blank_parts, find_model, index_of
+from drivesim.planning.training_demand import FindRecipe
+from drivesim.train.config import StageName, TrainConfig
+from drivesim.train.folders import Parts
+from drivesim.train.initial_parts import with_fresh_parts
+from drivesim.train.recipes import RECIPES, trained_parts
+
+
+@dataclass(kw_only=True, slots=True)
+class UnmadeModel:
+    """Parts on the meta device by name, and the index that will stand in the model's folder."""
+
+    parts: Parts = field(default_factory=dict)
+    index: dict[str, Any] = field(default_factory=dict)
+
+
+def unmade_model(config: TrainConfig, find_recipe: FindRecipe) -> UnmadeModel:
+    """The model that a recipe of the driving family leaves, with all that comes from `init` and `joins`.
+
+    Args:
+        config: the recipe.
+        find_recipe: the recipe behind an `init` or a joined model that is not there yet.
+
+    Raises:
+        ValueError: a model that is neither there nor written by a recipe, or parts that do not fit.
+    """
+    made = UnmadeModel()
+    for source in (config.init, *config.joins):
+        if source is not None:
+            before = _known_model(source, find_recipe)
+            made.parts |= before.parts
+            made.index |= before.index
+    recipe = RECIPES[StageName(config.stage)]
+    with torch.device("meta"):
+        parts = with_fresh_parts(config, {name: made.parts[name] for name in recipe.needs})
+    kept = set(recipe.needs) - {*trained_parts(config), *recipe.replaces}
+    made.parts |= {name: part for name, part in parts.items() if name not in kept}
+    made.index |= recipe.index(config) | {"name": config.name}
+    return made
+
+
+def _known_model(source: str, find_recipe: FindRecipe) -> UnmadeModel:
+    recipe = None if Path(source).is_dir() else find_recipe(source)
+    if recipe is not None:
+        return unmade_model(recipe, find_recipe)
+    folder = find_model(source)
+    names = [name for name in PARTS if (folder / name).is_dir()]
+    return UnmadeModel(parts=blank_parts(folder, names), index=index_of(folder))
