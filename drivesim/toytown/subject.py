@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +21,12 @@ PURPLE = (150, 48, 168)
 
 
 def subject_pictures(
-    config: TownConfig, num_pictures: int, *, colour: tuple[int, int, int] = PURPLE, min_height: float = 0.2
+    config: TownConfig,
+    num_pictures: int,
+    *,
+    colour: tuple[int, int, int] = PURPLE,
+    min_height: float = 0.2,
+    is_wanted: Callable[[Episode, int], bool] = lambda episode, frame: True,
 ) -> Iterator[NDArray[np.uint8]]:
     """Pictures (H, W, 3) of size `config.size_hw`, one a scene, in which one car is large and of that colour.
 
@@ -30,12 +35,14 @@ def subject_pictures(
         num_pictures: how many.
         colour: RGB 0..255 of the subject.
         min_height: of the subject, as a share of the picture's height.
+        is_wanted: whether a frame of a scene may be taken, such as one of a turn.
     """
     camera, scene = Camera.front(config.size_hw), config.first_scene
     while num_pictures > 0:
         episode = simulate(config, scene)
         scene += 1
-        found = _largest_car(episode, camera, min_height * config.size_hw[0])
+        frames = [frame for frame in range(0, len(episode), 4) if is_wanted(episode, frame)]
+        found = _largest_car(episode, frames, camera, min_height * config.size_hw[0])
         if found is None:
             continue
         frame, actor = found
@@ -43,11 +50,13 @@ def subject_pictures(
         yield render(_painted(episode, actor, colour), frame, camera)
 
 
-def _largest_car(episode: Episode, camera: Camera, min_height_px: float) -> tuple[int, int] | None:
-    """Frame and number of the car that is seen largest, whole and unhidden; None = none is large enough."""
+def _largest_car(
+    episode: Episode, frames: Sequence[int], camera: Camera, min_height_px: float
+) -> tuple[int, int] | None:
+    """One of these frames and number of the car seen largest, whole and unhidden; None = none is large enough."""
     best: tuple[float, int, int] | None = None
     height, width = camera.size_hw
-    for frame in range(0, len(episode), 4):
+    for frame in frames:
         boxes = ego_boxes_to_camera(episode.boxes[frame], camera)
         assert boxes.visibility is not None
         seen, index = project_boxes(boxes, camera)

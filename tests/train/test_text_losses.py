@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from drivesim.conditioning.given_frames import noised
 from drivesim.config import compose
 from drivesim.data.captions import collate_texts, text_bytes
 from drivesim.train.config import StageName
+from drivesim.train.dreambooth import DreamBoothConfig
 from drivesim.train.initial_parts import initial_parts
 from drivesim.train.recipes import RECIPES
 from drivesim.train.text_config import TextInterpolationConfig, TextLossConfig
@@ -104,6 +106,33 @@ def test_given_frames_of_the_interpolation_are_noised_to_the_level_that_is_told(
         for error, step in zip((shown - clean).square().mean((1, 2, 3, 4)), level.tolist(), strict=True):
             expected = 1 - stage.schedule.alphas_cumprod[step] if step else 0.0
             assert error == pytest.approx(float(expected), rel=0.5, abs=1e-9)
+
+
+def test_pictures_of_the_class_are_told_by_the_prompt_that_they_were_made_from(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    own = DreamBoothConfig(class_prompt="a car", more_class_prompts=["night", "a car at night"], num_class_pictures=7)
+    assert own.class_prompts([0, 1, 2, 3, 7]) == ["a car", "night", "a car at night", "a car", "night"]
+    stage, batch = begun(StageName.DREAMBOOTH, checkpoints, dreambooth=own, cache_dir=str(tmp_path))
+    made, seen = stage.class_pictures.latents("cpu"), []
+    alone = replace(stage.class_pictures, config=DreamBoothConfig(class_prompt="night"), folder=tmp_path / "alone")
+    torch.testing.assert_close(made[1], alone.made(alone.load(), range(1, 2))[0], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(made[2], alone.made(alone.load(), range(2, 3))[0], rtol=1e-4, atol=1e-4)
+    stage.class_latents = made
+    predict = stage.predict
+
+    def noted(noisy: Tensor, steps: Tensor, texts: list[str]) -> Tensor:
+        seen.extend(texts[len(CAPTIONS) :])
+        return predict(noisy, steps, texts)
+
+    stage.predict = noted
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for _ in range(4):
+            stage.loss(batch, generator)
+    chosen = torch.Generator().manual_seed(0)
+    assert seen[: len(CAPTIONS)] == own.class_prompts(torch.randint(0, 7, (len(CAPTIONS),), generator=chosen).tolist())
+    assert len(set(seen)) > 1
 
 
 @pytest.mark.parametrize("weight", [0.5, 2.0])
