@@ -34,7 +34,9 @@ def what_fits(command: str, overrides: Sequence[str], error: str, run: Callable[
     whole = f"drivesim plan {command} {shlex.join(keys)} prints the whole plan"
     if len(keys) < len(overrides):  # which of several values it was is not known here
         return whole
-    wanted = [f"plan.memory_gib={_free_gib(error):.3f}", "plan.changes=true", "plan.measure_s=0"]
+    gib = _free_gib(error)
+    print(f"out of memory; looking for what would fit {gib:.1f} GiB, a minute or more", file=sys.stderr, flush=True)
+    wanted = [f"plan.memory_gib={gib:.3f}", "plan.changes=true", "plan.measure_s=0"]
     with tempfile.TemporaryDirectory() as out:
         printed = (run or _run)(["plan", command, *keys, *wanted, f"out={out}"])
     lines = printed.splitlines()
