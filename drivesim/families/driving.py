@@ -24,7 +24,7 @@ from drivesim.diffusion.settings import (
     as_facts,
 )
 from drivesim.families.finishing import Finishing
-from drivesim.families.fitting import check_fit
+from drivesim.families.fitting import NUM_GIVEN, check_fit
 from drivesim.families.folder import (
     blank_parts,
     find_model,
@@ -96,7 +96,7 @@ class DrivingModel:
         self.design_sampling = (design_sampling or SamplerOverrides()).over(
             sampling_of(index, "design_sampling", SamplingConfig)
         )
-        self.num_given = int(index.get("num_given", 2))
+        self.num_given = int(index.get("num_given", NUM_GIVEN))
         own = sampling_of(index, "predict_sampling", PredictionSamplingConfig)
         self.predict_sampling = (predict_sampling or PredictionOverrides()).over(own)
         self.finishing = Finishing.of_driving(parts, index, self.fps)

@@ -20,6 +20,7 @@ from drivesim.core.machine import is_out_of_memory
 from drivesim.core.run_folder import trained_in
 from drivesim.diffusion.schedule import DDIMScheduler
 from drivesim.diffusion.settings import AnySampling, Sampler
+from drivesim.families.facts import check_facts
 from drivesim.models.autoencoder import AutoencoderKL, VQModel
 from drivesim.models.build import UNet2DConditionModel
 from drivesim.models.hub import is_hub_id
@@ -53,6 +54,7 @@ OPTIONAL = {  # key of the index -> parts that come with it
     "upsampler": ("upsampler", "upsampler_scheduler"),
     "upsampler_temporal": ("upsampler_temporal",),
 }
+SAMPLED = {"rates": "interpolate_sampling", "upsampler": "upsample_sampling"}  # key of a stage -> of its sampling
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -116,7 +118,9 @@ def read_index(folder: Path, family: str = DRIVING) -> dict[str, Any]:
         raise ValueError(
             f"{folder}: a model of family {found}, not {family}; drivesim rollout takes it with family={found}"
         )
-    samplings = {"design_sampling", "predict_sampling"} if family == DRIVING else set()
+    samplings = set()
+    if family == DRIVING:
+        samplings = {"design_sampling", "predict_sampling", *(own for key, own in SAMPLED.items() if key in index)}
     missing = sorted(({"name", "fps", "size_hw"} | samplings) - set(index))
     if missing:
         hint = ""
@@ -125,11 +129,9 @@ def read_index(folder: Path, family: str = DRIVING) -> dict[str, Any]:
             hint = "; it makes no key frames: later stages are trained with joins=[a model that has these]"
             hint += f", and {' or '.join(taken)} puts its checkpoint in the place of another model's" if taken else ""
         raise ValueError(f"{path}: missing keys {', '.join(missing)}{hint}")
-    fps, size_hw = index["fps"], index["size_hw"]
-    if not isinstance(fps, int | float) or not fps > 0:
-        raise ValueError(f"{path}: fps is {fps!r}; expected a number above 0")
-    if not (isinstance(size_hw, list) and len(size_hw) == 2 and all(isinstance(n, int) and n > 0 for n in size_hw)):
-        raise ValueError(f"{path}: size_hw is {size_hw!r}; expected [height, width] in pixels")
+    # In the index of a text model null says that a stage is left out, as a missing key does.
+    left_out = [key for key in OPTIONAL if family != DRIVING and index.get(key) is None]
+    check_facts(path, {key: fact for key, fact in index.items() if key not in left_out})
     return index
 
 

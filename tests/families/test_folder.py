@@ -94,7 +94,7 @@ def test_a_model_runs_in_the_type_it_was_loaded_in(whole: Path, dtype: torch.dty
 
 def test_weights_of_another_size_are_refused(folder: Path) -> None:
     path = folder / "backbone" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"norm_num_groups": 4, "time_embedding_dim": 32}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"conv_in_kernel": 1}))
     with pytest.raises(ValueError, match="part 'backbone': weights and config do not belong together"):
         DrivingModel.from_pretrained(folder)
 
