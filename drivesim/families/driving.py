@@ -147,7 +147,7 @@ class DrivingModel:
         index = model_facts(folder, stages)
         names = part_names(index)
         check_fit(index, blank_parts(folder, names))  # before gigabytes are read
-        parts = load_parts(folder, names, dtype=dtype)
+        parts = load_parts(folder, names, dtype=dtype)  # once all headers have been read
         coder.keep_from_overflow(parts["autoencoder"])
         for part in parts.values():
             if isinstance(part, torch.nn.Module):

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from diffusers import ModelMixin
-from safetensors import SafetensorError, safe_open
 
 from drivesim.conditioning.driving import DrivingConditioner
 from drivesim.conditioning.rate_label import RateLabel
@@ -24,7 +23,15 @@ from drivesim.families.facts import check_facts
 from drivesim.models.autoencoder import AutoencoderKL, VQModel
 from drivesim.models.build import UNet2DConditionModel
 from drivesim.models.hub import is_hub_id
-from drivesim.models.stored_weights import set_weight_type
+from drivesim.models.stored_weights import (
+    Shapes,
+    check_numbers,
+    check_shapes,
+    name_today,
+    network_shapes,
+    set_weight_type,
+    stored_shapes,
+)
 from drivesim.models.temporal_stack import TemporalStack
 from drivesim.models.video_decoder import VideoDecoder
 
@@ -184,8 +191,10 @@ def load_parts(folder: Path, names: Iterable[str] = REQUIRED, dtype: torch.dtype
     """The parts of a model folder by name, in evaluation mode.
 
     Raises:
-        ValueError: a part that is missing, a pickle, not of its class, or of another size; says which.
+        ValueError: as `judged_parts`, or weights that are not finite; says which.
     """
+    names = list(names)
+    judged_parts(folder, names)
     return {name: _load_part(folder, name, dtype) for name in names}
 
 
@@ -201,8 +210,13 @@ def blank_parts(folder: Path, names: Iterable[str] = REQUIRED) -> dict[str, Any]
         if PARTS[name][2] is None:
             parts[name] = part_class.from_pretrained(folder / name, local_files_only=True)
             continue
-        with torch.device("meta"):
-            parts[name] = part_class.from_config(part_class.load_config(folder / name, local_files_only=True)).eval()
+        config = part_class.load_config(folder / name, local_files_only=True)
+        try:
+            with torch.device("meta"):
+                parts[name] = part_class.from_config(config).eval()
+        except (ValueError, TypeError, LookupError, RuntimeError, ArithmeticError) as error:
+            cause = " ".join(str(error).split())
+            raise ValueError(f"{folder}: part {name!r}: its config makes no {part_class.__name__}: {cause}") from error
     return parts
 
 
@@ -210,13 +224,13 @@ def judged_parts(folder: Path, names: Iterable[str] = REQUIRED) -> dict[str, Any
     """As `blank_parts`, and the headers of the files that hold the weights have been read.
 
     Raises:
-        ValueError: as `blank_parts`, or weights that are missing, a pickle or truncated.
+        ValueError: as `blank_parts`, or weights that are missing, a pickle, truncated or not those of the config.
     """
     parts = blank_parts(folder, names)
-    for name in parts:
+    for name, part in parts.items():
         weight_file = PARTS[name][2]
         if weight_file is not None:
-            _check_weights(folder, name, folder / name / weight_file)
+            _check_weights(folder, name, folder / name / weight_file, network_shapes(part))
     return parts
 
 
@@ -248,7 +262,7 @@ def _load_part(folder: Path, name: str, dtype: torch.dtype) -> Any:
     part, weight_file = folder / name, PARTS[name][2]
     if weight_file is None:
         return part_class.from_pretrained(part, local_files_only=True)
-    _check_weights(folder, name, part / weight_file)
+    place = f"{folder}: part {name!r}"
     try:
         model, info = part_class.from_pretrained(
             part,
@@ -263,28 +277,25 @@ def _load_part(folder: Path, name: str, dtype: torch.dtype) -> Any:
             raise
         lines = [line.strip() for line in str(error).strip().splitlines()]
         cause = " ".join(lines[:2])  # torch's first line says that something is wrong, the second one what
-        raise ValueError(f"{folder}: part {name!r}: weights and config do not belong together: {cause}") from error
+        raise ValueError(f"{place}: weights and config do not belong together: {cause}") from error
     # diffusers fills missing tensors with random numbers and only logs it
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[what]:
             found = f"{len(info[what])} {what.replace('_', ' ')}, the first is {sorted(map(str, info[what]))[0]}"
-            raise ValueError(f"{folder}: part {name!r}: weights and config do not belong together: {found}")
+            raise ValueError(f"{place}: weights and config do not belong together: {found}")
+    check_numbers(model.state_dict(), place)
     return model.eval()
 
 
-def _check_weights(folder: Path, name: str, path: Path) -> None:
+def _check_weights(folder: Path, name: str, path: Path, wanted: Shapes) -> None:
+    place = f"{folder}: part {name!r}"
     if not path.is_file():
         pickles = sorted(p.name for pattern in PICKLES for p in path.parent.glob(pattern))
         if pickles:
-            raise ValueError(f"{folder}: part {name!r} holds the pickle {pickles[0]}; only safetensors are loaded")
-        raise ValueError(f"{folder}: part {name!r} is missing its weights ({name}/{path.name})")
-    try:
-        with safe_open(path, framework="pt") as file:
-            list(file.keys())
-    except SafetensorError as error:
-        raise ValueError(
-            f"{folder}: part {name!r}: {path.name} is truncated or no safetensors file: {error}"
-        ) from error
+            raise ValueError(f"{place} holds the pickle {pickles[0]}; only safetensors are loaded")
+        raise ValueError(f"{place} is missing its weights ({name}/{path.name})")
+    found = {name_today(tensor): shape for tensor, shape in stored_shapes(path, place).items()}
+    check_shapes(found, wanted, place)
 
 
 def save_parts(folder: Path, parts: dict[str, Any], dtype: torch.dtype = torch.float32) -> None:
