@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from drivesim.families.driving import DrivingModel
+from drivesim.families.folder import fingerprint, load_parts, save_parts
+from drivesim.models.upsampler import SCALE_KEY
 from tests.families.tiny_cascade import write_tiny_cascade
 
 
@@ -116,3 +118,27 @@ def test_a_stage_whose_sampling_is_not_said_is_refused(folder: Path, key: str) -
 def test_as_many_given_frames_as_a_call_makes_are_refused(folder: Path) -> None:
     change(folder / "model_index.json", {"num_given": 10})
     assert "num_given=10 of the model index, but temporal makes 10 frames a call" in refusal(folder)
+
+
+def test_a_scale_that_the_upsampler_was_not_trained_for_is_refused_where_its_config_tells(
+    whole: Path, folder: Path, tmp_path: Path
+) -> None:
+    said = {"upsampler": {"scale": 4, "patch_px": 2, "detail_gain": None, "noise_level": 20}}
+    change(folder / "model_index.json", said)
+    wanted = "model 'tiny': parts do not fit together: upsampler: scale=4, but its U-Net was trained for a scale of 2"
+    assert refusal(folder) == wanted
+    older = Path(shutil.copytree(whole, tmp_path / "older"))
+    path = older / "upsampler" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in config.items() if key != SCALE_KEY}))
+    change(older / "model_index.json", said)
+    assert DrivingModel.from_pretrained(older).size_hw == (128, 256)
+
+
+def test_the_scale_of_an_upsampler_is_kept_without_a_word(
+    whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    save_parts(tmp_path, load_parts(whole, ["upsampler"]))
+    assert fingerprint(tmp_path, ["upsampler"]) == fingerprint(whole, ["upsampler"])
+    assert json.loads((tmp_path / "upsampler" / "config.json").read_text())[SCALE_KEY] == 2
+    assert not caplog.records and capfd.readouterr() == ("", "")
