@@ -23,6 +23,7 @@ from drivesim.diffusion.settings import (
     SamplingConfig,
     as_facts,
 )
+from drivesim.families.facts import LATENT_SCALE
 from drivesim.families.finishing import Finishing
 from drivesim.families.fitting import NUM_GIVEN, check_fit
 from drivesim.families.folder import (
@@ -42,7 +43,8 @@ from drivesim.models.video_unet import VideoUNet
 
 IsNight: TypeAlias = bool | None  # what may be said of a drive; None = unknown
 
-_OVERRIDDEN = ("design_sampling", "predict_sampling")  # facts of the index that a person may replace
+# Facts of the index that a person may replace, and that change no frame.
+_NO_FRAMES = ("design_sampling", "predict_sampling", "name", LATENT_SCALE)
 
 
 def model_facts(folder: Path, stages: StagesConfig | None = None) -> dict[str, Any]:
@@ -113,7 +115,7 @@ class DrivingModel:
             self.rate_label = parts["rate_label"]
             self.interpolate_sampling = sampling_of(index, "interpolate_sampling", SamplingConfig)
         # Other sampling makes other frames of the same weights: half a run must not go on with it.
-        facts = {key: fact for key, fact in sorted(index.items()) if key not in ("name", *_OVERRIDDEN)}
+        facts = {key: fact for key, fact in sorted(index.items()) if key not in _NO_FRAMES}
         rounding = "" if self.dtype is torch.float32 else f"|{self.dtype}"
         self.fingerprint = hashlib.sha256(
             f"{weights}|{json.dumps(facts)}|{self.design_sampling}|{self.predict_sampling}{rounding}".encode()

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# Key of the shift and scale of the latents that the networks were trained on; models of before there was one lack it.
+LATENT_SCALE = "latent_scale"
+
 Rule = tuple[str, Callable[[Any], bool]]  # what is expected, and whether a value is
 
 
@@ -63,7 +66,7 @@ _RULES: dict[str, Rule] = {
     "size_hw": ("[height, width] in pixels", lambda value: _are(_is_count, value, 2)),
     "num_given": _COUNT,
     "rates": ("a list of frames a second, one a pass", lambda value: _are(_is_above_0, value)),
-    "latent_scale": (
+    LATENT_SCALE: (
         "[shift, scale] of the latents, the scale above 0",
         lambda value: _are(_is_number, value, 2) and value[1] > 0,
     ),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
+from drivesim.families.facts import LATENT_SCALE
 from drivesim.families.upsample import UpsamplingModel
-from drivesim.models.autoencoder import downsampling
+from drivesim.models.autoencoder import Autoencoder, downsampling, latent_scale
 from drivesim.models.temporal_stack import TemporalStack
 from drivesim.models.video_unet import OF_BACKBONE
 
+SCALE_TOLERANCE = 1e-4  # relative, of the latents' shift and scale
 NUM_GIVEN = 2  # key frames that a call is given, where a model's index says nothing
 Pair = tuple[str, Any, Any]  # what both sides state, and what each states
 
@@ -24,6 +27,7 @@ def check_fit(index: dict[str, Any], parts: dict[str, Any]) -> None:
         parts: what `folder.blank_parts` or `folder.load_parts` gives.
     """
     _check_size(index, parts)
+    check_latents(index, parts["autoencoder"])
     for what, one, other in _pairs(index, parts):
         if one != other:
             raise ValueError(f"model {index['name']!r}: parts do not fit together: {what}: {one} and {other}")
@@ -35,6 +39,23 @@ def check_fit(index: dict[str, Any], parts: dict[str, Any]) -> None:
         )
     if "upsampler" in index:
         _check_upsampler(index, parts)
+
+
+def check_latents(index: dict[str, Any], autoencoder: Autoencoder) -> None:
+    """Raises ValueError for an autoencoder whose latents are scaled otherwise than those of the model's training.
+
+    Args:
+        index: a model's; one that does not say how they were scaled fits any.
+        autoencoder: the one in the model.
+    """
+    own, trained = latent_scale(autoencoder), index.get(LATENT_SCALE)
+    if trained is None:
+        return
+    if not all(math.isclose(a, b, rel_tol=SCALE_TOLERANCE, abs_tol=1e-9) for a, b in zip(own, trained, strict=True)):
+        raise ValueError(
+            f"model {index['name']!r}: parts do not fit together: shift and scale of latents (autoencoder, "
+            f"{LATENT_SCALE} of the model index, which its networks were trained on): {list(own)} and {trained}"
+        )
 
 
 def _check_size(index: dict[str, Any], parts: dict[str, Any]) -> None:

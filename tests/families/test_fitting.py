@@ -142,3 +142,24 @@ def test_the_scale_of_an_upsampler_is_kept_without_a_word(
     assert fingerprint(tmp_path, ["upsampler"]) == fingerprint(whole, ["upsampler"])
     assert json.loads((tmp_path / "upsampler" / "config.json").read_text())[SCALE_KEY] == 2
     assert not caplog.records and capfd.readouterr() == ("", "")
+
+
+def test_an_autoencoder_of_another_latent_scale_is_refused_naming_both(whole: Path, folder: Path) -> None:
+    index = folder / "model_index.json"
+    change(index, {"latent_scale": [0.0, 1.00005]})  # rounding
+    shutil.copytree(whole, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.json"))
+    known = DrivingModel.from_pretrained(folder)
+    assert known.fingerprint == DrivingModel.from_pretrained(whole).fingerprint, "it makes the same frames"
+    for part in ("autoencoder", "video_decoder"):
+        change(folder / part / "config.json", {"scaling_factor": 0.18215})
+    assert refusal(folder) == (
+        "model 'tiny': parts do not fit together: shift and scale of latents (autoencoder, latent_scale of the model "
+        "index, which its networks were trained on): [0.0, 0.18215] and [0.0, 1.00005]"
+    )
+    change(index, {"latent_scale": [-0.06, 0.18215]})
+    assert "[0.0, 0.18215] and [-0.06, 0.18215]" in refusal(folder)
+    change(index, {"latent_scale": [0.0]})
+    assert "latent_scale is [0.0]; expected [shift, scale]" in refusal(folder)
+    facts = json.loads(index.read_text())
+    index.write_text(json.dumps({key: fact for key, fact in facts.items() if key != "latent_scale"}))
+    DrivingModel.from_pretrained(folder)  # an older model is taken as it is
