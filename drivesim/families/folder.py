@@ -55,6 +55,7 @@ PARTS: dict[str, tuple[tuple[Any, ...], str, str | None]] = {
     "upsampler_scheduler": ((DDIMScheduler,), "scheduler_config.json", None),
 }
 REQUIRED = ("autoencoder", "backbone", "conditioner", "temporal", "scheduler")
+REQUIRED_FACTS = ("fps", "size_hw", "design_sampling", "predict_sampling")  # beside the name
 OPTIONAL = {  # key of the index -> parts that come with it
     "rates": ("interpolation", "rate_label"),
     "video_decoder": ("video_decoder",),
@@ -125,10 +126,10 @@ def read_index(folder: Path, family: str = DRIVING) -> dict[str, Any]:
         raise ValueError(
             f"{folder}: a model of family {found}, not {family}; drivesim rollout takes it with family={found}"
         )
-    samplings = set()
+    needed = {"name", "fps", "size_hw"}
     if family == DRIVING:
-        samplings = {"design_sampling", "predict_sampling", *(own for key, own in SAMPLED.items() if key in index)}
-    missing = sorted(({"name", "fps", "size_hw"} | samplings) - set(index))
+        needed |= {*REQUIRED_FACTS, *(own for key, own in SAMPLED.items() if key in index)}
+    missing = sorted(needed - set(index))
     if missing:
         hint = ""
         if family != DRIVING and "samplings" in index and not (folder / "temporal").is_dir():
