@@ -295,7 +295,9 @@ Beginning = tuple[Any, Any, "Start", dict[str, NDArray[np.uint8]]]  # loads the 
 def _driving_beginning(config: RolloutCommand) -> Beginning:
     from drivesim.families.driving import DrivingModel
     from drivesim.rollout.pools import torch_threads
+    from drivesim.rollout.start import check_scene
 
+    check_scene(config.start, config.start_s, config.is_night)
     how: dict[str, Any] = {"device": config.device, "predict_sampling": config.sampler, "stages": config.stages}
     how["dtype"] = config.dtype()
     simulator = _load_simulator(config.model, **how)

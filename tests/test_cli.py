@@ -232,6 +232,15 @@ def test_a_scene_becomes_futures_with_a_contact_sheet(model: Path, tmp_path: Pat
     assert yaml.safe_load((out / "config.yaml").read_text())["futures"] == 3
 
 
+@pytest.mark.parametrize("said", ["start_s=2", "is_night=true"])
+def test_what_a_scene_says_itself_is_refused(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], said: str
+) -> None:
+    assert drivesim("rollout", "start=cut_in", said, f"model={model}", "seconds=1", "futures=1", "out=run") == 2
+    assert f"start=cut_in is a scene, which says itself what it shows: {said} is for" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_of_another_run_is_refused_and_left_as_it_was(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,8 +23,9 @@ from drivesim.diffusion.settings import (
     SamplingConfig,
     as_facts,
 )
+from drivesim.families.facts import LATENT_SCALE
 from drivesim.families.finishing import Finishing
-from drivesim.families.fitting import check_fit
+from drivesim.families.fitting import NUM_GIVEN, check_fit
 from drivesim.families.folder import (
     blank_parts,
     find_model,
@@ -42,7 +43,8 @@ from drivesim.models.video_unet import VideoUNet
 
 IsNight: TypeAlias = bool | None  # what may be said of a drive; None = unknown
 
-_OVERRIDDEN = ("design_sampling", "predict_sampling")  # facts of the index that a person may replace
+# Facts of the index that a person may replace, and that change no frame.
+_NO_FRAMES = ("design_sampling", "predict_sampling", "name", LATENT_SCALE)
 
 
 def model_facts(folder: Path, stages: StagesConfig | None = None) -> dict[str, Any]:
@@ -96,7 +98,7 @@ class DrivingModel:
         self.design_sampling = (design_sampling or SamplerOverrides()).over(
             sampling_of(index, "design_sampling", SamplingConfig)
         )
-        self.num_given = int(index.get("num_given", 2))
+        self.num_given = int(index.get("num_given", NUM_GIVEN))
         own = sampling_of(index, "predict_sampling", PredictionSamplingConfig)
         self.predict_sampling = (predict_sampling or PredictionOverrides()).over(own)
         self.finishing = Finishing.of_driving(parts, index, self.fps)
@@ -113,7 +115,7 @@ class DrivingModel:
             self.rate_label = parts["rate_label"]
             self.interpolate_sampling = sampling_of(index, "interpolate_sampling", SamplingConfig)
         # Other sampling makes other frames of the same weights: half a run must not go on with it.
-        facts = {key: fact for key, fact in sorted(index.items()) if key not in ("name", *_OVERRIDDEN)}
+        facts = {key: fact for key, fact in sorted(index.items()) if key not in _NO_FRAMES}
         rounding = "" if self.dtype is torch.float32 else f"|{self.dtype}"
         self.fingerprint = hashlib.sha256(
             f"{weights}|{json.dumps(facts)}|{self.design_sampling}|{self.predict_sampling}{rounding}".encode()
@@ -147,7 +149,7 @@ class DrivingModel:
         index = model_facts(folder, stages)
         names = part_names(index)
         check_fit(index, blank_parts(folder, names))  # before gigabytes are read
-        parts = load_parts(folder, names, dtype=dtype)
+        parts = load_parts(folder, names, dtype=dtype)  # once all headers have been read
         coder.keep_from_overflow(parts["autoencoder"])
         for part in parts.values():
             if isinstance(part, torch.nn.Module):

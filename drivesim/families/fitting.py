@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
-from drivesim.families.upsample import UpsamplingModel
-from drivesim.models.autoencoder import downsampling
+import torch
 
+from drivesim.families.facts import LATENT_SCALE
+from drivesim.families.upsample import UpsamplingModel
+from drivesim.models.autoencoder import Autoencoder, downsampling, latent_scale
+from drivesim.models.temporal_stack import TemporalStack
+from drivesim.models.video_unet import OF_BACKBONE
+
+SCALE_TOLERANCE = 1e-4  # relative, of the latents' shift and scale
+NUM_GIVEN = 2  # key frames that a call is given, where a model's index says nothing
 Pair = tuple[str, Any, Any]  # what both sides state, and what each states
 
 
@@ -18,16 +26,59 @@ def check_fit(index: dict[str, Any], parts: dict[str, Any]) -> None:
         index: what `folder.read_index` gives.
         parts: what `folder.blank_parts` or `folder.load_parts` gives.
     """
-    pairs = [*_backbone(index, parts), *_temporal("temporal", parts)]
-    if "rates" in index:
-        pairs += [*_temporal("interpolation", parts), *_rates(index, parts)]
-    if "video_decoder" in index:
-        pairs += _video_decoder(index, parts)
-    for what, one, other in pairs:
+    _check_size(index, parts)
+    check_latents(index, parts["autoencoder"])
+    for what, one, other in _pairs(index, parts):
         if one != other:
             raise ValueError(f"model {index['name']!r}: parts do not fit together: {what}: {one} and {other}")
+    given, frames = index.get("num_given", NUM_GIVEN), parts["temporal"].config.num_frames
+    if not given < frames:
+        raise ValueError(
+            f"model {index['name']!r}: num_given={given} of the model index, but temporal makes {frames} frames a "
+            f"call, the given ones among them; at most {frames - 1} can be given"
+        )
     if "upsampler" in index:
         _check_upsampler(index, parts)
+
+
+def check_latents(index: dict[str, Any], autoencoder: Autoencoder) -> None:
+    """Raises ValueError for an autoencoder whose latents are scaled otherwise than those of the model's training.
+
+    Args:
+        index: a model's; one that does not say how they were scaled fits any.
+        autoencoder: the one in the model.
+    """
+    own, trained = latent_scale(autoencoder), index.get(LATENT_SCALE)
+    if trained is None:
+        return
+    if not all(math.isclose(a, b, rel_tol=SCALE_TOLERANCE, abs_tol=1e-9) for a, b in zip(own, trained, strict=True)):
+        raise ValueError(
+            f"model {index['name']!r}: parts do not fit together: shift and scale of latents (autoencoder, "
+            f"{LATENT_SCALE} of the model index, which its networks were trained on): {list(own)} and {trained}"
+        )
+
+
+def _check_size(index: dict[str, Any], parts: dict[str, Any]) -> None:
+    f, size_hw = downsampling(parts["autoencoder"]), index["size_hw"]
+    if any(side % f for side in size_hw):
+        nearest = [max(f, round(side / f) * f) for side in size_hw]
+        raise ValueError(
+            f"model {index['name']!r}: parts do not fit together: size_hw={size_hw} of the model index does not divide "
+            f"by the autoencoder's {f} pixels a latent; the nearest is {nearest}"
+        )
+
+
+def _pairs(index: dict[str, Any], parts: dict[str, Any]) -> Iterator[Pair]:
+    yield from _backbone(index, parts)
+    yield from _temporal("temporal", parts)
+    yield "width of a token (temporal, prediction has none)", parts["temporal"].config.cross_attention_dim, None
+    if "rates" in index:
+        yield from _temporal("interpolation", parts)
+        yield from _rates(index, parts)
+    if "video_decoder" in index:
+        yield from _video_decoder(index, parts)
+    if "upsampler" in index and "upsampler_temporal" in index:
+        yield from _layers("upsampler_temporal", parts, "upsampler")
 
 
 def _backbone(index: dict[str, Any], parts: dict[str, Any]) -> Iterator[Pair]:
@@ -45,14 +96,24 @@ def _backbone(index: dict[str, Any], parts: dict[str, Any]) -> Iterator[Pair]:
 
 
 def _temporal(name: str, parts: dict[str, Any]) -> Iterator[Pair]:
-    stack, backbone = parts[name].config, parts["backbone"].config
     wanted = parts["autoencoder"].config.latent_channels + 1
-    yield f"context channels ({name}, autoencoder + mask)", stack.context_in_channels, wanted
-    yield (
-        f"channels of the levels ({name}, backbone)",
-        list(stack.block_out_channels),
-        list(backbone.block_out_channels),
-    )
+    yield f"context channels ({name}, autoencoder + mask)", parts[name].config.context_in_channels, wanted
+    yield from _layers(name, parts, "backbone")
+
+
+def _layers(name: str, parts: dict[str, Any], backbone: str) -> Iterator[Pair]:
+    """What `VideoUNet` asks of temporal layers and the U-Net that they stand in."""
+    try:
+        with torch.device("meta"):
+            shape = TemporalStack.for_backbone(parts[backbone]).config
+    except ValueError as error:
+        raise ValueError(f"parts do not fit together: {name} and {backbone}: {error}") from error
+    for key, what in OF_BACKBONE.items():
+        yield f"{what} ({name}, {backbone})", _plain(parts[name].config[key]), _plain(shape[key])
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else value
 
 
 def _rates(index: dict[str, Any], parts: dict[str, Any]) -> Iterator[Pair]:
@@ -76,6 +137,8 @@ def _video_decoder(index: dict[str, Any], parts: dict[str, Any]) -> Iterator[Pai
         list(autoencoder.block_out_channels),
         list(decoder.block_out_channels),
     )
+    layers = (autoencoder.layers_per_block, decoder.layers_per_block)
+    yield "layers of the levels (autoencoder, video_decoder)", *layers
     fps = float(index["rates"][-1] if index.get("rates") else index["fps"])
     trained_fps = float(index["video_decoder"]["fps"])
     yield "frames a second (rates or fps of the model index, video_decoder)", fps, trained_fps

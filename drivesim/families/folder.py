@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from diffusers import ModelMixin
-from safetensors import SafetensorError, safe_open
 
 from drivesim.conditioning.driving import DrivingConditioner
 from drivesim.conditioning.rate_label import RateLabel
@@ -20,10 +19,19 @@ from drivesim.core.machine import is_out_of_memory
 from drivesim.core.run_folder import trained_in
 from drivesim.diffusion.schedule import DDIMScheduler
 from drivesim.diffusion.settings import AnySampling, Sampler
+from drivesim.families.facts import check_facts
 from drivesim.models.autoencoder import AutoencoderKL, VQModel
 from drivesim.models.build import UNet2DConditionModel
 from drivesim.models.hub import is_hub_id
-from drivesim.models.stored_weights import set_weight_type
+from drivesim.models.stored_weights import (
+    Shapes,
+    check_numbers,
+    check_shapes,
+    name_today,
+    network_shapes,
+    set_weight_type,
+    stored_shapes,
+)
 from drivesim.models.temporal_stack import TemporalStack
 from drivesim.models.video_decoder import VideoDecoder
 
@@ -47,12 +55,14 @@ PARTS: dict[str, tuple[tuple[Any, ...], str, str | None]] = {
     "upsampler_scheduler": ((DDIMScheduler,), "scheduler_config.json", None),
 }
 REQUIRED = ("autoencoder", "backbone", "conditioner", "temporal", "scheduler")
+REQUIRED_FACTS = ("fps", "size_hw", "design_sampling", "predict_sampling")  # beside the name
 OPTIONAL = {  # key of the index -> parts that come with it
     "rates": ("interpolation", "rate_label"),
     "video_decoder": ("video_decoder",),
     "upsampler": ("upsampler", "upsampler_scheduler"),
     "upsampler_temporal": ("upsampler_temporal",),
 }
+SAMPLED = {"rates": "interpolate_sampling", "upsampler": "upsample_sampling"}  # key of a stage -> of its sampling
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -116,8 +126,10 @@ def read_index(folder: Path, family: str = DRIVING) -> dict[str, Any]:
         raise ValueError(
             f"{folder}: a model of family {found}, not {family}; drivesim rollout takes it with family={found}"
         )
-    samplings = {"design_sampling", "predict_sampling"} if family == DRIVING else set()
-    missing = sorted(({"name", "fps", "size_hw"} | samplings) - set(index))
+    needed = {"name", "fps", "size_hw"}
+    if family == DRIVING:
+        needed |= {*REQUIRED_FACTS, *(own for key, own in SAMPLED.items() if key in index)}
+    missing = sorted(needed - set(index))
     if missing:
         hint = ""
         if family != DRIVING and "samplings" in index and not (folder / "temporal").is_dir():
@@ -125,11 +137,9 @@ def read_index(folder: Path, family: str = DRIVING) -> dict[str, Any]:
             hint = "; it makes no key frames: later stages are trained with joins=[a model that has these]"
             hint += f", and {' or '.join(taken)} puts its checkpoint in the place of another model's" if taken else ""
         raise ValueError(f"{path}: missing keys {', '.join(missing)}{hint}")
-    fps, size_hw = index["fps"], index["size_hw"]
-    if not isinstance(fps, int | float) or not fps > 0:
-        raise ValueError(f"{path}: fps is {fps!r}; expected a number above 0")
-    if not (isinstance(size_hw, list) and len(size_hw) == 2 and all(isinstance(n, int) and n > 0 for n in size_hw)):
-        raise ValueError(f"{path}: size_hw is {size_hw!r}; expected [height, width] in pixels")
+    # In the index of a text model null says that a stage is left out, as a missing key does.
+    left_out = [key for key in OPTIONAL if family != DRIVING and index.get(key) is None]
+    check_facts(path, {key: fact for key, fact in index.items() if key not in left_out})
     return index
 
 
@@ -182,8 +192,10 @@ def load_parts(folder: Path, names: Iterable[str] = REQUIRED, dtype: torch.dtype
     """The parts of a model folder by name, in evaluation mode.
 
     Raises:
-        ValueError: a part that is missing, a pickle, not of its class, or of another size; says which.
+        ValueError: as `judged_parts`, or weights that are not finite; says which.
     """
+    names = list(names)
+    judged_parts(folder, names)
     return {name: _load_part(folder, name, dtype) for name in names}
 
 
@@ -199,8 +211,13 @@ def blank_parts(folder: Path, names: Iterable[str] = REQUIRED) -> dict[str, Any]
         if PARTS[name][2] is None:
             parts[name] = part_class.from_pretrained(folder / name, local_files_only=True)
             continue
-        with torch.device("meta"):
-            parts[name] = part_class.from_config(part_class.load_config(folder / name, local_files_only=True)).eval()
+        config = part_class.load_config(folder / name, local_files_only=True)
+        try:
+            with torch.device("meta"):
+                parts[name] = part_class.from_config(config).eval()
+        except (ValueError, TypeError, LookupError, RuntimeError, ArithmeticError) as error:
+            cause = " ".join(str(error).split())
+            raise ValueError(f"{folder}: part {name!r}: its config makes no {part_class.__name__}: {cause}") from error
     return parts
 
 
@@ -208,13 +225,13 @@ def judged_parts(folder: Path, names: Iterable[str] = REQUIRED) -> dict[str, Any
     """As `blank_parts`, and the headers of the files that hold the weights have been read.
 
     Raises:
-        ValueError: as `blank_parts`, or weights that are missing, a pickle or truncated.
+        ValueError: as `blank_parts`, or weights that are missing, a pickle, truncated or not those of the config.
     """
     parts = blank_parts(folder, names)
-    for name in parts:
+    for name, part in parts.items():
         weight_file = PARTS[name][2]
         if weight_file is not None:
-            _check_weights(folder, name, folder / name / weight_file)
+            _check_weights(folder, name, folder / name / weight_file, network_shapes(part))
     return parts
 
 
@@ -246,7 +263,7 @@ def _load_part(folder: Path, name: str, dtype: torch.dtype) -> Any:
     part, weight_file = folder / name, PARTS[name][2]
     if weight_file is None:
         return part_class.from_pretrained(part, local_files_only=True)
-    _check_weights(folder, name, part / weight_file)
+    place = f"{folder}: part {name!r}"
     try:
         model, info = part_class.from_pretrained(
             part,
@@ -261,28 +278,25 @@ def _load_part(folder: Path, name: str, dtype: torch.dtype) -> Any:
             raise
         lines = [line.strip() for line in str(error).strip().splitlines()]
         cause = " ".join(lines[:2])  # torch's first line says that something is wrong, the second one what
-        raise ValueError(f"{folder}: part {name!r}: weights and config do not belong together: {cause}") from error
+        raise ValueError(f"{place}: weights and config do not belong together: {cause}") from error
     # diffusers fills missing tensors with random numbers and only logs it
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[what]:
             found = f"{len(info[what])} {what.replace('_', ' ')}, the first is {sorted(map(str, info[what]))[0]}"
-            raise ValueError(f"{folder}: part {name!r}: weights and config do not belong together: {found}")
+            raise ValueError(f"{place}: weights and config do not belong together: {found}")
+    check_numbers(model.state_dict(), place)
     return model.eval()
 
 
-def _check_weights(folder: Path, name: str, path: Path) -> None:
+def _check_weights(folder: Path, name: str, path: Path, wanted: Shapes) -> None:
+    place = f"{folder}: part {name!r}"
     if not path.is_file():
         pickles = sorted(p.name for pattern in PICKLES for p in path.parent.glob(pattern))
         if pickles:
-            raise ValueError(f"{folder}: part {name!r} holds the pickle {pickles[0]}; only safetensors are loaded")
-        raise ValueError(f"{folder}: part {name!r} is missing its weights ({name}/{path.name})")
-    try:
-        with safe_open(path, framework="pt") as file:
-            list(file.keys())
-    except SafetensorError as error:
-        raise ValueError(
-            f"{folder}: part {name!r}: {path.name} is truncated or no safetensors file: {error}"
-        ) from error
+            raise ValueError(f"{place} holds the pickle {pickles[0]}; only safetensors are loaded")
+        raise ValueError(f"{place} is missing its weights ({name}/{path.name})")
+    found = {name_today(tensor): shape for tensor, shape in stored_shapes(path, place).items()}
+    check_shapes(found, wanted, place)
 
 
 def save_parts(folder: Path, parts: dict[str, Any], dtype: torch.dtype = torch.float32) -> None:

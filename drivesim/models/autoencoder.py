@@ -80,6 +80,11 @@ def _shift(autoencoder: Autoencoder) -> float:
     return autoencoder.config.get("shift_factor") or 0.0  # VQModel has none
 
 
+def latent_scale(autoencoder: Autoencoder) -> tuple[float, float]:
+    """What is taken off its latents, and what they are multiplied by then."""
+    return float(_shift(autoencoder)), float(autoencoder.config.scaling_factor)
+
+
 @torch.no_grad()
 def decode(autoencoder: Autoencoder, latents_TCHW: Tensor) -> NDArray[np.uint8]:
     """uint8 frames (T, H, W, 3) of scaled latents (T, C, h, w), each frame by itself."""

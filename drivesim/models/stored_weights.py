@@ -19,6 +19,8 @@ _REMEDY = (
     "only safetensors are loaded, because a pickle can run code; where you trust it, convert it once: "
     "safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW_FILE)"
 )
+# Names that attention layers of autoencoders have in older files, and their names today.
+_OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -67,13 +69,37 @@ def stored_shapes(path: Path, place: str) -> Shapes:
 
 
 def read_tensors(path: Path, names: Iterable[str], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Some tensors of a file, floating-point ones in `dtype`; copies, so that the file may change later."""
+    """Some tensors of a file, floating-point ones in `dtype`; copies, so that the file may change later.
+
+    Raises:
+        ValueError: numbers that are not finite; names the file and the tensor.
+    """
     read = {}
     with safe_open(path, framework="pt") as tensors:
         for name in names:
             tensor = tensors.get_tensor(name)
             read[name] = tensor.to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
+    check_numbers(read, str(path))
     return read
+
+
+def check_numbers(tensors: Mapping[str, Tensor], place: str) -> None:
+    """Raises ValueError for a weight that is NaN or infinite, naming its tensor; begins with `place`.
+
+    Not every such weight shows in what a network makes: a softmax swallows an infinite one.
+    """
+    for name, tensor in tensors.items():
+        finite = torch.isfinite(tensor)
+        if not bool(finite.all()):
+            kind, count = str(tensor.dtype).removeprefix("torch."), int((~finite).sum())
+            raise ValueError(f"{place}: {count} of {finite.numel()} numbers of {name} are not finite in {kind}")
+
+
+def name_today(name: str) -> str:
+    """The name of a stored tensor, with what attention layers of autoencoders are called today."""
+    for old, new in _OLD_NAMES.items():
+        name = name.replace(old, new)
+    return name
 
 
 def set_weight_type(network: torch.nn.Module, dtype: torch.dtype) -> None:

@@ -22,6 +22,7 @@ from drivesim.models.stored_weights import (
     JudgedPart,
     check_shapes,
     find_weights,
+    name_today,
     network_shapes,
     read_config,
     read_tensors,
@@ -30,8 +31,6 @@ from drivesim.models.stored_weights import (
 
 _log = logging.getLogger(__name__)
 LOW_RES_COLOURS = 3
-# Names that attention layers of autoencoders have in older files, and their names today.
-_OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 _PIPELINES = {False: "StableDiffusionPipeline", True: "StableDiffusionUpscalePipeline"}
 
 
@@ -240,20 +239,14 @@ def _judged_network(network_class: Any, folder: Path, dtype: torch.dtype) -> Jud
     stored = stored_shapes(path, place)
     with torch.device("meta"):
         network = network_class.from_config(config)
-    check_shapes({_today(name): shape for name, shape in stored.items()}, network_shapes(network), place)
+    check_shapes({name_today(name): shape for name, shape in stored.items()}, network_shapes(network), place)
 
     def read() -> Any:
-        tensors = {_today(name): tensor for name, tensor in read_tensors(path, stored, dtype).items()}
+        tensors = {name_today(name): tensor for name, tensor in read_tensors(path, stored, dtype).items()}
         network.load_state_dict(tensors, assign=True)
         return network.eval()
 
     return JudgedPart(network=network, read=read)
-
-
-def _today(name: str) -> str:
-    for old, new in _OLD_NAMES.items():
-        name = name.replace(old, new)
-    return name
 
 
 def _judged_text_encoder(folder: Path, dtype: torch.dtype) -> JudgedPart:

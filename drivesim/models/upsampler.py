@@ -18,6 +18,9 @@ from drivesim.models.video_unet import VideoUNet
 
 COLOURS = 3
 TOKEN_DIM = 1  # of the constant token that cross-attention sees
+# What a U-Net's config says of the scale that it was trained for, which its weights fit any of. diffusers keeps keys
+# with a leading underscore without a word; those of earlier trainings have none.
+SCALE_KEY = "_upsampler_scale"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -79,7 +82,7 @@ def make_upsampler(config: UpsamplerConfig, low_hw: tuple[int, int]) -> UNet2DCo
     folded_hw = tuple(side * config.scale // config.patch_px for side in low_hw)
     check_halving(folded_hw, levels, low_hw)
     folded = COLOURS * config.patch_px**2
-    return UNet2DConditionModel(
+    unet = UNet2DConditionModel(
         sample_size=folded_hw,
         in_channels=folded + COLOURS,
         out_channels=folded,
@@ -92,6 +95,8 @@ def make_upsampler(config: UpsamplerConfig, low_hw: tuple[int, int]) -> UNet2DCo
         cross_attention_dim=TOKEN_DIM,
         class_embed_type="timestep",
     )
+    unet.register_to_config(**{SCALE_KEY: config.scale})
+    return unet
 
 
 def check_halving(folded_hw: tuple[int, ...], levels: int, low_hw: tuple[int, ...]) -> None:
@@ -144,6 +149,9 @@ class Upsampler(nn.Module):
         check_fold(scale, self.patch_px)
         wanted = {"in_channels": folded + COLOURS, "out_channels": folded, "class_embed_type": "timestep"}
         _check_config("upsampler", unet.config, wanted)
+        trained = unet.config.get(SCALE_KEY, scale)
+        if trained != scale:
+            raise ValueError(f"upsampler: scale={scale}, but its U-Net was trained for a scale of {trained}")
         if temporal is not None:
             _check_config("upsampler_temporal", temporal.config, {"context_in_channels": COLOURS})
         self.video_unet = None if temporal is None else VideoUNet(unet, temporal)

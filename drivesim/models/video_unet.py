@@ -21,6 +21,15 @@ from drivesim.nn.frame_groups import at_once, in_groups, standing_for
 # convolutions of 16 frames and more (on one thread of a CPU).
 FEWEST_FRAMES, MANY_FRAMES = 4, 16
 
+# What a temporal stack has of its backbone: key of its config -> what it is.
+OF_BACKBONE = {
+    "block_out_channels": "channels of the levels",
+    "layers_per_block": "layers of the levels",
+    "attention_blocks": "levels with attention",
+    "transformer_layers": "transformer layers of the levels",
+    "time_embed_dim": "width of the time embedding",
+}
+
 Step = Callable[..., Tensor]
 
 
@@ -49,12 +58,10 @@ class VideoUNet(nn.Module):
         super().__init__()
         with torch.device("meta"):  # of its shape alone: at full size it would be gigabytes
             shape = TemporalStack.for_backbone(backbone).config
-        for key in ("block_out_channels", "layers_per_block", "attention_blocks", "transformer_layers"):
-            if tuple(shape[key]) != tuple(temporal.config[key]):
-                raise ValueError(
-                    f"temporal stack does not fit the backbone: {key} is {tuple(temporal.config[key])}, "
-                    f"the backbone has {tuple(shape[key])}"
-                )
+        for key in OF_BACKBONE:
+            own, wanted = (tuple(v) if isinstance(v, list) else v for v in (temporal.config[key], shape[key]))
+            if own != wanted:
+                raise ValueError(f"temporal stack does not fit the backbone: {key} is {own}, the backbone has {wanted}")
         if backbone.config.class_embeddings_concat:
             raise ValueError("backbone: class_embeddings_concat; temporal layers need class embeddings that are added")
         self.backbone = backbone

@@ -51,6 +51,24 @@ def is_scene(start: str) -> bool:
     return path.suffix.lower() in SCENE_SUFFIXES or (not path.suffix and not path.is_file())
 
 
+def check_scene(start: str, start_s: float, conditions: Conditions) -> None:
+    """Raises ValueError for what is said beside a scene of pictures and videos alone.
+
+    Args:
+        start: a scene, or a picture or video, which may be said more of.
+        start_s: 0 = nothing is said.
+        conditions: None = nothing is said.
+    """
+    said = {"start_s": f"{start_s:g}" if start_s else "", "is_night": "" if conditions is None else f"{conditions}"}
+    if is_scene(start):
+        for name, value in said.items():
+            if value:
+                raise ValueError(
+                    f"start={start} is a scene, which says itself what it shows: {name}={value.lower()} is for "
+                    "pictures and videos; leave it out, or change the scene (time: night or day)"
+                )
+
+
 def start_from_file(
     path: str | Path, size_hw: tuple[int, int], *, start_s: float = 0.0, conditions: Conditions = None
 ) -> Start:

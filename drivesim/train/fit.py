@@ -232,7 +232,7 @@ def _export(config: TrainConfig, parts: Parts, frames: FrameCache | None, folder
     made = {name: part for name, part in parts.items() if name not in kept}
     if config.position_tables:
         made |= {name: part.with_position_table() for name, part in made.items() if isinstance(part, TemporalStack)}
-    recipe.folders.export(config, made, trained, recipe.index(config), folder)
+    recipe.folders.export(config, made, trained, recipe.facts(config, parts), folder)
 
 
 def _spread_frames(cache: FrameCache, most: int) -> Any:

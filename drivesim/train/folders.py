@@ -19,7 +19,7 @@ from drivesim.families.folder import (
     save_parts,
     write_index,
 )
-from drivesim.families.joining import carry, check_joined
+from drivesim.families.joining import carry, check_joined, check_outcome
 from drivesim.train.config import TrainConfig
 
 Parts = dict[str, Any]  # of a model folder, by name
@@ -31,6 +31,17 @@ class ModelFolders(ABC):
     @abstractmethod
     def check(self, config: TrainConfig, trained: Iterable[str]) -> None:
         """Raises ValueError when the folders that go into the exported model contradict each other."""
+
+    @abstractmethod
+    def check_outcome(self, config: TrainConfig, parts: Parts, trained: Iterable[str], index: dict[str, Any]) -> None:
+        """Raises ValueError when the exported model would be a whole one whose parts do not fit together.
+
+        Args:
+            config: of the training, which `check` has passed.
+            parts: those of `init` and those that the stage makes, with or without weights.
+            trained: names of the parts that are made anew.
+            index: facts that the stage adds to the model's index.
+        """
 
     @abstractmethod
     def load(self, source: str, names: Iterable[str]) -> Parts:
@@ -77,6 +88,9 @@ class _DrivingFolders(ModelFolders):
 
     def check(self, config: TrainConfig, trained: Iterable[str]) -> None:
         check_joined(self._sources(config), trained)
+
+    def check_outcome(self, config: TrainConfig, parts: Parts, trained: Iterable[str], index: dict[str, Any]) -> None:
+        check_outcome(self._sources(config), parts, trained, {"name": config.name} | index)
 
     def load(self, source: str, names: Iterable[str]) -> Parts:
         return load_parts(find_model(source), names)

@@ -19,11 +19,13 @@ def judge_parts(config: TrainConfig) -> None:
     """Refuses parts that do not fit before any weight is read or anything is written.
 
     Raises:
-        ValueError: `init`, `warm_start` or `joins` is no model with the parts that are needed, in sizes that fit.
+        ValueError: `init`, `warm_start` or `joins` is no model with the parts that are needed, in sizes that fit, or
+            what comes out would be a model whose parts do not fit together.
     """
-    folders = RECIPES[StageName(config.stage)].folders
-    folders.check(config, trained_parts(config))
-    _made(config, folders.judged, torch.device("meta"))
+    recipe, trained = RECIPES[StageName(config.stage)], trained_parts(config)
+    recipe.folders.check(config, trained)
+    parts = _made(config, recipe.folders.judged, torch.device("meta"))
+    recipe.folders.check_outcome(config, parts, trained, recipe.facts(config, parts))
 
 
 def initial_parts(config: TrainConfig) -> Parts:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drivesim.models.autoencoder import downsampling
+from drivesim.families.facts import LATENT_SCALE
+from drivesim.models.autoencoder import downsampling, latent_scale
 from drivesim.train.config import TrainConfig
 from drivesim.train.folders import DRIVING_FOLDERS, ModelFolders, Parts
 from drivesim.train.stage import Stage
@@ -28,13 +29,24 @@ class Recipe:
     stage: Callable[[TrainConfig, Parts], Stage]
     num_frames: Callable[[TrainConfig], int]  # of a training clip
     rates: Callable[[TrainConfig], list[float]]  # frame rates of training clips
-    index: Callable[[TrainConfig], dict[str, Any]]  # facts that the exported model's index gets
+    index: Callable[[TrainConfig], dict[str, Any]]  # facts that its settings give the exported model's index
     scale: Callable[[TrainConfig], int] = lambda _: 1  # pixels of its pictures to one of `size_hw`, a side
     align_px: Callable[[TrainConfig, Parts], int] = lambda *_: 1  # grid on which pieces of its pictures lie
     learns_from_pictures: bool = False  # or from pieces of them; False = from the latents of whole ones
     replaces: tuple[str, ...] = ()  # parts of `init` that it makes anew without training them
     learns_from_captions: bool = False  # beside the pictures
     folders: ModelFolders = DRIVING_FOLDERS  # how the folders of its model family are read and written
+
+    def facts(self, config: TrainConfig, parts: Parts) -> dict[str, Any]:
+        """What the exported model's index gets; from latents, also their shift and scale.
+
+        Args:
+            config: the stage and its settings.
+            parts: those of `init` and those that the stage makes.
+        """
+        if self.learns_from_pictures or self.folders is not DRIVING_FOLDERS:
+            return self.index(config)
+        return self.index(config) | {LATENT_SCALE: list(latent_scale(parts["autoencoder"]))}
 
     def example_batch(self, config: TrainConfig, parts: Parts, *, is_training: bool) -> dict[str, Tensor]:
         """A batch of the shapes and types that `data.batches.collate` gives, made on torch's default device.

@@ -19,7 +19,7 @@ from drivesim.models.build import (
     make_interpolation_stack,
     make_temporal_stack,
 )
-from drivesim.models.upsampler import make_upsampler, make_upsampler_temporal
+from drivesim.models.upsampler import Upsampler, make_upsampler, make_upsampler_temporal
 from drivesim.models.video_decoder import VideoDecoder
 from drivesim.train.autoencoder import AutoencoderStage
 from drivesim.train.config import StageName, TrainConfig
@@ -85,6 +85,13 @@ def _make_image_upsampler(config: TrainConfig, parts: Parts) -> Parts:
 
 def _make_upsampler(config: TrainConfig, parts: Parts) -> Parts:
     _check_upsampler(config, parts)
+    own = config.upsampler
+    networks = Upsampler(parts["upsampler"], None, scale=own.scale, detail_gain=own.detail_gain)
+    if networks.patch_px != own.patch_px:
+        raise ValueError(
+            f"upsampler.patch_px={own.patch_px}, but the upsampler of init={config.init} was made for "
+            f"{networks.patch_px}"
+        )
     return {"upsampler_temporal": make_upsampler_temporal(config.upsampler_temporal, parts["upsampler"])}
 
 

@@ -73,6 +73,9 @@ class TextFolders(ModelFolders):
                 both = " and ".join(map(str, holders))
                 raise ValueError(f"parts do not fit together: {both} hold different {name!r}")
 
+    def check_outcome(self, config: TrainConfig, parts: Parts, trained: Iterable[str], index: dict[str, Any]) -> None:
+        """Whole models of this family are judged when they are loaded, with the checkpoints given then."""
+
     def load(self, source: str, names: Iterable[str]) -> Parts:
         """See `ModelFolders`."""
         return self._parts(source, names, load_text_to_image, load_parts)

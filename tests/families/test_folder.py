@@ -15,6 +15,7 @@ from drivesim.core.boxes import Boxes2D
 from drivesim.core.run_folder import claim_folder
 from drivesim.families.driving import DrivingModel
 from drivesim.families.folder import find_lora, find_model, fingerprint, load_parts, save_parts
+from drivesim.models.autoencoder import AutoencoderKL
 from tests.families.tiny_family import write_tiny_family
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -81,7 +82,7 @@ def test_weights_with_a_missing_tensor_are_refused(folder: Path) -> None:
     removed = sorted(tensors)[0]
     tensors.pop(removed)
     save_file(tensors, path)
-    with pytest.raises(ValueError, match=f"part 'temporal': .*1 missing keys, the first is {removed}"):
+    with pytest.raises(ValueError, match=f"part 'temporal': .*1 of .* tensors are missing, the first is {removed}"):
         DrivingModel.from_pretrained(folder)
 
 
@@ -94,8 +95,38 @@ def test_a_model_runs_in_the_type_it_was_loaded_in(whole: Path, dtype: torch.dty
 
 def test_weights_of_another_size_are_refused(folder: Path) -> None:
     path = folder / "backbone" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"norm_num_groups": 4, "time_embedding_dim": 32}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"conv_in_kernel": 1}))
     with pytest.raises(ValueError, match="part 'backbone': weights and config do not belong together"):
+        DrivingModel.from_pretrained(folder)
+
+
+def test_weights_of_another_config_are_refused_in_one_line_before_any_are_read(
+    folder: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder / "conditioner" / WEIGHTS
+    save_file({f"other.{name}": tensor for name, tensor in load_file(path).items()}, path)
+    monkeypatch.setattr(AutoencoderKL, "from_pretrained", None)  # it is the first to be read
+    with pytest.raises(ValueError, match="part 'conditioner': weights and config do not belong .* the first is [^ ]*$"):
+        DrivingModel.from_pretrained(folder)
+    assert not caplog.records
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_config_that_no_network_can_be_made_of_is_refused_by_part(folder: Path) -> None:
+    path = folder / "backbone" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"norm_num_groups": 7}))
+    with pytest.raises(ValueError, match="part 'backbone': its config makes no UNet2DConditionModel: .*num_groups"):
+        DrivingModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_weight_that_is_not_finite_is_named(folder: Path, number: float) -> None:
+    path = folder / "backbone" / WEIGHTS
+    tensors = load_file(path)
+    (name, *_) = sorted(name for name in tensors if name.endswith("attn1.to_k.weight"))
+    tensors[name][0, 0] = number
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match=f"part 'backbone': 1 of .* numbers of {name} are not finite in float32"):
         DrivingModel.from_pretrained(folder)
 
 

@@ -52,3 +52,20 @@ def test_facts_that_contradict_are_refused_with_both_values(tmp_path: Path, whol
     (other / "model_index.json").write_text(json.dumps(index | {"fps": 30.0}))
     with pytest.raises(ValueError, match=rf"fps is 4.0 in {whole} and 30.0 in {other}"):
         check_joined([whole, other], [])
+
+
+def test_models_with_and_without_the_scale_of_their_latents_join_and_two_scales_are_refused(
+    tmp_path: Path, whole: Path
+) -> None:
+    def with_scale(name: str, scale: float) -> Path:
+        folder = Path(shutil.copytree(whole, tmp_path / name))
+        index = json.loads((folder / "model_index.json").read_text())
+        (folder / "model_index.json").write_text(json.dumps(index | {"latent_scale": [0.0, scale]}))
+        return folder
+
+    known, other = with_scale("known", 1.0), with_scale("other", 0.5)
+    for number, folders in enumerate([[known, whole], [whole, known]]):
+        check_joined(folders, [])
+        assert carry(folders, [], tmp_path / f"out{number}")["latent_scale"] == [0.0, 1.0]
+    with pytest.raises(ValueError, match=rf"latent_scale is \[0.0, 1.0\] in {known} and \[0.0, 0.5\] in {other}"):
+        check_joined([known, other], [])

@@ -265,3 +265,17 @@ def test_another_pipeline_is_named_before_its_parts_are_looked_for(tmp_path: Pat
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     with pytest.raises(ValueError, match="not the architecture of Stable Diffusion .*: its pipeline is FluxPipeline"):
         load_text_to_image(tmp_path)
+
+
+@pytest.mark.parametrize(("part", "file"), [("unet", "diffusion_pytorch_model"), ("text_encoder", "model")])
+def test_a_weight_that_is_not_finite_is_named_with_its_file(
+    folders: dict[str, Path], tmp_path: Path, part: str, file: str
+) -> None:
+    folder = Path(shutil.copytree(folders["v1"], tmp_path / "v1"))
+    path = folder / part / f"{file}.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith(("attn1.to_k.weight", "k_proj.weight")))
+    tensors[name][0, 0] = float("nan")
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match=f"{path}: 1 of .* numbers of {name} are not finite in float32"):
+        load_text_to_image(folder)

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 
 from drivesim.core.picture import save_png
 from drivesim.core.video import VideoWriter
-from drivesim.rollout.start import start_from_clip, start_from_file, start_from_image
+from drivesim.rollout.start import check_scene, start_from_clip, start_from_file, start_from_image
 
 SIZE_HW = (32, 64)
 
@@ -73,3 +74,16 @@ def test_a_clip_gives_the_frame_shown_at_the_wanted_time(tmp_path: Path) -> None
         start_from_clip(tmp_path / "drive.MP4.mp4", SIZE_HW, start_s=9.0)
     with pytest.raises(ValueError, match="must be a number of 0 or more"):
         start_from_clip(tmp_path / "drive.MP4.mp4", SIZE_HW, start_s=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [({"start_s": 5.0}, "start_s=5"), ({"is_night": True}, "is_night=true"), ({"is_night": False}, "is_night=false")],
+)
+def test_what_a_scene_says_itself_is_refused_beside_it(said: dict[str, Any], told: str) -> None:
+    spoken = {"start_s": 0.0, "is_night": None} | said
+    for scene in ("cut_in", "mine/cut_in.yaml"):
+        with pytest.raises(ValueError, match=f"^start={scene} is a scene, which says itself what it shows: {told} is"):
+            check_scene(scene, spoken["start_s"], spoken["is_night"])
+        check_scene(scene, 0.0, None)
+    check_scene("drive.mp4", spoken["start_s"], spoken["is_night"])

@@ -224,6 +224,10 @@ def test_latents_have_unit_scale_after_training(family: dict[str, Path], source:
     latents = model.encode(clip.frames_THWC)
     assert latents.std().item() == pytest.approx(1.0, abs=0.1)
     assert latents.mean().item() == pytest.approx(0.0, abs=0.1)
+    own = [model.autoencoder.config.shift_factor, model.autoencoder.config.scaling_factor]
+    for stage in ("image", "prediction", "interpolation"):
+        index = json.loads((family[stage] / "model_index.json").read_text())
+        assert index["latent_scale"] == own
 
 
 @pytest.mark.parametrize("stage", STAGES)
