@@ -57,8 +57,12 @@ def model_facts(folder: Path, stages: StagesConfig | None = None) -> dict[str, A
     Raises:
         ValueError: no index, or one that cannot be read.
     """
-    stages = stages or StagesConfig()
-    index = stages.kept(read_index(folder))
+    return facts_with(read_index(folder), stages or StagesConfig())
+
+
+def facts_with(index: dict[str, Any], stages: StagesConfig) -> dict[str, Any]:
+    """A model's index as a run of these stages takes it."""
+    index = stages.kept(index)
     for key, overrides in stages.samplers().items():
         if key in index:
             index[key] = as_facts(overrides.over(sampling_of(index, key, SamplingConfig)))

@@ -15,7 +15,7 @@ def plan_command(config: Any, find_recipe: Callable[[str], Any]) -> Plan:
 
     Args:
         config: of `train` or of `rollout`, with the hardware to plan for in `plan`.
-        find_recipe: the recipe that writes a model folder, for an `init` that is not there yet; None = no recipe does.
+        find_recipe: the recipe that writes a model folder, for one that is not there yet; None = no recipe does.
 
     Raises:
         ValueError: a config that nothing can be planned of; says why.
@@ -24,7 +24,7 @@ def plan_command(config: Any, find_recipe: Callable[[str], Any]) -> Plan:
     if is_rollout:
         from drivesim.planning.plan_rollout import plan_rollout
 
-        return plan_rollout(config, config.plan)
+        return plan_rollout(config, config.plan, find_recipe)
     from drivesim.planning.plan_training import plan_training  # Lightning, which takes seconds to import
 
     return plan_training(config, config.plan, find_recipe, make_source(config.data) if is_there(config.data) else None)

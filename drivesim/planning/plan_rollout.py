@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -22,12 +23,13 @@ from drivesim.rollout.start import is_scene
 from drivesim.rollout.text import TextRolloutCommand
 
 
-def plan_rollout(command: Any, wanted: PlanConfig) -> Plan:
+def plan_rollout(command: Any, wanted: PlanConfig, find_recipe: Callable[[str], Any] = lambda model: None) -> Plan:
     """What a rollout will need.
 
     Args:
         command: config of the command `rollout`, of either family.
         wanted: the hardware, and how closely to measure.
+        find_recipe: as of `blank_model`.
 
     Raises:
         ValueError: no such model, or numbers that make no rollout.
@@ -36,7 +38,7 @@ def plan_rollout(command: Any, wanted: PlanConfig) -> Plan:
     now_bytes = resident_bytes()
     hardware = choose_hardware(wanted, command.device)
     with counted_as(has_groups=not hardware.is_gpu):
-        model, demand = _counted(command)
+        model, demand = _counted(command, find_recipe)
     workers = num_workers(command.pool, command.futures)
     with torch_threads(command.pool.threads):
         speed = choose_speed(hardware, [phase.work for phase in demand.phases], wanted.measure_s)
@@ -56,7 +58,7 @@ def plan_rollout(command: Any, wanted: PlanConfig) -> Plan:
         smaller = demand
         if (changed.stages, changed.weights) != (command.stages, command.weights):
             with counted_as(has_groups=not hardware.is_gpu):
-                _, smaller = _counted(changed)
+                _, smaller = _counted(changed, find_recipe)
         is_moved = changed.device != command.device
         on = choose_hardware(replace(wanted, memory_gib=None), changed.device) if is_moved else hardware
         num = num_workers(changed.pool, changed.futures)
@@ -69,12 +71,12 @@ def plan_rollout(command: Any, wanted: PlanConfig) -> Plan:
     return plan
 
 
-def _counted(command: Any) -> tuple[DrivingModel | TextModel, Demand]:
+def _counted(command: Any, find_recipe: Callable[[str], Any]) -> tuple[DrivingModel | TextModel, Demand]:
     """The model of a rollout, without weights, and what one process asks for."""
     if isinstance(command, TextRolloutCommand):
         model = blank_text_model(command)
         return model, text_demand(command, model)
-    blank = blank_model(command.model, command.sampler, command.stages, command.dtype())
+    blank = blank_model(command.model, command.sampler, command.stages, command.dtype(), find_recipe)
     return blank.model, rollout_demand(command, blank, is_designed=is_scene(command.start))
 
 

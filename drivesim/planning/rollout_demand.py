@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from drivesim.conditioning.driving import DrivingConditions
 from drivesim.core.boxes import MAX_BOXES
 from drivesim.diffusion.settings import PredictionOverrides, SamplingConfig, TextSamplingConfig
-from drivesim.families.driving import DrivingModel, model_facts
+from drivesim.families.driving import DrivingModel, facts_with, model_facts
 from drivesim.families.fitting import check_fit
 from drivesim.families.folder import blank_parts, find_model, part_names
 from drivesim.families.stages import StagesConfig
@@ -46,6 +47,7 @@ def blank_model(
     sampling: PredictionOverrides,
     stages: StagesConfig | None = None,
     dtype: torch.dtype = torch.float32,
+    find_recipe: Callable[[str], Any] = lambda model: None,
 ) -> BlankModel:
     """Builds a model on the meta device.
 
@@ -54,13 +56,23 @@ def blank_model(
         sampling: what differs from the model's own.
         stages: which stages behind the prediction run, and how; None = all that the model has.
         dtype: of the weights.
+        find_recipe: the recipe that writes a model folder, for one that is not there yet; None = no recipe does.
 
     Raises:
         ValueError: no such model, or parts that do not fit together.
     """
-    folder = find_model(folder_or_name)
-    facts = model_facts(folder, stages)
-    parts = blank_parts(folder, part_names(facts))
+    recipe = None if Path(folder_or_name).is_dir() else find_recipe(folder_or_name)
+    if recipe is None:
+        folder = find_model(folder_or_name)
+        facts = model_facts(folder, stages)
+        parts = blank_parts(folder, part_names(facts))
+    else:
+        from drivesim.planning.unmade_model import check_whole, unmade_model  # Lightning takes seconds to import
+
+        made = unmade_model(recipe, find_recipe)
+        check_whole(made, folder_or_name)
+        facts = facts_with(made.index, stages or StagesConfig())
+        parts = {name: made.parts[name] for name in part_names(facts)}
     check_fit(facts, parts)
     for part in parts.values():
         if isinstance(part, torch.nn.Module):

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from drivesim.families.folder import PARTS, blank_parts, find_model, index_of
+from drivesim.core.files import read_json
+from drivesim.families.folder import INDEX, PARTS, REQUIRED_FACTS, blank_parts, find_model
 from drivesim.planning.training_demand import FindRecipe
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.folders import Parts
@@ -49,10 +50,21 @@ def unmade_model(config: TrainConfig, find_recipe: FindRecipe) -> UnmadeModel:
     return made
 
 
+def check_whole(made: UnmadeModel, model: str) -> None:
+    """Raises ValueError for a model that could not roll out, such as one of the first stages; `model` names it."""
+    missing = sorted(set(REQUIRED_FACTS) - set(made.index))
+    if missing:
+        raise ValueError(
+            f"model={model} is not there yet, and the recipe that writes it makes no whole driving model: missing "
+            f"{', '.join(missing)}; plan the model of a later stage"
+        )
+
+
 def _known_model(source: str, find_recipe: FindRecipe) -> UnmadeModel:
     recipe = None if Path(source).is_dir() else find_recipe(source)
     if recipe is not None:
         return unmade_model(recipe, find_recipe)
     folder = find_model(source)
     names = [name for name in PARTS if (folder / name).is_dir()]
-    return UnmadeModel(parts=blank_parts(folder, names), index=index_of(folder))
+    index = read_json(folder / INDEX) if (folder / INDEX).is_file() else {}  # an autoencoder alone has none
+    return UnmadeModel(parts=blank_parts(folder, names), index=index)

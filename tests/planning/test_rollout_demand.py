@@ -9,18 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from drivesim.config import PlanRolloutCommand
+from drivesim.config import PlanRolloutCommand, compose, recipe_that_writes
 from drivesim.diffusion.settings import PredictionOverrides
 from drivesim.families.folder import blank_parts, load_parts
 from drivesim.planning import plan_rollout as plan_rollout_module
 from drivesim.planning import rollout_demand as counting
+from drivesim.planning.command import plan_command
 from drivesim.planning.demand import Demand
 from drivesim.planning.hardware import PlanConfig
 from drivesim.planning.plan import Plan
 from drivesim.planning.plan_rollout import plan_rollout
 from drivesim.rollout.pools import PoolConfig, PoolKind
 from drivesim.rollout.run import RolloutConfig
+from drivesim.train.config import StageName
 from tests.families.tiny_family import write_tiny_family
+from tests.train.test_fit import config
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +117,52 @@ def test_a_rollouts_plan_imports_no_lightning(repo_root: Path) -> None:
     code = "import sys, drivesim.planning.plan_rollout; print('lightning' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=repo_root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_model_that_recipes_have_yet_to_write_is_planned_by_what_they_make(tmp_path: Path) -> None:
+    recipes = {
+        f"{before}/model": config(stage, tmp_path, None if init is None else Path(f"{init}/model"))
+        for before, stage, init in (
+            ("coder", StageName.AUTOENCODER, None),
+            ("image", StageName.IMAGE, "coder"),
+            ("keys", StageName.PREDICTION, "image"),
+            ("between", StageName.INTERPOLATION, "keys"),
+            ("decoder", StageName.VIDEO_DECODER, "coder"),
+        )
+    }
+    recipes["between/model"].joins = ["decoder/model"]
+    found = counting.blank_model("between/model", PredictionOverrides(), find_recipe=recipes.get)
+    assert set(found.parts) == {
+        "autoencoder", "backbone", "conditioner", "temporal", "scheduler", "interpolation", "rate_label",
+        "video_decoder",
+    }  # fmt: skip
+    assert (found.model.fps, found.model.key_fps, found.model.size_hw) == (4.0, 2.0, (32, 64))
+    assert all(
+        p.is_meta for part in found.parts.values() if isinstance(part, torch.nn.Module) for p in part.parameters()
+    )
+    alone = counting.blank_model("keys/model", PredictionOverrides(), find_recipe=recipes.get)
+    assert "interpolation" not in alone.parts
+    with pytest.raises(
+        ValueError, match="model=image/model is not there yet, .* makes no whole driving model: missing"
+    ):
+        counting.blank_model("image/model", PredictionOverrides(), find_recipe=recipes.get)
+    with pytest.raises(ValueError, match="no model folder 'other/model'"):
+        counting.blank_model("other/model", PredictionOverrides(), find_recipe=recipes.get)
+
+
+def test_the_command_finds_the_recipes_of_a_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def found(model: str, *_: object, find_recipe: object) -> None:
+        seen.append(model)
+        assert find_recipe is recipe_that_writes
+        raise ValueError("that will do")
+
+    monkeypatch.setattr(plan_rollout_module, "blank_model", lambda *a: found(*a[:-1], find_recipe=a[-1]))
+    command = compose("plan", ["rollout", "start=photo.jpg", "model=runs/driving/upsampler/model"])
+    with pytest.raises(ValueError, match="that will do"):
+        plan_command(command, recipe_that_writes)
+    assert seen == ["runs/driving/upsampler/model"]
+    recipe = recipe_that_writes(seen[0])
+    assert recipe is not None
+    assert [recipe_that_writes(source) is not None for source in (recipe.init, *recipe.joins)] == [True] * 3
