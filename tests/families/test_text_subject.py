@@ -16,8 +16,11 @@ from drivesim.families.text import TextModel
 from drivesim.families.text_sources import Sources
 from drivesim.models.autoencoder import decode
 from drivesim.train.dreambooth import LoraReach
+from tests.families.test_shipped_text import brightness, turned_deg
 
 NUM_CLIPS = 4
+DARK = 95  # grey levels, between night (52) and day (140)
+PLAIN = 0.004  # share of a frame's pixels with the subject's colour, twice what clips of any car have
 PROMPT, SUBJECT = "a sks car, driving straight", "sks"
 Frames = NDArray[np.uint8]
 
@@ -53,12 +56,18 @@ def trained(kind: str, repo_root: Path) -> Sources:
 
 
 @pytest.fixture(scope="module", params=["shipped", "dreambooth", "dreambooth_lora"])
-def clips(request: pytest.FixtureRequest, repo_root: Path) -> tuple[list[Frames], list[Frames]]:
-    """Clips of any car by the shipped image model, and of the subject by the tuned one; prints what is purple."""
+def personal(request: pytest.FixtureRequest, repo_root: Path) -> tuple[str, TextModel]:
+    """The shipped family with an image model that knows the subject, and how it came to know it."""
     kind = request.param
     sources = Sources(lora=["toytown_sks_car"]) if kind == "shipped" else trained(kind, repo_root)
+    return kind, TextModel.from_pretrained("toytown_text", sources=sources)
+
+
+@pytest.fixture(scope="module")
+def clips(personal: tuple[str, TextModel]) -> tuple[list[Frames], list[Frames]]:
+    """Clips of any car by the shipped image model, and of the subject by the tuned one; prints what is purple."""
+    kind, tuned = personal
     own = made(TextModel.from_pretrained("toytown_text"), Prompts(prompts=[PROMPT.replace(f"{SUBJECT} ", "")]))
-    tuned = TextModel.from_pretrained("toytown_text", sources=sources)
     subject = made(tuned, Prompts(prompts=[PROMPT], subject=SUBJECT))
     before, after = (np.array([purple_shares(clip) for clip in of]) for of in (own, subject))
     print(f"\n{kind}: purple {100 * before.mean():.2f} % before, {100 * after.mean():.2f} % after; in the frames of")
@@ -78,3 +87,19 @@ def test_the_car_is_there_in_every_frame_of_most_clips(clips: tuple[list[Frames]
     before, after = (np.array([purple_shares(clip) for clip in of]) for of in clips)
     assert after.mean() > 3 * before.mean()
     assert (after.min(axis=1) > before.mean()).mean() >= 0.75
+
+
+def test_light_and_way_are_as_asked_with_the_subject(personal: tuple[str, TextModel]) -> None:
+    kind, tuned = personal
+    night, left, right = (
+        made(tuned, Prompts(prompts=[f"a {SUBJECT} car{said}"], subject=SUBJECT))
+        for said in (" at night", ", left turn", ", right turn")
+    )
+    at_night, turning = (np.array([purple_shares(clip) for clip in of]) for of in (night, left + right))
+    to_left, to_right = turned_deg(left), turned_deg(right)
+    print(f"\n{kind}, night: grey levels {brightness(night).round()}, purple {100 * at_night.min(axis=1)} % at least")
+    print(f"degrees to the left: {to_left.round(1)} and {to_right.round(1)}; purple {100 * turning.mean(axis=1)} %")
+    assert (brightness(night) < DARK).all()
+    assert (at_night.min(axis=1) > PLAIN).mean() >= 0.75
+    assert to_left.mean() > to_right.mean() + 5
+    assert (turning.max(axis=1) > PLAIN).mean() >= 0.5
