@@ -278,10 +278,10 @@ def compose(command: str, overrides: Sequence[str] = ()) -> Any:
 
 
 def recipe_that_writes(model_folder: str) -> Any | None:
-    """The config of the shipped recipe whose run leaves its model in that folder; None = no recipe does."""
+    """The config of the shipped recipe whose run folder that is, or the model's in it; None = there is none."""
     for experiment in _choices("experiment"):
         values = yaml.safe_load((conf_dir() / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8"))
-        if "out" in values and Path(values["out"]) / MODEL_FOLDER == Path(model_folder):
+        if "out" in values and Path(model_folder) in (Path(values["out"]), Path(values["out"]) / MODEL_FOLDER):
             return compose("train", [f"experiment={experiment}"])
     return None
 

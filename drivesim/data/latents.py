@@ -61,7 +61,7 @@ def cache_latents(
     Args:
         frame_cache: The frames.
         encode: uint8 (T, H, W, 3) -> latents (T, C, h, w), scaled as the model wants them. Must treat
-            frames one by one: a resumed cache has to equal an uninterrupted one.
+            frames one by one: a resumed cache has to equal an uninterrupted one, on the same device.
         encoder_fingerprint: Changes when the encoder's weights or scale do.
         out_dir: Folder of caches; this one gets its own folder there.
         batch: Frames a call of `encode`.

@@ -57,6 +57,10 @@ class PictureFolder:
         for path in sorted(root.iterdir()):
             if path.suffix.lower() in PICTURE_SUFFIXES:
                 self._open(path)
+        for path in sorted(root.glob("*.txt")):
+            if path.stem not in {Path(name).stem for name in self._paths}:
+                detail = "no picture of that name; data.caption is what all others show"
+                self._problems.append(Problem(where=path.name, kind=ProblemKind.MISSING_IMAGE, detail=detail))
         if not self._drives:
             first = f"; the first problem: {self._problems[0].detail}" if self._problems else ""
             raise ValueError(f"{root}: no picture that can be read ({' '.join(PICTURE_SUFFIXES)}){first}")
@@ -70,9 +74,7 @@ class PictureFolder:
         self._paths[path.name] = path
         own = path.with_suffix(".txt")
         if own.is_file():
-            self._captions[path.name] = own.read_text(encoding="utf-8-sig").strip()
-            if not self._captions[path.name]:
-                raise ValueError(f"{own} is empty; it says what {path.name} shows, in place of data.caption")
+            self._captions[path.name] = _said(own, of=path.name)
         self._drives.append(
             Drive(name=path.name, split="train", duration_s=1 / FPS, fps=FPS, num_frames=1, size_hw=(height, width))
         )
@@ -117,3 +119,14 @@ class PictureFolder:
         if drive not in self._paths:
             raise ValueError(f"{self.name}: no picture {drive!r}; there are {', '.join(list(self._paths)[:5])}")
         return self._paths[drive]
+
+
+def _said(path: Path, of: str) -> str:
+    """The text of a file beside a picture; ValueError where it is none."""
+    try:
+        said = path.read_text(encoding="utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: no UTF-8 text; it says what {of} shows, in place of data.caption") from error
+    if not said:
+        raise ValueError(f"{path} is empty; it says what {of} shows, in place of data.caption")
+    return said

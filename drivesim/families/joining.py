@@ -89,7 +89,7 @@ def _check_upsampler_facts(known: dict[str, Any], trained: set[str], index: dict
     """Raises ValueError where layers over time are trained for another use of an upsampler than its own."""
     if "upsampler" in trained or not known.keys() & index.keys() >= {"upsampler"}:
         return
-    for key in ("scale", "patch_px", "detail_gain"):
+    for key in ("scale", "detail_gain"):  # its patches show in the network itself
         one, other = known["upsampler"][key], index["upsampler"][key]
         if one != other:
             raise ValueError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -20,6 +21,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from drivesim.conditioning.rate_label import RateLabel
+from drivesim.core.run_folder import trained_in
 from drivesim.diffusion.settings import KeyFrameSamplingConfig, Sampler, TextSamplingConfig
 from drivesim.families.folder import (
     INDEX,
@@ -35,9 +37,10 @@ from drivesim.families.text_sources import Sources
 from drivesim.models.autoencoder import keep_from_overflow
 from drivesim.models.hub import find_source
 from drivesim.models.temporal_stack import TemporalStack
-from drivesim.models.text_to_image import JudgedTextToImage, TextSide, TextToImage, judge_text_to_image
+from drivesim.models.text_to_image import JudgedTextToImage, TextSide, TextToImage, judge_text_to_image, part_folder
 from drivesim.models.video_decoder import VideoDecoder
 
+_log = logging.getLogger(__name__)
 FAMILY = "text"
 # How stages are sampled by a model that says nothing of it, as preset=fast. Guidance as in the paper (Table 8).
 SAMPLINGS: dict[str, TextSamplingConfig] = {
@@ -159,11 +162,7 @@ def judge_text_parts(
         FileNotFoundError: a checkpoint that is not there.
     """
     judge = partial(judge_text_to_image, dtype=dtype)
-    image = judge(
-        _image_source(folder, index, sources),
-        base=_base_of_image(folder, index, sources),
-        loras=[find_lora(lora) for lora in sources.lora],
-    )
+    image = _judged_image(folder, index, sources, judge)
     base, own = _sides(folder, index, sources, image, judge)
     source, names = _upscaler_source(folder, index, sources), _own_parts(folder, index)
     upscaler = None if source is None else judge(source)
@@ -179,6 +178,24 @@ def judge_text_parts(
         return _joined(read_image, sides, read_upscaler, load_parts(folder, names, dtype=dtype))
 
     return JudgedTextParts(blank=blank, read=read)
+
+
+def _judged_image(
+    folder: Path, index: dict[str, Any], sources: Sources, judge: Callable[..., JudgedTextToImage]
+) -> JudgedTextToImage:
+    """The image model; what a checkpoint in its place lacks is the model's own.
+
+    A single file takes configs of its kind where they can be had: they say more than those of another checkpoint.
+    """
+    source, base = _image_source(folder, index, sources), _base_of_image(folder, index, sources)
+    judge = partial(judge, source, loras=[find_lora(lora) for lora in sources.lora])
+    if base is None or not Path(source).expanduser().is_file():
+        return judge(base=base)
+    try:
+        return judge()
+    except FileNotFoundError:
+        _log.warning("%s is a single file: configs, tokenizer and scheduler of %s are taken", source, base)
+        return judge(base=base)
 
 
 def blank_text_parts(folder: Path, index: dict[str, Any], sources: Sources) -> TextParts:
@@ -282,9 +299,12 @@ def text_model_folder(source: str) -> Path | None:
 
 
 def checkpoint_source(source: str, name: str) -> str:
-    """A checkpoint that a person names: the one in a model of ours, by its own folder or its index, or itself."""
+    """A checkpoint that a person names: the one in a model or run folder of ours, or itself."""
     folder = text_model_folder(source)
-    return source if folder is None else _source(folder, json.loads((folder / INDEX).read_text()), name)
+    if folder is None:
+        bare = Path(source).expanduser()
+        return str(trained_in(bare)) if bare.is_dir() else source
+    return _source(folder, json.loads((folder / INDEX).read_text()), name)
 
 
 def _source(folder: Path, index: dict[str, Any], name: str) -> str:
@@ -316,8 +336,7 @@ def blank_checkpoint(source: Path, base: Path | None = None) -> TextToImage:
         raise ValueError(f"{source}: planned is what lies in diffusers' form; give a folder instead of a single file")
 
     def of(name: str) -> Path:
-        has = (source / name).is_dir() or (name == "unet" and source.is_dir())
-        return source / name if base is None or has else base / name
+        return part_folder(source, base, name)
 
     missing = [name for name in ("vae", "unet", "text_encoder") if not (of(name) / "config.json").is_file()]
     if missing:

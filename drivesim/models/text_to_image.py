@@ -174,26 +174,37 @@ def _forget_where_it_lay(path: Path) -> None:
         write_json(path, {key: value for key, value in read_json(path).items() if key != "_name_or_path"})
 
 
-_NEEDED = ("tokenizer", "text_encoder", "vae", "scheduler")  # beside a U-Net
+_BESIDE_UNET = ("tokenizer", "text_encoder", "vae", "scheduler")
 _PIPELINE = "StableDiffusion"  # what the names of its pipelines begin with
 
 # The parts that are no networks, and those that are: all of them are judged before gigabytes are read.
 _Parts = tuple[dict[str, Any], dict[str, JudgedPart]]
 
 
+def part_folder(source: Path, base: Path | None, name: str) -> Path:
+    """Where a part of a checkpoint lies: in its folder, or, where that lacks it, in `base`. The U-Net is its own."""
+    own = source / name
+    is_own = base is None or own.is_dir() or (name == "unet" and source.is_dir())
+    return own if is_own else base / name  # type: ignore[operator]  # is_own where there is no base
+
+
 def _in_folder(source: Path, base: Path | None, dtype: torch.dtype) -> _Parts:
     def of(name: str) -> Path:
-        return source / name if base is None or name == "unet" or (source / name).is_dir() else base / name
+        return part_folder(source, base, name)
 
     _check_pipeline(source)
-    lacking = [name for name in _NEEDED if of(name).parent != source]
+    found = (
+        _small_parts(of),
+        {
+            "text_encoder": _judged_text_encoder(of("text_encoder"), dtype),
+            "vae": _judged_network(AutoencoderKL, of("vae"), dtype),
+            "unet": _judged_network(UNet2DConditionModel, of("unet"), dtype),
+        },
+    )
+    lacking = [name for name in _BESIDE_UNET if of(name).parent != source]
     if lacking:
         _log.warning("%s holds no %s: %s's are taken", source, ", ".join(lacking), base)
-    return _small_parts(of), {
-        "text_encoder": _judged_text_encoder(of("text_encoder"), dtype),
-        "vae": _judged_network(AutoencoderKL, of("vae"), dtype),
-        "unet": _judged_network(UNet2DConditionModel, of("unet"), dtype),
-    }
+    return found
 
 
 def _check_pipeline(folder: Path) -> None:

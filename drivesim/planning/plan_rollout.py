@@ -19,7 +19,7 @@ from drivesim.planning.rollout_demand import blank_model, rollout_demand
 from drivesim.planning.speed import choose_speed
 from drivesim.planning.text_demand import blank_text_model, text_demand
 from drivesim.rollout.pools import PoolConfig, PoolKind, num_workers, torch_threads
-from drivesim.rollout.start import is_scene
+from drivesim.rollout.start import check_scene, is_scene
 from drivesim.rollout.text import TextRolloutCommand
 
 
@@ -76,6 +76,7 @@ def _counted(command: Any, find_recipe: Callable[[str], Any]) -> tuple[DrivingMo
     if isinstance(command, TextRolloutCommand):
         model = blank_text_model(command)
         return model, text_demand(command, model)
+    check_scene(command.start, command.start_s, command.is_night)
     blank = blank_model(command.model, command.sampler, command.stages, command.dtype(), find_recipe)
     return blank.model, rollout_demand(command, blank, is_designed=is_scene(command.start))
 

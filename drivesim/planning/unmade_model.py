@@ -14,12 +14,12 @@ from drivesim.planning.training_demand import FindRecipe
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.folders import Parts
 from drivesim.train.initial_parts import with_fresh_parts
-from drivesim.train.recipes import RECIPES, trained_parts
+from drivesim.train.recipes import RECIPES, made_parts
 
 
 @dataclass(kw_only=True, slots=True)
 class UnmadeModel:
-    """Parts on the meta device by name, and the index that will stand in the model's folder."""
+    """Parts on the meta device by name, and what settings say in the index of the model's folder."""
 
     parts: Parts = field(default_factory=dict)
     index: dict[str, Any] = field(default_factory=dict)
@@ -35,17 +35,21 @@ def unmade_model(config: TrainConfig, find_recipe: FindRecipe) -> UnmadeModel:
     Raises:
         ValueError: a model that is neither there nor written by a recipe, or parts that do not fit.
     """
-    made = UnmadeModel()
+    stage, made = StageName(config.stage), UnmadeModel()
+    if stage.is_text:
+        raise ValueError(f"a model of stage {stage.value} that is not there yet; plan family=text model=published")
     for source in (config.init, *config.joins):
         if source is not None:
             before = _known_model(source, find_recipe)
             made.parts |= before.parts
             made.index |= before.index
-    recipe = RECIPES[StageName(config.stage)]
+    recipe = RECIPES[stage]
+    missing = sorted(set(recipe.needs) - set(made.parts))
+    if missing:
+        raise ValueError(f"init={config.init}: part {missing[0]!r} is missing, which stage {stage.value} needs")
     with torch.device("meta"):
         parts = with_fresh_parts(config, {name: made.parts[name] for name in recipe.needs})
-    kept = set(recipe.needs) - {*trained_parts(config), *recipe.replaces}
-    made.parts |= {name: part for name, part in parts.items() if name not in kept}
+    made.parts |= made_parts(config, parts)
     made.index |= recipe.index(config) | {"name": config.name}
     return made
 

@@ -35,7 +35,7 @@ def subject_pictures(
         num_pictures: how many.
         colour: RGB 0..255 of the subject.
         min_height: of the subject, as a share of the picture's height.
-        is_wanted: whether a frame of a scene may be taken, such as one of a turn.
+        is_wanted: whether a frame of a scene may be taken, such as one of a turn. Where none is, scenes do not end.
     """
     camera, scene = Camera.front(config.size_hw), config.first_scene
     while num_pictures > 0:

@@ -35,7 +35,7 @@ from drivesim.train.checkpoints import AtomicCheckpointIO, SamplePictures
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.folders import Parts
 from drivesim.train.initial_parts import initial_parts, judge_parts
-from drivesim.train.recipes import RECIPES, trained_parts
+from drivesim.train.recipes import RECIPES, made_parts, trained_parts
 from drivesim.train.stage import VALIDATION_SEED
 
 _log = logging.getLogger(__name__)
@@ -162,24 +162,17 @@ def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None
             )  # fmt: skip
         assert config.init is not None
         fingerprint = recipe.folders.fingerprint(config.init, ["autoencoder"])
-        with _on_accelerator(parts["autoencoder"], config) as autoencoder:
-            latents = cache_latents(
-                frames, lambda pictures: encode(autoencoder, pictures), fingerprint, Path(config.cache_dir)
-            )
+        autoencoder = parts["autoencoder"]
+        device = accelerator_device(config.trainer.accelerator)
+        latents = cache_latents(  # a whole cache moves nothing
+            frames, lambda pictures: encode(autoencoder.to(device), pictures), fingerprint, Path(config.cache_dir)
+        )
+        autoencoder.to("cpu")  # the trainer takes it from there
         return LatentClipDataset(latents, seed=seed, num_frames=num_frames, rates=rates, caption_weights=weights)
 
     train = dataset("train")
     assert train is not None
     return CachedDataModule(train, dataset("val"), config.loader)
-
-
-@contextmanager
-def _on_accelerator(network: Any, config: TrainConfig) -> Iterator[Any]:
-    """The network on the device that trains, while the trainer does not have it."""
-    try:
-        yield network.to(accelerator_device(config.trainer.accelerator))
-    finally:
-        network.to("cpu")
 
 
 def _trainer(config: TrainConfig, out: Path) -> L.Trainer:
@@ -221,18 +214,17 @@ def _export(config: TrainConfig, parts: Parts, frames: FrameCache | None, folder
     stage = StageName(config.stage)
     if stage is StageName.AUTOENCODER:
         assert frames is not None
-        with _on_accelerator(parts["autoencoder"], config) as autoencoder:
-            shift, scale = measure_scale(autoencoder, _spread_frames(frames, SCALE_FRAMES))
+        autoencoder = parts["autoencoder"].to(accelerator_device(config.trainer.accelerator))
+        shift, scale = measure_scale(autoencoder, _spread_frames(frames, SCALE_FRAMES))
+        autoencoder.to("cpu")
         _log.warning("latent shift %.4f, scale %.4f", shift, scale)
     recipe = RECIPES[stage]
     if folder.exists():  # of a start that was stopped while it wrote
         shutil.rmtree(folder)
-    trained = trained_parts(config)
-    kept = set(recipe.needs) - {*trained, *recipe.replaces}
-    made = {name: part for name, part in parts.items() if name not in kept}
+    made = made_parts(config, parts)
     if config.position_tables:
         made |= {name: part.with_position_table() for name, part in made.items() if isinstance(part, TemporalStack)}
-    recipe.folders.export(config, made, trained, recipe.facts(config, parts), folder)
+    recipe.folders.export(config, made, trained_parts(config), recipe.facts(config, parts), folder)
 
 
 def _spread_frames(cache: FrameCache, most: int) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 from drivesim.conditioning.driving import make_conditioner
 from drivesim.conditioning.rate_label import RateLabel
+from drivesim.core.run_folder import trained_in
 from drivesim.diffusion.schedule import training_schedule
 from drivesim.diffusion.settings import as_facts
 from drivesim.families.folder import blank_parts
@@ -65,9 +66,10 @@ def _make_interpolation(config: TrainConfig, parts: Parts) -> Parts:
 
 def _check_image_layers(config: TrainConfig) -> None:
     """Raises ValueError where a prediction in `init` has changed the image layers."""
-    if config.init is None or not (Path(config.init) / "temporal").is_dir():
+    folder = None if config.init is None else trained_in(Path(config.init))
+    if folder is None or not (folder / "temporal").is_dir():
         return
-    spatial = blank_parts(Path(config.init), ["temporal"])["temporal"].config.spatial
+    spatial = blank_parts(folder, ["temporal"])["temporal"].config.spatial
     if spatial != SpatialLayers.FROZEN.value:
         raise ValueError(
             f"init={config.init}: its image layers were trained with its prediction (temporal.spatial={spatial}); "
@@ -239,3 +241,10 @@ def trained_parts(config: TrainConfig) -> tuple[str, ...]:
     stage = StageName(config.stage)
     spatial = SpatialLayers(config.temporal.spatial).trained_parts if stage is StageName.PREDICTION else ()
     return RECIPES[stage].trains + spatial
+
+
+def made_parts(config: TrainConfig, parts: Parts) -> Parts:
+    """Of a stage's parts those that its model folder gets from it; the others are kept as they lie in `init`."""
+    recipe = RECIPES[StageName(config.stage)]
+    kept = set(recipe.needs) - {*trained_parts(config), *recipe.replaces}
+    return {name: part for name, part in parts.items() if name not in kept}

@@ -40,3 +40,16 @@ def test_a_text_that_says_nothing_is_refused(folder: Path) -> None:
     (folder / "a.txt").write_text(" \n")
     with pytest.raises(ValueError, match=r"a\.txt is empty; it says what a\.png shows, in place of data\.caption"):
         opened(folder)
+
+
+def test_a_text_of_another_encoding_is_named(folder: Path) -> None:
+    (folder / "b.txt").write_bytes("né".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"b\.txt: no UTF-8 text; it says what b\.png shows"):
+        opened(folder)
+
+
+def test_a_text_without_its_picture_is_told(folder: Path) -> None:
+    (folder / "c.txt").write_text("a sks car")
+    assert [(problem.where, problem.detail[:23]) for problem in opened(folder).problems()] == [
+        ("c.txt", "no picture of that name")
+    ]

@@ -8,12 +8,14 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, StableDiffusionUpscalePipeline
 
 from drivesim.config import compose
+from drivesim.core.run_folder import claim_folder
 from drivesim.core.seeds import torch_generator
 from drivesim.diffusion.settings import KeyFrameOverrides, TextOverrides
 from drivesim.families.folder import write_index
@@ -238,8 +240,10 @@ def test_a_checkpoint_may_be_given_as_the_model_folder_that_holds_it(folder: Pat
 
 @pytest.mark.parametrize("kind", ["the U-Net alone", "a single file"])
 def test_what_a_checkpoint_lacks_is_taken_from_the_models_own(
-    kind: str, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    kind: str, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     tuned = tiny_text_to_image("v1", seed=9)
     if kind == "a single file":
         source, checkpoint = write_original(tuned, tmp_path / "tuned.safetensors"), tuned
@@ -252,7 +256,8 @@ def test_what_a_checkpoint_lacks_is_taken_from_the_models_own(
         for path in (source, tmp_path / "whole")
     )
     assert torch.equal(made, whole)
-    assert ("holds no tokenizer, text_encoder, vae, scheduler" in caplog.text) == (kind == "the U-Net alone")
+    alone = "holds no tokenizer, text_encoder, vae, scheduler"
+    assert (alone if kind == "the U-Net alone" else "configs, tokenizer and scheduler of") in caplog.text
     command = compose("plan", ["rollout", "family=text", f"model={folder}", f"image={source}"])
     assert blank_text_model(command).parts.image.unet.config.in_channels == 4
 
@@ -262,6 +267,26 @@ def test_a_prompt_that_would_not_be_reached_is_refused(folder: Path) -> None:
         prompts = Prompts(prompts=["a car", "night"], times_s=times)
         with nullcontext() if times[-1] == 2.0 else pytest.raises(ValueError, match="last key frame .* is at 2 s"):
             TextModel.from_pretrained(folder, prompts=prompts)
+
+
+def test_the_run_folder_of_a_training_stands_for_its_checkpoint(folder: Path, tmp_path: Path) -> None:
+    save_text_to_image(tiny_text_to_image("v1", seed=9), tmp_path / "run" / "model")
+    claim_folder(tmp_path / "run", {"stage": "dreambooth", "max_steps": 1})
+    made, wanted = (
+        key_frames(TextModel.from_pretrained(folder, sources=Sources(image=str(path))))
+        for path in (tmp_path / "run", tmp_path / "run" / "model")
+    )
+    assert torch.equal(made, wanted)
+
+
+def test_a_single_file_that_does_not_say_its_target_is_refused_whatever_the_model_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    model = write_tiny_text(tmp_path / "model", "v2", stages=False)
+    file = write_original(tiny_text_to_image("v2", seed=9), tmp_path / "tuned.safetensors")
+    with pytest.raises(ValueError, match="does not say whether its target is e or v"):
+        TextModel.from_pretrained(model, sources=Sources(image=str(file)))
 
 
 def test_a_folder_without_a_unet_takes_no_place(folder: Path, tmp_path: Path) -> None:

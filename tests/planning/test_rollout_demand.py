@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from drivesim.config import PlanRolloutCommand, compose, recipe_that_writes
-from drivesim.diffusion.settings import PredictionOverrides
-from drivesim.families.folder import blank_parts, load_parts
+from drivesim.diffusion.schedule import training_schedule
+from drivesim.diffusion.settings import PredictionOverrides, ScheduleConfig
+from drivesim.families.folder import blank_parts, load_parts, save_parts
 from drivesim.planning import plan_rollout as plan_rollout_module
 from drivesim.planning import rollout_demand as counting
 from drivesim.planning.command import plan_command
@@ -146,6 +147,12 @@ def test_a_model_that_recipes_have_yet_to_write_is_planned_by_what_they_make(tmp
         ValueError, match="model=image/model is not there yet, .* makes no whole driving model: missing"
     ):
         counting.blank_model("image/model", PredictionOverrides(), find_recipe=recipes.get)
+    with pytest.raises(ValueError, match="that is not there yet; plan family=text model=published"):
+        counting.blank_model("runs/toytown_text/base/model", PredictionOverrides(), find_recipe=recipe_that_writes)
+    save_parts(tmp_path / "bare", {"scheduler": training_schedule(ScheduleConfig())})
+    recipes["image/model"].init = str(tmp_path / "bare")
+    with pytest.raises(ValueError, match="init=.*bare: part 'autoencoder' is missing, which stage image needs"):
+        counting.blank_model("keys/model", PredictionOverrides(), find_recipe=recipes.get)
     with pytest.raises(ValueError, match="no model folder 'other/model'"):
         counting.blank_model("other/model", PredictionOverrides(), find_recipe=recipes.get)
 

@@ -32,7 +32,7 @@ from drivesim.models.upsampler import UpsamplerConfig, UpsamplerTemporalConfig
 from drivesim.models.video_decoder import VideoDecoderConfig
 from drivesim.toytown import TownConfig, write_nuscenes
 from drivesim.train.config import StageName, TrainConfig, TrainerConfig
-from drivesim.train.fit import fit
+from drivesim.train.fit import _LATER, fit
 from drivesim.train.latent_ldm import ImageLossConfig, ImageStage
 from drivesim.train.optim import LearningRate, OptimConfig, OptimizerName
 from drivesim.train.stage import Batch, Stage
@@ -343,11 +343,9 @@ def test_settings_that_came_later_are_part_of_a_run_only_where_they_are_set(
     family: dict[str, Path], source: ClipSource, tmp_path: Path
 ) -> None:
     identity = json.loads((family["root"] / "video_decoder" / "run.json").read_text())
-    for part, name in (
-        ("loader", "caption_weights"),
-        ("dreambooth", "lora_reach"),
-        ("video_decoder_loss", "image_share"),
-    ):
+    later = [(part, name) for part, name, _ in _LATER]
+    assert ("dreambooth", "more_class_prompts") in later
+    for part, name in later:
         assert identity[part]
         assert name not in identity[part]
     other = config(StageName.VIDEO_DECODER, family["cache"], init_of(StageName.VIDEO_DECODER, family))

@@ -99,12 +99,13 @@ def test_only_image_layers_that_stayed_design_start_frames(trained: dict[str, Pa
 
 
 def test_an_interpolation_needs_the_image_layers_of_an_image_model(trained: dict[str, Path], tmp_path: Path) -> None:
-    settings = config(trained["tuned"], tmp_path)
-    settings.stage = StageName.INTERPOLATION
-    settings.interpolation = InterpolationConfig(num_frames=3, rates=[8.0])
     parts = load_parts(trained["tuned"], REQUIRED)
-    with pytest.raises(ValueError, match=r"trained with its prediction \(temporal.spatial=tuned\)"):
-        RECIPES[StageName.INTERPOLATION].make(settings, parts)
+    for init in (trained["tuned"], trained["tuned"].parent):  # the run folder stands for it
+        settings = config(init, tmp_path)
+        settings.stage = StageName.INTERPOLATION
+        settings.interpolation = InterpolationConfig(num_frames=3, rates=[8.0])
+        with pytest.raises(ValueError, match=r"trained with its prediction \(temporal.spatial=tuned\)"):
+            RECIPES[StageName.INTERPOLATION].make(settings, parts)
 
 
 def test_a_warm_start_brings_all_that_is_trained(image_model: Path, tmp_path: Path) -> None:

@@ -133,6 +133,11 @@ def test_pictures_of_the_class_are_told_by_the_prompt_that_they_were_made_from(
     chosen = torch.Generator().manual_seed(0)
     assert seen[: len(CAPTIONS)] == own.class_prompts(torch.randint(0, 7, (len(CAPTIONS),), generator=chosen).tolist())
     assert len(set(seen)) > 1
+    plain, named = (
+        begun(StageName.DREAMBOOTH, checkpoints, cache_dir=str(tmp_path), dreambooth=DreamBoothConfig(**more))[0]
+        for more in ({}, {"more_class_prompts": ["night"]})
+    )
+    assert plain.class_pictures.folder != named.class_pictures.folder
 
 
 @pytest.mark.parametrize("weight", [0.5, 2.0])
