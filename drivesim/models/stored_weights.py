@@ -58,8 +58,9 @@ def stored_shapes(path: Path, place: str) -> Shapes:
         ValueError: a pickle, or a file that is truncated or no safetensors file; begins with `place`.
     """
     with path.open("rb") as file:
-        start = file.read(4)
-    if start.startswith(_PICKLE_STARTS):
+        start = file.read(9)
+    # A safetensors file begins with the length of its header, whose bytes may be any, and the header's first brace.
+    if start[8:] != b"{" and start.startswith(_PICKLE_STARTS):
         raise ValueError(f"{place}: {path.name} is a pickle: {_REMEDY}")
     try:
         with safe_open(path, framework="pt") as tensors:
