@@ -16,9 +16,9 @@ from torch.utils.checkpoint import checkpoint
 from drivesim.models.temporal_stack import TemporalAttentionLayer, TemporalStack
 from drivesim.nn.frame_groups import at_once, in_groups, standing_for
 
-# Frames of a group, where image layers take frames in groups. The result is that of all frames bit for bit: MKL rounds
-# the projections of time embeddings, one row a frame, alike from 4 rows on, and torch takes another kernel for 1 x 1
-# convolutions of 16 frames and more (on one thread of a CPU).
+# Frames of a group, where image layers take frames in groups. The result is that of all frames bit for bit, with time
+# projections of all of them (`_RowsOf`): oneDNN rounds convolutions of single frames otherwise on some processors, and torch takes another kernel for 1 x 1 convolutions of
+# 16 frames and more (on one thread of a CPU).
 FEWEST_FRAMES, MANY_FRAMES = 4, 16
 
 # What a temporal stack has of its backbone: key of its config -> what it is.
@@ -288,7 +288,8 @@ class _Run:
         def of_group(time_embed: Tensor, h: Tensor, *skip: Tensor) -> Tensor:
             return resnet(torch.cat([h, *skip], dim=1) if skip else h, time_embed)  # type: ignore[no-any-return]
 
-        return in_groups(of_group, self.time_embed_ND, *h_NCHW, fewest=self.fewest)
+        made_for = of_group if torch.compiler.is_compiling() else _RowsOf(resnet, of_group, self.time_embed_ND)
+        return in_groups(made_for, self.time_embed_ND, *h_NCHW, fewest=self.fewest)
 
     def over_time(self, layer: nn.Module, h_NCHW: Tensor) -> Tensor:
         """The temporal residual block that follows."""
@@ -309,6 +310,28 @@ class _Run:
             return block(x, encoder_hidden_states=tokens, encoder_attention_mask=bias[0] if bias else None)  # type: ignore[no-any-return]
 
         return in_groups(of_group, x_NPC, self.tokens, *(() if self.token_bias is None else (self.token_bias,)))
+
+
+class _RowsOf:
+    """A residual block on one group of frames after the other, with the time projections of all frames.
+
+    Some processors round a projection of fewer rows otherwise: all rows are projected, and the group's are taken.
+    """
+
+    def __init__(self, resnet: Any, of_group: Step, time_embed_ND: Tensor):
+        self._projection: nn.Module = resnet.time_emb_proj
+        self._of_group, self._time_embed_ND, self._num_done = of_group, time_embed_ND, 0
+
+    def __call__(self, time_embed: Tensor, *h_NCHW: Tensor) -> Tensor:
+        first, number = self._num_done, len(time_embed)
+        self._num_done += number
+        if number == len(self._time_embed_ND):
+            return self._of_group(time_embed, *h_NCHW)  # type: ignore[no-any-return]
+        rows = self._projection.register_forward_hook(lambda _, __, made: made.narrow(0, first, number))
+        try:
+            return self._of_group(self._time_embed_ND, *h_NCHW)  # type: ignore[no-any-return]
+        finally:
+            rows.remove()
 
 
 def _one_after_the_other(steps: Sequence[Step], inputs: list[Tensor]) -> Tensor:
