@@ -17,8 +17,8 @@ from drivesim.models.temporal_stack import TemporalAttentionLayer, TemporalStack
 from drivesim.nn.frame_groups import at_once, in_groups, standing_for
 
 # Frames of a group, where image layers take frames in groups. The result is that of all frames bit for bit, with time
-# projections of all of them (`_RowsOf`): oneDNN rounds convolutions of single frames otherwise on some processors, and torch takes another kernel for 1 x 1 convolutions of
-# 16 frames and more (on one thread of a CPU).
+# projections of all of them (`_RowsOf`): oneDNN rounds convolutions of single frames otherwise on some processors, and
+# torch takes another kernel for 1 x 1 convolutions of 16 frames and more (on one thread of a CPU).
 FEWEST_FRAMES, MANY_FRAMES = 4, 16
 
 # What a temporal stack has of its backbone: key of its config -> what it is.
