@@ -303,7 +303,8 @@ def checkpoint_source(source: str, name: str) -> str:
     folder = text_model_folder(source)
     if folder is None:
         bare = Path(source).expanduser()
-        return str(trained_in(bare)) if bare.is_dir() else source
+        model = trained_in(bare)
+        return source if model == bare else str(model)  # as it was said: an index names it so
     return _source(folder, json.loads((folder / INDEX).read_text()), name)
 
 

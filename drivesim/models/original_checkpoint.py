@@ -104,7 +104,7 @@ class OriginalCheckpoint:
                     f"found {len(shapes)}, the first is {min(shapes, default='none')}"
                 )
         beside = path.with_suffix("")
-        if beside.is_dir():
+        if base is None and beside.is_dir():
             base = beside
         try:
             return cls(path=path, shapes=shapes, base=find_source(base or _hub_id(path, shapes), has_weights=False))

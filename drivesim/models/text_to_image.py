@@ -125,8 +125,8 @@ def judge_text_to_image(
     Args:
         source: a diffusers folder (a DreamBooth training's, too), a hub id, or an original single file (safetensors).
         base: a diffusers folder or hub id for what `source` lacks. A single file lacks configs, tokenizer and
-            scheduler, which a folder NAME beside NAME.safetensors may hold, too; a DreamBooth checkpoint may hold the
-            U-Net alone. None = for a single file the hub id of its kind; for a folder nothing.
+            scheduler; a DreamBooth checkpoint may hold the U-Net alone. None = for a single file NAME.safetensors the
+            folder NAME beside it where there is one, else the hub id of its kind; for a folder nothing.
         loras: files or folders of LoRA weights, fused in this order; `PATH@0.7` fuses 0.7 of one.
         dtype: of all weights.
 

@@ -288,8 +288,7 @@ class _Run:
         def of_group(time_embed: Tensor, h: Tensor, *skip: Tensor) -> Tensor:
             return resnet(torch.cat([h, *skip], dim=1) if skip else h, time_embed)  # type: ignore[no-any-return]
 
-        made_for = of_group if torch.compiler.is_compiling() else _RowsOf(resnet, of_group, self.time_embed_ND)
-        return in_groups(made_for, self.time_embed_ND, *h_NCHW, fewest=self.fewest)
+        return in_groups(_RowsOf(resnet, of_group, self.time_embed_ND), self.time_embed_ND, *h_NCHW, fewest=self.fewest)
 
     def over_time(self, layer: nn.Module, h_NCHW: Tensor) -> Tensor:
         """The temporal residual block that follows."""
@@ -327,11 +326,12 @@ class _RowsOf:
         self._num_done += number
         if number == len(self._time_embed_ND):
             return self._of_group(time_embed, *h_NCHW)  # type: ignore[no-any-return]
-        rows = self._projection.register_forward_hook(lambda _, __, made: made.narrow(0, first, number))
+        projection, whole = self._projection, self._projection.forward
+        projection.forward = lambda time_embed: whole(time_embed).narrow(0, first, number)
         try:
             return self._of_group(self._time_embed_ND, *h_NCHW)  # type: ignore[no-any-return]
         finally:
-            rows.remove()
+            projection.forward = whole
 
 
 def _one_after_the_other(steps: Sequence[Step], inputs: list[Tensor]) -> Tensor:

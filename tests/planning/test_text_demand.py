@@ -73,8 +73,8 @@ def test_another_type_of_weights_is_planned_without_a_word(folder: Path, capfd: 
     assert capfd.readouterr().err == ""
 
 
-def test_the_published_clip_costs_at_most_100_pflop_by_default_and_a_portion_of_the_papers_steps() -> None:
-    """113 frames of 1280 x 2048; preset paper takes 25 times as many upscaler steps."""
+def test_the_published_clip_costs_at_most_100_pflop_by_default() -> None:
+    """113 frames of 1280 x 2048."""
     command = compose("plan", ["rollout", "family=text", "stages.interpolate=true"])
     model = blank_text_model(command)
     assert (model.num_frames, model.size_hw) == (8, (1280, 2048))
