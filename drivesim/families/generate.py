@@ -14,6 +14,7 @@ from drivesim.diffusion.sampling import Denoiser, Guidance, sample
 from drivesim.diffusion.schedule import DDIMScheduler
 from drivesim.diffusion.settings import PredictionSamplingConfig, SamplingConfig
 from drivesim.models.build import UNet2DConditionModel
+from drivesim.models.seen_tokens import SeenTokens
 from drivesim.models.video_unet import VideoUNet
 
 
@@ -130,12 +131,13 @@ def _guided_clips(
     backbone = video_unet.backbone
     _, num_frames, channels, h, w = context_BTCHW.shape
     tokens, mask = conditioner(conditions.to(backbone.device))
+    seen = SeenTokens()
 
     def denoiser(context: Tensor) -> Denoiser:
         return lambda x, step: video_unet(
             conditioner.placed(x), step, tokens,
             token_mask_BL=mask, context_BTCHW=context, temporal_tokens_BLC=temporal_tokens_BLC,
-            noise_level_B=noise_level_B,
+            noise_level_B=noise_level_B, seen=seen,
         )  # fmt: skip
 
     without = no_context(context_BTCHW[:, :, :-1])

@@ -17,6 +17,7 @@ from drivesim.diffusion.objective import add_noise
 from drivesim.diffusion.sampling import Denoiser, JointGuidance, OnStep, sample
 from drivesim.diffusion.settings import KeyFrameSamplingConfig, TextSamplingConfig
 from drivesim.families.text_tokens import Told
+from drivesim.models.seen_tokens import SeenTokens
 from drivesim.models.video_unet import DeepFeatures, VideoUNet
 
 
@@ -73,12 +74,14 @@ def generate_keys(
     """
     device, dtype = video_unet.backbone.device, video_unet.backbone.dtype
     is_led = given_BSCHW is not None and sampling.start_weight > 0
-    reuse = DeepReuse(1 if is_led else sampling.deep_every)
+    reuse, seen = DeepReuse(1 if is_led else sampling.deep_every), SeenTokens()
     if is_led:
         video_unet.enable_gradient_checkpointing()
 
     def network(x: Tensor, step_B: Tensor) -> Tensor:
-        return video_unet(x, step_B, told.spatial_BTLD, temporal_tokens_BLC=told.temporal_BLD, deep=reuse.next())  # type: ignore[no-any-return]
+        return video_unet(
+            x, step_B, told.spatial_BFLD, temporal_tokens_BLC=told.temporal_BLD, deep=reuse.next(), seen=seen
+        )  # type: ignore[no-any-return]
 
     denoise: Denoiser = JointGuidance(network, sampling.guidance)
     if given_BSCHW is not None:
@@ -155,12 +158,12 @@ def interpolate_windows(
     temporal = torch.cat([told.temporal_BLD, torch.cat([rate_tokens_BLD] * num_branches)], dim=1)
     is_told_noise = video_unet.temporal.noise_embed is not None or video_unet.backbone.class_embedding is not None
     level = torch.zeros(num_branches * b, dtype=torch.int64, device=device) if is_told_noise else None
-    masked, reuse = torch.cat([masked] * num_branches), DeepReuse(sampling.deep_every)
+    masked, reuse, seen = torch.cat([masked] * num_branches), DeepReuse(sampling.deep_every), SeenTokens()
 
     def network(x: Tensor, step_B: Tensor) -> Tensor:
         return video_unet(
-            torch.cat([x, masked], dim=2), step_B, told.spatial_BTLD, temporal_tokens_BLC=temporal,
-            noise_level_B=level, deep=reuse.next(),
+            torch.cat([x, masked], dim=2), step_B, told.spatial_BFLD, temporal_tokens_BLC=temporal,
+            noise_level_B=level, deep=reuse.next(), seen=seen,
         )  # type: ignore[no-any-return]  # fmt: skip
 
     made = sample(

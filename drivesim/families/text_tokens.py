@@ -1,6 +1,7 @@
 """Prompts over time as the tokens that networks see: of every frame for spatial layers, of a clip for temporal ones.
 
-Axes: B clips, T frames, L tokens, D channels of a token.
+Axes: B clips, T frames, F of them that are told something of their own (1 where all are told the same), L tokens,
+D channels of a token.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ MOST_KEPT = 64  # prompts whose tokens are kept
 class Told:
     """What networks are told of clips: one branch of guidance, or both in one batch."""
 
-    spatial_BTLD: Tensor
+    spatial_BFLD: Tensor
     temporal_BLD: Tensor
 
     def followed_by(self, other: Told) -> Told:
         """Both as one batch."""
         return Told(
-            spatial_BTLD=torch.cat([self.spatial_BTLD, other.spatial_BTLD]),
+            spatial_BFLD=torch.cat([self.spatial_BFLD, other.spatial_BFLD]),
             temporal_BLD=torch.cat([self.temporal_BLD, other.temporal_BLD]),
         )
 
@@ -84,8 +85,9 @@ class Telling:
         without_subject = prompts.without_subject()
         spatial = prompts.prompts if self.knows_subject else without_subject
         mixes = [mixes_at(prompts, moments_T, duration_s) for moments_T in moments_BT]
+        own = 1 if all(_is_one(of_clip) for of_clip in mixes) else None  # frames told something of their own
         conditional = Told(
-            spatial_BTLD=torch.stack([self.spatial.at(spatial, of_clip) for of_clip in mixes]),
+            spatial_BFLD=torch.stack([self.spatial.at(spatial, of_clip[:own]) for of_clip in mixes]),
             temporal_BLD=torch.stack([self._of_clip(without_subject, of_clip) for of_clip in mixes]),
         )
         if scale == 1.0:
@@ -93,13 +95,17 @@ class Telling:
         always = [[Mix(index=0, share_of_next=0.0)] * len(moments_T) for moments_T in moments_BT]
         negative = [prompts.negative_prompt]
         unconditional = Told(
-            spatial_BTLD=torch.stack([self.spatial.at(negative, of_clip) for of_clip in always]),
+            spatial_BFLD=torch.stack([self.spatial.at(negative, of_clip[:own]) for of_clip in always]),
             temporal_BLD=torch.stack([self.temporal.at(negative, of_clip[:1])[0] for of_clip in always]),
         )
         return unconditional.followed_by(conditional)
 
     def _of_clip(self, prompts: Sequence[str], mixes: Sequence[Mix]) -> Tensor:
         """Tokens (L, D) for temporal layers: the mean over frames, exactly one prompt's where there is but one."""
-        if all(mix == mixes[0] for mix in mixes):
+        if _is_one(mixes):
             return self.temporal.at(prompts, mixes[:1])[0]
         return self.temporal.at(prompts, mixes).mean(dim=0)
+
+
+def _is_one(mixes: Sequence[Mix]) -> bool:
+    return all(mix == mixes[0] for mix in mixes)

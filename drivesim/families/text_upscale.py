@@ -22,6 +22,7 @@ from drivesim.families.prompts import Prompts
 from drivesim.families.text_generate import DeepReuse
 from drivesim.families.text_tokens import Telling, Told
 from drivesim.models.autoencoder import decode_pictures, downsampling, to_picture_range
+from drivesim.models.seen_tokens import SeenTokens, each_frame
 from drivesim.models.temporal_stack import TemporalStack
 from drivesim.models.text_to_image import TextToImage
 from drivesim.models.video_unet import VideoUNet
@@ -102,7 +103,9 @@ class LatentUpscaling:
         moments_T = [frame / self.fps for frame in frames]
         # Frame by frame, a frame is a clip of one.
         told = self.telling.told(conditions, [moments_T], self.duration_s, self.sampling.guidance)
-        network = partial(self._network, noised_TChw=noised, told=told, reuse=DeepReuse(self.sampling.deep_every))
+        network = partial(
+            self._network, noised_TChw=noised, told=told, reuse=DeepReuse(self.sampling.deep_every), seen=SeenTokens()
+        )
         shape = (unet.config.out_channels, *low.shape[-2:])
         denoise = JointGuidance(network, self.sampling.guidance)
         return sample(
@@ -110,23 +113,26 @@ class LatentUpscaling:
             device=device, dtype=dtype, on_step=self.listen("upscaling"),
         )  # fmt: skip
 
-    def _network(self, x: Tensor, step: Tensor, *, noised_TChw: Tensor, told: Told, reuse: DeepReuse) -> Tensor:
+    def _network(
+        self, x: Tensor, step: Tensor, *, noised_TChw: Tensor, told: Told, reuse: DeepReuse, seen: SeenTokens
+    ) -> Tensor:
         """The prediction for all frames of a portion, (T, ...), or of both branches, (2 T, ...)."""
         unet, num_branches = self.image.unet, len(x) // len(noised_TChw)
         low = torch.cat([noised_TChw] * num_branches)
         x = torch.cat([x, low], dim=1)
         if self._video_unet is None:
             levels = step.new_full((len(x),), self.noise_level)
-            return unet(x, step, told.spatial_BTLD.flatten(0, 1), class_labels=levels).sample  # type: ignore[no-any-return]
+            return unet(x, step, each_frame(told.spatial_BFLD, len(noised_TChw)), class_labels=levels).sample  # type: ignore[no-any-return]
         video = (num_branches, -1)
         made: Tensor = self._video_unet(
             x.unflatten(0, video),
             step[:num_branches],
-            told.spatial_BTLD,
+            told.spatial_BFLD,
             context_BTCHW=low.unflatten(0, video),
             temporal_tokens_BLC=told.temporal_BLD,
             noise_level_B=step.new_full((num_branches,), self.noise_level),
             deep=reuse.next(),
+            seen=seen,
         )
         return made.flatten(0, 1)
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from drivesim.nn.temporal import (
     Mix,
     NoiseLevelEmbedding,
+    ProjectedTokens,
     TemporalResBlock,
     TemporalTransformerBlock,
     from_time_view,
@@ -92,10 +93,13 @@ class TemporalAttentionLayer(nn.Module):
         embedding: Tensor = self.position(sinusoidal(index, self.channels).to(like.dtype))
         return embedding[None, :, None]
 
-    def forward(self, index: int, h_BTPC: Tensor, positions: Tensor, tokens_BLC: Tensor | None) -> Tensor:
-        """Output of spatial transformer block `index`, mixed with what attention over time makes of it."""
+    def forward(self, index: int, h_BTPC: Tensor, positions: Tensor, tokens: ProjectedTokens | None) -> Tensor:
+        """Output of spatial transformer block `index`, mixed with what attention over time makes of it.
+
+        `tokens` are what block `index` sees (its `projected`).
+        """
         block: Any = self.blocks[index]
-        tokens, near = block.projected(tokens_BLC), near_frames(h_BTPC.shape[1], self.window, h_BTPC.device)
+        near = near_frames(h_BTPC.shape[1], self.window, h_BTPC.device)
         size, num_positions = positions_at_once(h_BTPC), h_BTPC.shape[2]
 
         def mixed(portion_BTPC: Tensor) -> Tensor:

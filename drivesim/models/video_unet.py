@@ -13,8 +13,10 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from drivesim.models.seen_tokens import SeenTokens, acting_as, attention_to_tokens, each_frame, shown
 from drivesim.models.temporal_stack import TemporalAttentionLayer, TemporalStack
 from drivesim.nn.frame_groups import at_once, in_groups, standing_for
+from drivesim.nn.temporal import ProjectedTokens
 
 # Frames of a group, where image layers take frames in groups. The result is that of all frames bit for bit, with time
 # projections of all of them (`_RowsOf`): oneDNN rounds convolutions of single frames otherwise on some processors, and
@@ -83,6 +85,7 @@ class VideoUNet(nn.Module):
         temporal_tokens_BLC: Tensor | None = None,
         noise_level_B: Tensor | None = None,
         deep: DeepFeatures | None = None,
+        seen: SeenTokens | None = None,
     ) -> Tensor:
         """Denoises clips.
 
@@ -90,7 +93,7 @@ class VideoUNet(nn.Module):
             sample_BTCHW: noisy latents.
             timestep_B: diffusion step of each sample.
             tokens: conditioning tokens (B, L, C) of each sample, seen by the spatial layers of all its frames; or of
-                each frame (B, T, L, C).
+                each frame (B, T, L, C), with T = 1 as well where all see the same.
             token_mask_BL: True = a token, False = padding; None = all are tokens.
             context_BTCHW: given frames and their mask (`conditioning.given_frames`); None = a stack without context.
             temporal_tokens_BLC: tokens for the temporal layers; None = a stack without cross-attention.
@@ -98,6 +101,9 @@ class VideoUNet(nn.Module):
                 backbone with a class embedding (the upsamplers), and to the temporal ones by a stack that was built to
                 be told (noisy given frames); None = neither. A class embedding of the kind "projection" takes rows
                 (B, D) instead (`stable_video.added_time_waves`).
+            deep: what a pass of this sample left, to be used again; None = all levels run.
+            seen: keys and values of the same tokens, from an earlier pass of this sample or to be left by this one,
+                without gradients; None = tokens are projected.
 
         Returns:
             The prediction (B, T, C, H, W), of the kind the backbone was trained for.
@@ -105,17 +111,18 @@ class VideoUNet(nn.Module):
         b, t = sample_BTCHW.shape[:2]
         if b > 1 and self._is_one_by_one(sample_BTCHW):
             of_each = (timestep_B, tokens, token_mask_BL, context_BTCHW, temporal_tokens_BLC, noise_level_B)
-            return self._one_by_one(sample_BTCHW, of_each, deep)
+            return self._one_by_one(sample_BTCHW, of_each, deep, seen)
         unet = self.backbone
         run = _Run(
             # Repeated before the embedding: a matrix product of another batch size rounds differently.
             time_embed=self._time_embedding(timestep_B.repeat_interleave(t), _each(noise_level_B, t), sample_BTCHW),
             num_frames=t,
-            tokens=tokens.flatten(0, 1) if tokens.ndim == 4 else tokens.repeat_interleave(t, dim=0),
+            tokens=tokens if tokens.ndim == 4 else tokens[:, None],
             token_bias=_attention_bias(token_mask_BL, t, sample_BTCHW.dtype),
             context=None if context_BTCHW is None else context_BTCHW.flatten(0, 1),
             temporal_tokens=temporal_tokens_BLC,
             temporal_embed=self._noise_embedding(noise_level_B),
+            seen=seen,
             is_checkpointed=self._is_checkpointed and torch.is_grad_enabled(),
         )
         h = unet.conv_in(sample_BTCHW.flatten(0, 1))
@@ -148,7 +155,11 @@ class VideoUNet(nn.Module):
         return at_once(sample_BTCHW, numbers) < len(sample_BTCHW)
 
     def _one_by_one(
-        self, sample_BTCHW: Tensor, of_each: tuple[Tensor | None, ...], deep: DeepFeatures | None
+        self,
+        sample_BTCHW: Tensor,
+        of_each: tuple[Tensor | None, ...],
+        deep: DeepFeatures | None,
+        seen: SeenTokens | None,
     ) -> Tensor:
         names = ("token_mask_BL", "context_BTCHW", "temporal_tokens_BLC", "noise_level_B")
         b, t = sample_BTCHW.shape[:2]
@@ -162,8 +173,10 @@ class VideoUNet(nn.Module):
                 kept = DeepFeatures(features_NCHW=None if known is None else known[index * t : (index + 1) * t])
             step, tokens, *more = (None if value is None else value[one] for value in of_each)
             assert step is not None and tokens is not None
+            others = dict(zip(names, more, strict=True))
+            of_sample = None if seen is None else seen.of_sample(index)
             with standing_for(b // runs):
-                made.append(self(sample_BTCHW[one], step, tokens, deep=kept, **dict(zip(names, more, strict=True))))
+                made.append(self(sample_BTCHW[one], step, tokens, deep=kept, seen=of_sample, **others))
             if kept is not None:
                 below.append(kept.features_NCHW)
         if deep is not None and deep.features_NCHW is None:
@@ -232,6 +245,7 @@ class _Run:
         context: Tensor | None,
         temporal_tokens: Tensor | None,
         temporal_embed: Tensor | None,
+        seen: SeenTokens | None,
         is_checkpointed: bool,
     ):
         self.time_embed_ND = time_embed
@@ -240,7 +254,8 @@ class _Run:
             self.time_embed_BTD = self.time_embed_BTD + temporal_embed[:, None]
         self.num_frames = num_frames
         self.fewest = MANY_FRAMES if len(time_embed) >= MANY_FRAMES else FEWEST_FRAMES
-        self.tokens = tokens
+        self.tokens_BFLC, self.tokens_NLC = tokens, each_frame(tokens, num_frames).contiguous()
+        self.seen = seen
         self.token_bias = token_bias
         self.context = context
         self.temporal_tokens = temporal_tokens
@@ -300,15 +315,30 @@ class _Run:
         positions = temporal.positions(self.num_frames, x)
         for index, block in enumerate(spatial.transformer_blocks):
             x = self._transformer_block(block, x)
-            video_BTPC = x.unflatten(0, (-1, self.num_frames))
-            x = temporal(index, video_BTPC, positions, self.temporal_tokens).flatten(0, 1)
+            x = temporal(index, x.unflatten(0, (-1, self.num_frames)), positions, self._over_time(temporal, index))
+            x = x.flatten(0, 1)
         return in_groups(partial(_out_of, spatial), h_NCHW, x, fewest=self.fewest)
 
-    def _transformer_block(self, block: nn.Module, x_NPC: Tensor) -> Tensor:
-        def of_group(x: Tensor, tokens: Tensor, *bias: Tensor) -> Tensor:
-            return block(x, encoder_hidden_states=tokens, encoder_attention_mask=bias[0] if bias else None)  # type: ignore[no-any-return]
+    def _over_time(self, layer: TemporalAttentionLayer, index: int) -> ProjectedTokens | None:
+        """What a block of temporal attention sees of tokens."""
+        block: Any = layer.blocks[index]
+        if self.seen is None:
+            return block.projected(self.temporal_tokens)  # type: ignore[no-any-return]
+        return self.seen.over_time(block, self.temporal_tokens)
 
-        return in_groups(of_group, x_NPC, self.tokens, *(() if self.token_bias is None else (self.token_bias,)))
+    def _transformer_block(self, block: nn.Module, x_NPC: Tensor) -> Tensor:
+        layers, kept = [], []
+        if self.seen is not None:
+            layers = attention_to_tokens(block)
+            kept = [x for layer in layers for x in self.seen.of_frames(layer, self.tokens_BFLC, self.num_frames)]
+
+        def of_group(x: Tensor, tokens: Tensor, *more: Tensor) -> Tensor:
+            known, bias = list(more[: len(kept)]), more[len(kept) :]
+            with shown(layers, known):
+                return block(x, encoder_hidden_states=tokens, encoder_attention_mask=bias[0] if bias else None)  # type: ignore[no-any-return]
+
+        bias = () if self.token_bias is None else (self.token_bias,)
+        return in_groups(of_group, x_NPC, self.tokens_NLC, *kept, *bias)
 
 
 class _RowsOf:
@@ -326,12 +356,9 @@ class _RowsOf:
         self._num_done += number
         if number == len(self._time_embed_ND):
             return self._of_group(time_embed, *h_NCHW)  # type: ignore[no-any-return]
-        projection, whole = self._projection, self._projection.forward
-        projection.forward = lambda time_embed: whole(time_embed).narrow(0, first, number)
-        try:
+        whole = self._projection.forward
+        with acting_as(self._projection, lambda time_embed: whole(time_embed).narrow(0, first, number)):
             return self._of_group(self._time_embed_ND, *h_NCHW)  # type: ignore[no-any-return]
-        finally:
-            projection.forward = whole
 
 
 def _one_after_the_other(steps: Sequence[Step], inputs: list[Tensor]) -> Tensor:

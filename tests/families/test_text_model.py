@@ -134,11 +134,11 @@ def test_prompts_over_time_are_each_frames_own(model: TextModel) -> None:
     moments = [[0.0, 1.0, 2.0]]
     told = model.telling.told(two, moments, model.duration_s, 1.0)
     first, last = (model.telling.spatial.encode([prompt])[0] for prompt in two.prompts)
-    assert torch.equal(told.spatial_BTLD[0, 0], first) and torch.equal(told.spatial_BTLD[0, 2], last)
-    torch.testing.assert_close(told.spatial_BTLD[0, 1], (first + last) / 2)
+    assert torch.equal(told.spatial_BFLD[0, 0], first) and torch.equal(told.spatial_BFLD[0, 2], last)
+    torch.testing.assert_close(told.spatial_BFLD[0, 1], (first + last) / 2)
     torch.testing.assert_close(told.temporal_BLD[0], (first + last) / 2)
     late = Prompts(prompts=["a car", "night"], times_s=[0.0, 0.5])
-    assert torch.equal(model.telling.told(late, moments, 2.0, 1.0).spatial_BTLD[0, 1], last)
+    assert torch.equal(model.telling.told(late, moments, 2.0, 1.0).spatial_BFLD[0, 1], last)
 
 
 def test_more_key_frames_and_other_sizes_are_made_convolutionally(folder: Path) -> None:
@@ -301,8 +301,8 @@ def test_a_personal_subject_is_known_to_the_image_model_alone(folder: Path, tmp_
     prompts = Prompts(prompts=["a photo of sks car"], subject="sks")
     told = personal.telling.told(prompts, [[0.0]], 2.0, 1.0)
     assert torch.equal(told.temporal_BLD[0], own.telling.temporal.encode(["a photo of car"])[0])
-    assert torch.equal(told.spatial_BTLD[0, 0], personal.telling.spatial.encode(["a photo of sks car"])[0])
-    assert not torch.equal(told.spatial_BTLD[0, 0], own.telling.spatial.encode(["a photo of sks car"])[0])
+    assert torch.equal(told.spatial_BFLD[0, 0], personal.telling.spatial.encode(["a photo of sks car"])[0])
+    assert not torch.equal(told.spatial_BFLD[0, 0], own.telling.spatial.encode(["a photo of sks car"])[0])
     assert personal.fingerprint != own.fingerprint
     assert torch.isfinite(key_frames(personal, prompts)).all()
 

@@ -246,7 +246,8 @@ def test_a_clip_longer_than_trained_on_sees_frames_as_far_as_in_training() -> No
     h_BTPC, tokens = torch.randn(2, 9, 5, 16), torch.randn(2, 4, 8)
     changed = h_BTPC.clone()
     changed[:, 8] += 1.0
-    made = [layer(0, x, layer.positions(9, x), tokens) for x in (h_BTPC, changed)]
+    seen = layer.blocks[0].projected(tokens)
+    made = [layer(0, x, layer.positions(9, x), seen) for x in (h_BTPC, changed)]
     differs_T = (made[0] != made[1]).flatten(2).any(2).any(0)
     assert differs_T.tolist() == [False] * 5 + [True] * 4
 
