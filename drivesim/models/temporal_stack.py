@@ -273,14 +273,17 @@ class TemporalStack(ModelMixin, ConfigMixin):
             context_shortcut=context_shortcut,
         )
 
+    def shape(self) -> dict[str, Any]:
+        """What another stack of the same layers is built with."""
+        return {key: value for key, value in self.config.items() if not key.startswith("_")}
+
     @torch.no_grad()
     def with_position_table(self) -> TemporalStack:
         """The same layers on the CPU, in float32, with the embeddings of `num_frames` frame positions as numbers.
 
         It computes the same for clips of up to that length, and is smaller by the layers that made the embeddings.
         """
-        config = {key: value for key, value in self.config.items() if not key.startswith("_")}
-        folded = TemporalStack(**config | {"position_table": True})
+        folded = TemporalStack(**self.shape() | {"position_table": True})
         weights = {name: w.float().cpu() for name, w in self.state_dict().items() if ".position." not in name}
         for name, layer in self.named_modules():
             if isinstance(layer, TemporalAttentionLayer):

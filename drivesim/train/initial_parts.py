@@ -10,6 +10,7 @@ import torch
 
 from drivesim.models.autoencoder import downsampling
 from drivesim.models.stored_weights import check_shapes, network_shapes
+from drivesim.models.temporal_stack import TemporalStack
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.folders import Parts
 from drivesim.train.recipes import RECIPES, trained_parts
@@ -58,9 +59,18 @@ def _made(config: TrainConfig, read: Callable[[str, Iterable[str]], Parts], devi
     with device:
         parts = with_fresh_parts(config, parts)
     if config.warm_start is not None:
-        for name, part in read(config.warm_start, trained_parts(config)).items():
-            _warm_start(parts[name], part, f"warm_start={config.warm_start}: part {name!r} does not fit")
+        for name, warm in read(config.warm_start, trained_parts(config)).items():
+            with device:
+                parts[name] = _of_kind(parts[name], warm)
+            _warm_start(parts[name], warm, f"warm_start={config.warm_start}: part {name!r} does not fit")
     return parts
+
+
+def _of_kind(part: Any, warm: Any) -> Any:
+    """Temporal layers that learn frame positions as numbers where those that they begin with hold them so."""
+    if not (isinstance(part, TemporalStack) and isinstance(warm, TemporalStack)) or not warm.config.position_table:
+        return part
+    return TemporalStack(**part.shape() | {"position_table": True})
 
 
 def _warm_start(part: Any, warm: Any, place: str) -> None:
