@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from drivesim.data.batches import CropConfig
@@ -12,6 +12,7 @@ from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.initial_parts import initial_parts
 from drivesim.train.recipes import RECIPES, made_parts, trained_parts
 from drivesim.train.text_config import TextInterpolationConfig
+from tests.families.tiny_text import shaken
 from tests.models.tiny_stable_diffusion import save_tiny, tiny_vae
 from tests.train.test_text_stages import config
 
@@ -35,19 +36,24 @@ class Beginnings:
     teachers: Path  # models that students of theirs begin with, by stage
 
     @classmethod
+    def under(cls, root: Path) -> Beginnings:
+        """Where `write` puts them."""
+        return cls(**{field.name: root / field.name for field in fields(cls)})
+
+    @classmethod
     def write(cls, root: Path) -> Beginnings:
         """Writes all of them."""
-        begin = cls(
-            checkpoint=save_tiny(root / "checkpoint", "v2"),
-            upscaler=save_tiny(root / "upscaler", "upscaler"),
-            half=_write_coder(root / "half", "v2"),
-            quarter=_write_coder(root / "quarter", "upscaler"),
-            teachers=root / "teachers",
-        )
+        begin = cls.under(root)
+        save_tiny(begin.checkpoint, "v2")
+        save_tiny(begin.upscaler, "upscaler")
+        _write_coder(begin.half, "v2")
+        _write_coder(begin.quarter, "upscaler")
         for stage in _TEACHERS.values():
             made = settings(stage, begin, root)
             recipe, parts = RECIPES[stage], initial_parts(made)
             folder = begin.teachers / stage.value
+            for name in trained_parts(made):
+                shaken(parts[name])  # fresh layers over time would teach nothing
             recipe.folders.export(made, made_parts(made, parts), trained_parts(made), recipe.facts(made, parts), folder)
         return begin
 
@@ -63,10 +69,9 @@ class Beginnings:
         return others.get(stage, self.checkpoint)
 
 
-def _write_coder(folder: Path, kind: str) -> Path:
+def _write_coder(folder: Path, kind: str) -> None:
     save_parts(folder, {"autoencoder": tiny_vae(kind)})
     write_index(folder, {"name": "tiny"})
-    return folder
 
 
 def settings(stage: StageName, begin: Beginnings, cache: Path, max_steps: int = 2) -> TrainConfig:
