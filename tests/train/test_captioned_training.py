@@ -35,7 +35,7 @@ AT_24 = {
     "image": ["fps=1.5", "cache_fps=1.5"],
     "key_frames": ["fps=1.5", "cache_fps=1.5"],
     "interpolation": ["fps=1.5", "cache_fps=24", "text_interpolation.rates=[6,24]"],
-    "video_decoder": ["fps=1.5", "cache_fps=24", "video_decoder.fps=24"],
+    "video_decoder": ["cache_fps=24", "video_decoder.fps=24"],
     "upscaler": ["fps=1.5", "cache_fps=1.5"],
 }
 
@@ -118,10 +118,12 @@ def test_shards_of_clips_become_a_model_at_30_frames_a_second_as_the_recipes_say
     assert rollout_info(model, "stages.upsampling=NONE") == (33, 30.0, 33 / 30, (16, 32))
 
 
-def test_rates_that_are_changed_in_one_place_alone_are_refused(
+def test_rates_changed_in_one_place_alone_and_tars_beside_a_table_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, init = as_csv(tmp_path, 24), save_tiny(tmp_path / "sd", "v2")
     command = ["train", "experiment=text/interpolation", "data=captioned", data, f"init={init}", "joins=[]", "out=run"]
     assert drivesim(*command, *TINY, "fps=1.5", "cache_fps=24") == 2
     assert "from fps=1.5 they must be [6.0, 24.0]" in capsys.readouterr().err
+    assert drivesim(*command, *TINY, "data.tars=[clips-*.tar]") == 2
+    assert "data.csv=null takes it out" in capsys.readouterr().err

@@ -355,6 +355,10 @@ def test_distilled_students_begin_as_their_teacher_and_are_sampled_in_few_steps(
     assert index_of(model)["samplings"]["interpolate"]["sampler"] == "lcm"
     one, other = (load_parts(folder, ["interpolation_unet"])["interpolation_unet"] for folder in (before, model))
     assert changed(one, other)
+    other = config(StageName.DISTIL_INTERPOLATION, model, before, fps=4.0)
+    other.text_interpolation.rates = [8.0]
+    with pytest.raises(ValueError, match=r"rates=\[8.0\]: the interpolation of init=.* was trained at \[4.0\]"):
+        judge_parts(other)
     teacher = run(StageName.TEXT_UPSCALER, init=upscaler)
     model = run(StageName.DISTIL_UPSCALER, init=teacher, upsample_sampling=few)
     assert load_text_to_image(model / "upscaler").is_upscaler

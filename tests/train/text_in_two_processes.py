@@ -19,7 +19,6 @@ from tests.train.tiny_text_training import SUBJECTS, Beginnings, settings
 STAGES = (
     StageName.TEXT_VIDEO_DECODER,  # a discriminator beside the decoder
     StageName.TEXT_UPSCALER,  # pieces of pictures
-    StageName.DISTIL_INTERPOLATION,  # averages in the place of weights
     StageName.DREAMBOOTH,  # pictures that the first process makes for all
 )
 
