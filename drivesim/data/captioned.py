@@ -37,7 +37,10 @@ class CaptionedClipsConfig:
     def __post_init__(self) -> None:
         """Refuses what names no data."""
         if (self.csv is None) == (not self.tars):
-            raise ValueError("captioned clips come from csv=FILE or from tars=[FILE, ...]; give one of them")
+            raise ValueError(
+                "captioned clips come from csv=FILE or from tars=[FILE, ...]; give one of them (the recipes name a "
+                "table: data.csv=null takes it out)"
+            )
 
 
 @dataclass(kw_only=True, slots=True)

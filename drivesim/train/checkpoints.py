@@ -42,7 +42,7 @@ class SamplePictures(L.Callback):
             return
         assert isinstance(pl_module, Stage)
         batch = trainer.datamodule.sample_batch()  # type: ignore[attr-defined]
-        batch = pl_module.transfer_batch_to_device(batch, pl_module.device, 0)
+        batch = trainer.precision_plugin.convert_input(pl_module.transfer_batch_to_device(batch, pl_module.device, 0))
         picture = pl_module.sample_pictures(batch)
         self.folder.mkdir(parents=True, exist_ok=True)
         save_png(self.folder / f"step_{step:06d}.png", picture)

@@ -35,14 +35,16 @@ class EmaWeights(nn.Module):
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """The averages in place of the trained weights, for sampling, validation and export."""
+        """The averages in place of the trained weights, for sampling, validation, teaching and export."""
         averages, weights = self._pairs()
         kept = [w.clone() for w in weights]
         torch._foreach_copy_(weights, averages)
+        torch.clear_autocast_cache()  # autocast would go on with its casts of the weights that were there before
         try:
             yield
         finally:
             torch._foreach_copy_(self._pairs()[1], kept)  # asked again: a cast inside replaces the tensors
+            torch.clear_autocast_cache()
 
 
 def _buffer(name: str) -> str:

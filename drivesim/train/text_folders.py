@@ -195,6 +195,21 @@ class TextBaseFolders(TextFolders):
         write_index(folder, {"family": FAMILY, "name": config.name} | index)
 
 
+class TextStudentFolders(TextFolders):
+    """For a student of an interpolation, which keeps its teacher's rates."""
+
+    def check(self, config: TrainConfig, trained: Iterable[str]) -> None:
+        """As above, and raises ValueError where clips would have other rates than the teacher's."""
+        super().check(config, trained)
+        said = config.text_interpolation.rates
+        taught = self._facts(config).get("rates") or said  # a folder without an interpolation is refused elsewhere
+        if taught != said:
+            raise ValueError(
+                f"text_interpolation.rates={said}: the interpolation of init={config.init} was trained at {taught}, "
+                f"and so must be its student; cache_fps has to be {taught[-1]:g}, or a whole multiple"
+            )
+
+
 class SubjectFolders(TextFolders):
     """What DreamBooth leaves: a plain diffusers folder, or LoRA weights in diffusers' format."""
 

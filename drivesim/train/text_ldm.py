@@ -88,7 +88,8 @@ class TextStage(Stage):
         """Samples (num, *shape) with the averaged weights and guidance, always the same noise."""
         generators = [torch.Generator().manual_seed(self.seed + index) for index in range(num)]
         guided = Guidance(denoise, without, self.sampling.guidance)
-        return sample(guided, shape, self.schedule, self.sampling, generators, device=self.device)
+        dtype = next(self.trained.parameters()).dtype  # another than float32 with precision=bf16-true
+        return sample(guided, shape, self.schedule, self.sampling, generators, device=self.device, dtype=dtype)
 
 
 class TextImageStage(TextStage):

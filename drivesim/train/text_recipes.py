@@ -22,7 +22,7 @@ from drivesim.train.dreambooth import ClassPictures, DreamBoothLoraStage, DreamB
 from drivesim.train.folders import Parts
 from drivesim.train.recipe import Recipe
 from drivesim.train.stage import Stage
-from drivesim.train.text_folders import SubjectFolders, TextBaseFolders, TextFolders
+from drivesim.train.text_folders import SubjectFolders, TextBaseFolders, TextFolders, TextStudentFolders
 from drivesim.train.text_interpolation import TextInterpolationStage
 from drivesim.train.text_ldm import KeyFrameStage, TextImageStage, TextStage
 from drivesim.train.text_upscaler import TextImageUpscalerStage, TextUpscalerStage
@@ -288,6 +288,7 @@ TEXT_RECIPES: dict[StageName, Recipe] = {
             config=lambda config: config.consistency,
         ),
         index=lambda config: {"samplings": {"interpolate": as_facts(config.interpolate_sampling)}},
+        folders=TextStudentFolders(),
     ),
     StageName.DISTIL_UPSCALER: replace(
         _UPSCALER_RECIPE,

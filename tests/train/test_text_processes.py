@@ -1,4 +1,4 @@
-"""A text stage in two processes, started as a person starts it."""
+"""Text stages in two processes, one of them started as a person starts it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+from safetensors.torch import load_file
 
 from drivesim.families.folder import load_parts
+from drivesim.train import stage as training
+from drivesim.train.fit import fit
+from tests.train import text_in_two_processes as both
+from tests.train.tiny_text_training import SUBJECTS, Beginnings
 
 
 def test_two_processes_train_one_model(tmp_path: Path, repo_root: Path) -> None:
@@ -34,3 +40,32 @@ def test_two_processes_train_one_model(tmp_path: Path, repo_root: Path) -> None:
     stack = load_parts(tmp_path / "run" / "model", ["temporal"])["temporal"]
     assert all(weight.isfinite().all() for weight in stack.parameters())
     assert stack.config.num_frames == 4
+
+
+def test_two_processes_train_what_one_trains_with_both_their_batches(
+    tmp_path: Path, repo_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both.write(tmp_path)
+    begin, (clips, pictures) = Beginnings.write(tmp_path / "begin"), both.sources(tmp_path)
+    environment = os.environ | {"PYTHONPATH": str(repo_root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.train.text_in_two_processes", str(tmp_path)],
+        cwd=repo_root, env=environment, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert "distributed_backend=gloo" in ended.stderr and "2 processes" in ended.stderr, ended.stderr[-2000:]
+
+    generator = training.torch_generator
+
+    def with_the_ranks_noise(seed: int, use: str, step: int, *place: int) -> torch.Generator:
+        return generator(seed, use, step, *reversed(place))  # its second batch is the other process's
+
+    monkeypatch.setattr(training, "torch_generator", with_the_ranks_noise)
+    for stage in both.STAGES:
+        made = both.config(stage, tmp_path, begin)
+        made.trainer.accumulate = 2
+        one = fit(made, pictures if stage in SUBJECTS else clips, tmp_path / "one" / stage.value)
+        two, files = tmp_path / "two" / stage.value / "model", [p.relative_to(one) for p in one.rglob("*.safetensors")]
+        assert files
+        for file in files:
+            torch.testing.assert_close(load_file(two / file), load_file(one / file), rtol=1e-5, atol=1e-7)
