@@ -49,7 +49,7 @@ def _pairs(index: dict[str, Any], parts: TextParts) -> Iterator[Pair]:
     if parts.interpolation is not None:
         yield from _interpolation(index, parts, text)
     if parts.video_decoder is not None:
-        yield from _video_decoder(parts)
+        yield from _video_decoder(index, parts)
     if parts.upscaler is not None and parts.upscaler_temporal is not None:
         width = parts.upscaler.text_encoder.config.hidden_size
         stack = parts.upscaler_temporal
@@ -91,7 +91,7 @@ def _interpolation(index: dict[str, Any], parts: TextParts, text: int) -> Iterat
     yield "rates (model index, fps and frames of a call)", rates, made
 
 
-def _video_decoder(parts: TextParts) -> Iterator[Pair]:
+def _video_decoder(index: dict[str, Any], parts: TextParts) -> Iterator[Pair]:
     assert parts.video_decoder is not None
     vae, decoder = parts.image.vae.config, parts.video_decoder.config
     yield "channels of a latent (image's vae, video_decoder)", vae.latent_channels, decoder.latent_channels
@@ -102,6 +102,10 @@ def _video_decoder(parts: TextParts) -> Iterator[Pair]:
         list(vae.block_out_channels),
         list(decoder.block_out_channels),
     )
+    if index.get("video_decoder"):  # made by a recipe, which says at which rate
+        fps = float(index["rates"][-1] if index.get("rates") else index["fps"])
+        trained_fps = float(index["video_decoder"]["fps"])
+        yield "frames a second (rates or fps of the model index, video_decoder)", fps, trained_fps
 
 
 def check_text_size(parts: TextParts, size_hw: Sequence[int], key_frames: int) -> None:

@@ -150,6 +150,10 @@ def test_temporal_layers_of_another_model_are_refused(folder: Path) -> None:
     [
         ({"rates": [3.0, 4.0]}, ["rates (model index", "[3.0, 4.0] and [2.0, 4.0]"]),
         ({"rates": [2.0]}, ["number of rates", "1 and 2"]),
+        (
+            {"video_decoder": {"fps": 3.0}},
+            ["frames a second (rates or fps of the model index, video_decoder)", "4.0 and 3.0"],
+        ),
         ({"samplings": {"keys": {}}}, ["unknown stages keys", "key_frames, interpolate, upscale"]),
         ({"samplings": {"upscale": {"sampler": "euler"}}}, ["unknown sampler 'euler'", "dpm_solver"]),
         ({"family": "driving"}, ["missing keys"]),
