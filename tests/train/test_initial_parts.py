@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
 
 from drivesim.data.source import ClipSource
+from drivesim.families.folder import load_parts, save_parts
 from drivesim.models.build import InterpolationConfig, TemporalConfig
 from drivesim.models.upsampler import SCALE_KEY, UpsamplerConfig, UpsamplerTemporalConfig
 from drivesim.models.video_decoder import VideoDecoderConfig
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.fit import fit
-from drivesim.train.initial_parts import judge_parts
+from drivesim.train.initial_parts import initial_parts, judge_parts
 from tests.families.tiny_cascade import write_tiny_cascade
 
 
@@ -110,3 +112,27 @@ def test_an_autoencoder_of_other_latents_than_the_model_says_is_refused(whole: P
     index = json.loads((other / "model_index.json").read_text()) | {"latent_scale": [0.0, 0.5]}
     (other / "model_index.json").write_text(json.dumps(index))
     assert "[0.0, 1.0] and [0.0, 0.5]" in refusal(config(StageName.INTERPOLATION, other), tmp_path / "run")
+
+
+def test_layers_go_on_from_frame_positions_that_are_numbers(whole: Path, tmp_path: Path) -> None:
+    """As models ship (`position_tables`)."""
+    parts = load_parts(whole)
+    exported = parts["temporal"].with_position_table()
+    folder = tmp_path / "exported"
+    shutil.copytree(whole, folder)
+    shutil.rmtree(folder / "temporal")
+    save_parts(folder, {"temporal": exported})
+    same = TemporalConfig(num_frames=exported.config.num_frames, context_channels=8, feed_forward_mult=1)
+    settings = config(StageName.PREDICTION, whole, warm_start=str(folder), temporal=same)
+    judge_parts(settings)
+    warm = initial_parts(settings)["temporal"]
+    tables = [name for name, _ in warm.named_parameters() if name.endswith("position_table")]
+    assert tables and all(warm.get_parameter(name).requires_grad for name in tables)
+    for name, weight in exported.state_dict().items():
+        assert torch.equal(weight, warm.state_dict()[name]), name
+    again = warm.with_position_table()
+    assert all(torch.equal(again.state_dict()[name], weight) for name, weight in warm.state_dict().items())
+
+    other = TemporalConfig(num_frames=5, context_channels=8, feed_forward_mult=1)
+    with pytest.raises(ValueError, match="warm_start=.*part 'temporal' does not fit.*of another size"):
+        initial_parts(config(StageName.PREDICTION, whole, warm_start=str(folder), temporal=other))
