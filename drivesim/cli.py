@@ -268,7 +268,7 @@ def _rollout(config: RolloutCommand | TextRolloutCommand, out: Path, record: Rec
     from drivesim.viz.contact_sheet import contact_sheet
 
     config.validate()
-    check_device(config.device)
+    config.check_device()
     if config.pool.kind is PoolKind.RAY and config.device.startswith("cuda") and config.pool.gpus_per_worker == 0:
         raise ValueError(f"device={config.device} with pool=ray needs pool.gpus_per_worker, such as 1 or 0.5")
     in_process = config.pool.kind is PoolKind.HERE
@@ -299,7 +299,7 @@ def _driving_beginning(config: RolloutCommand) -> Beginning:
 
     check_scene(config.start, config.start_s, config.is_night)
     how: dict[str, Any] = {"device": config.device, "predict_sampling": config.sampler, "stages": config.stages}
-    how["dtype"] = config.dtype()
+    how |= {"dtype": config.dtype(), "memory": config.memory}
     simulator = _load_simulator(config.model, **how)
     with torch_threads(config.pool.threads):  # of the start frame, too, whose bytes every future follows from
         start, pictures = _start(config, simulator)
@@ -325,6 +325,7 @@ def _text_beginning(config: TextRolloutCommand, out: Path, *, listens: bool) -> 
         size_hw=config.size_hw,
         samplings=config.samplings(),
         stages=config.stages,
+        memory=config.memory,
         prompts=config.said(),
     )
     model = load()

@@ -16,6 +16,7 @@ from drivesim.core.scene import Scene
 from drivesim.core.seeds import torch_generator
 from drivesim.families.driving import DrivingModel
 from drivesim.families.folder import family_of, find_model
+from drivesim.families.memory import MemoryConfig
 from drivesim.families.preview import SamplingStep
 from drivesim.families.prompts import Prompts
 from drivesim.families.stages import StagesConfig, TextStagesConfig
@@ -50,6 +51,7 @@ class Simulator:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
         stages: StagesConfig | TextStagesConfig | None = None,
+        memory: MemoryConfig | None = None,
         **text: Any,
     ) -> Simulator:
         """Loads a model folder, or one that ships with the package, such as "toytown".
@@ -59,6 +61,7 @@ class Simulator:
             device: where the networks go.
             dtype: of the weights.
             stages: which stages behind the prediction run, and how; None = all that the model has.
+            memory: how to need less of it; None = no change.
             text: of a text-to-video model what `TextModel.from_pretrained` takes beside these, such as key_frames,
                 size_hw, samplings; and image, upscaler, base_text, lora in place of the model's own (`Sources`).
 
@@ -71,14 +74,22 @@ class Simulator:
                 raise ValueError(f"{folder_or_name}: a text-to-video model takes stages=TextStagesConfig(...)")
             return cls(
                 TextModel.from_pretrained(
-                    folder_or_name, device=device, dtype=dtype, stages=stages, sources=Sources(**own), **text
-                )
+                    folder_or_name,
+                    device=device,
+                    dtype=dtype,
+                    stages=stages,
+                    memory=memory,
+                    sources=Sources(**own),
+                    **text,
+                )  # fmt: skip
             )
         if text:
             raise ValueError(f"{folder_or_name}: a driving model takes no {', '.join(sorted(text))}")
         if not isinstance(stages, StagesConfig | None):
             raise ValueError(f"{folder_or_name}: a driving model takes stages=StagesConfig(...)")
-        return cls(DrivingModel.from_pretrained(folder_or_name, device=device, dtype=dtype, stages=stages))
+        return cls(
+            DrivingModel.from_pretrained(folder_or_name, device=device, dtype=dtype, stages=stages, memory=memory)
+        )
 
     @property
     def fps(self) -> float:

@@ -36,12 +36,24 @@ from drivesim.families.folder import (
     sampling_of,
 )
 from drivesim.families.generate import generate_frames, interpolate_frames, predict_frames
+from drivesim.families.memory import MemoryConfig
+from drivesim.families.offload import Offload
 from drivesim.families.stages import StagesConfig
 from drivesim.models import autoencoder as coder
 from drivesim.models.build import SpatialLayers
 from drivesim.models.video_unet import VideoUNet
 
 IsNight: TypeAlias = bool | None  # what may be said of a drive; None = unknown
+
+# The networks that each stage runs, by their names in a model folder.
+_STAGES = {
+    "pictures": ("autoencoder",),
+    "design": ("backbone", "conditioner"),
+    "predict": ("backbone", "conditioner", "temporal"),
+    "interpolate": ("backbone", "conditioner", "interpolation", "rate_label"),
+    "decode": ("video_decoder",),
+    "upsample": ("upsampler", "upsampler_temporal"),
+}
 
 # Facts of the index that a person may replace, and that change no frame.
 _NO_FRAMES = ("design_sampling", "predict_sampling", "name", LATENT_SCALE)
@@ -78,6 +90,8 @@ class DrivingModel:
         weights: fingerprint of the weights.
         design_sampling: what differs from the model's own; None = nothing.
         predict_sampling: what differs from the model's own; None = nothing.
+        memory: pieces that frames are decoded in; None = as a rollout that says nothing of it.
+        offload_to: device that networks come to when their stage runs; None = they stay where they are.
     """
 
     def __init__(
@@ -88,6 +102,8 @@ class DrivingModel:
         *,
         design_sampling: SamplerOverrides | None = None,
         predict_sampling: PredictionOverrides | None = None,
+        memory: MemoryConfig | None = None,
+        offload_to: str | None = None,
     ):
         self.autoencoder = parts["autoencoder"]
         self.conditioner = parts["conditioner"]
@@ -105,7 +121,11 @@ class DrivingModel:
         self.num_given = int(index.get("num_given", NUM_GIVEN))
         own = sampling_of(index, "predict_sampling", PredictionSamplingConfig)
         self.predict_sampling = (predict_sampling or PredictionOverrides()).over(own)
-        self.finishing = Finishing.of_driving(parts, index, self.fps)
+        memory = memory or MemoryConfig()
+        self.offload = Offload(offload_to, {
+            stage: [parts[name] for name in names if name in parts] for stage, names in _STAGES.items()
+        })  # fmt: skip
+        self.finishing = Finishing.of_driving(parts, index, self.fps, memory, self.offload.bring)
         self.size_hw = (self.small_hw[0] * self.finishing.scale, self.small_hw[1] * self.finishing.scale)
         level, most = self.predict_sampling.context_noise, int(parts["temporal"].config.context_noise)
         if level > most:
@@ -121,6 +141,7 @@ class DrivingModel:
         # Other sampling makes other frames of the same weights: half a run must not go on with it.
         facts = {key: fact for key, fact in sorted(index.items()) if key not in _NO_FRAMES}
         rounding = "" if self.dtype is torch.float32 else f"|{self.dtype}"
+        rounding += self._pieces(memory)
         self.fingerprint = hashlib.sha256(
             f"{weights}|{json.dumps(facts)}|{self.design_sampling}|{self.predict_sampling}{rounding}".encode()
         ).hexdigest()
@@ -135,6 +156,7 @@ class DrivingModel:
         design_sampling: SamplerOverrides | None = None,
         predict_sampling: PredictionOverrides | None = None,
         stages: StagesConfig | None = None,
+        memory: MemoryConfig | None = None,
     ) -> DrivingModel:
         """Loads a model folder, or a model that ships with the package by its name.
 
@@ -145,10 +167,14 @@ class DrivingModel:
             design_sampling: what differs from the model's own; None = nothing.
             predict_sampling: what differs from the model's own; None = nothing.
             stages: which stages behind the prediction run, and how; None = all that the model has.
+            memory: pieces that frames are decoded in, and whether networks wait for their stage in the CPU's memory;
+                None = as a rollout that says nothing of it.
 
         Raises:
             ValueError: no such model; a part is missing, a pickle, truncated, or of another size: says which.
         """
+        memory = memory or MemoryConfig()
+        memory.check_offload(device)
         folder = find_model(folder_or_name)
         index = model_facts(folder, stages)
         names = part_names(index)
@@ -156,15 +182,34 @@ class DrivingModel:
         parts = load_parts(folder, names, dtype=dtype)  # once all headers have been read
         coder.keep_from_overflow(parts["autoencoder"])
         for part in parts.values():
-            if isinstance(part, torch.nn.Module):
+            if isinstance(part, torch.nn.Module) and not memory.offload:
                 part.to(device)
-        return cls(
+        model = cls(
             parts,
             index,
             fingerprint(folder, names),
             design_sampling=design_sampling,
             predict_sampling=predict_sampling,
+            memory=memory,
+            offload_to=device if memory.offload else None,
         )
+        if model.finishing.video_decoder is None:
+            memory.say_unread(model.name)
+        return model
+
+    def _pieces(self, memory: MemoryConfig) -> str:
+        """How frames are decoded in pieces, as far as it is otherwise than before there was a choice."""
+        if self.finishing.video_decoder is None:
+            return ""
+        tiles = self.finishing.tiles(self.latent_hw)
+        others = {"tiles": tiles if tiles != (1, 1) else None, "chunk": memory.other_chunk}
+        return "".join(f"|{name}={value}" for name, value in others.items() if value is not None)
+
+    @property
+    def latent_hw(self) -> tuple[int, int]:
+        """Height and width of a frame's latents."""
+        f = coder.downsampling(self.autoencoder)
+        return (self.small_hw[0] // f, self.small_hw[1] // f)
 
     @property
     def start_hw(self) -> tuple[int, int]:
@@ -178,8 +223,8 @@ class DrivingModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
-        device: torch.device = self.video_unet.backbone.device
+        """Where the networks are, or come to when they run."""
+        device: torch.device = self.offload.device or self.video_unet.backbone.device
         return device
 
     @property
@@ -196,10 +241,12 @@ class DrivingModel:
         """
         if frames_THWC.shape[1:3] != self.size_hw:
             raise ValueError(f"frames of {frames_THWC.shape[1:3]} (height, width); {self.name} takes {self.size_hw}")
+        self.offload.bring("pictures")
         return coder.encode(self.autoencoder, resize_area(frames_THWC, self.small_hw))
 
     def decode(self, latents_TCHW: Tensor) -> NDArray[np.uint8]:
         """Scaled latents (T, C, h, w) to uint8 pictures (T, h, w, 3) of `small_hw`, each by itself."""
+        self.offload.bring("pictures")
         return coder.decode(self.autoencoder, latents_TCHW)
 
     def picture(self, latents_CHW: Tensor, *, key: tuple[Key, ...]) -> NDArray[np.uint8]:
@@ -237,6 +284,7 @@ class DrivingModel:
                 f"model {self.name!r} designs no start frames: its image layers were trained with its temporal ones "
                 f"(temporal.spatial={spatial}); start from a picture or a video, or design with the image model"
             )
+        self.offload.bring("design")
         return generate_frames(
             self.video_unet.backbone, self.conditioner, self.schedule, conditions, self.design_sampling, generators
         )
@@ -250,6 +298,7 @@ class DrivingModel:
             conditions: one a clip.
         """
         unknown: list[None] = [None] * len(conditions)
+        self.offload.bring("predict")
         return predict_frames(
             self.video_unet,
             self.conditioner,
@@ -294,6 +343,7 @@ class DrivingModel:
         assert self.interpolator is not None, f"model {self.name!r} has no interpolation"
         assert self.rate_label is not None
         unknown: list[None] = [None] * len(conditions)
+        self.offload.bring("interpolate")
         return interpolate_frames(
             self.interpolator,
             self.conditioner,

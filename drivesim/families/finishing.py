@@ -5,7 +5,7 @@ Axes: T frames, C channels, h w latent pixels or pixels of small pictures, H W p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from drivesim.core.finite import check_finite
 from drivesim.core.seeds import Key
+from drivesim.families.memory import CHUNK, MemoryConfig
+from drivesim.families.offload import Bring
 from drivesim.families.portions import Pending, PortionMaker, upsample_next
 from drivesim.families.upsample import UpsamplingModel, upsample_portion
 from drivesim.models.autoencoder import Autoencoder, decode_pictures, downsampling, to_picture_range
@@ -22,9 +24,6 @@ from drivesim.models.upsampler import COLOURS
 from drivesim.models.video_decoder import VideoDecoder
 from drivesim.models.video_decoding import decode_clip
 from drivesim.nn.tiles import Grid
-
-FRAMES_AT_ONCE = 16  # of the decoder; memory does not depend on how many frames come at once
-
 
 # In the names of what is pending.
 _DECODE = "decode."
@@ -41,6 +40,9 @@ class Finishing:
         alone: of single pictures; None = they stay as large as they are decoded.
         fps: of the video, for messages.
         tile: side of the pieces, in latents, that the video decoder takes larger pictures in; None = whole ones.
+        chunk: frames that it takes at once: memory does not depend on how many come.
+        bring: is told when a stage is about to run: "pictures" (the autoencoder), "decode" (the video decoder),
+            "upsample".
     """
 
     def __init__(
@@ -52,20 +54,27 @@ class Finishing:
         fps: float,
         alone: UpsamplingModel | None = None,
         tile: int | None = None,
+        chunk: int = CHUNK,
+        bring: Bring = lambda stage: None,
     ):
         self.autoencoder = autoencoder
         self.video_decoder = video_decoder
         self.upsampling, self.alone = upsampling, alone
-        self.fps, self.tile = fps, tile
+        self.fps, self.tile, self.chunk, self.bring = fps, tile, chunk, bring
 
     @classmethod
-    def of_driving(cls, parts: dict[str, Any], index: dict[str, Any], fps: float) -> Finishing:
+    def of_driving(
+        cls, parts: dict[str, Any], index: dict[str, Any], fps: float, memory: MemoryConfig, bring: Bring
+    ) -> Finishing:
         """Of a driving model's parts and facts."""
         upsampling, alone = None, None
         if "upsampler" in index:
             upsampling = UpsamplingModel.from_parts(parts, index)
             alone = UpsamplingModel.from_parts(parts, index, frame_by_frame=True)
-        return cls(parts["autoencoder"], parts.get("video_decoder"), upsampling, alone=alone, fps=fps)
+        return cls(
+            parts["autoencoder"], parts.get("video_decoder"), upsampling, alone=alone, fps=fps,
+            tile=memory.tile, chunk=memory.chunk, bring=bring,
+        )  # fmt: skip
 
     @property
     def scale(self) -> int:
@@ -74,8 +83,10 @@ class Finishing:
 
     def still(self, latents_CHW: Tensor, key: tuple[Key, ...]) -> NDArray[np.uint8]:
         """A single picture (H, W, 3): the image decoder's, upsampled by itself."""
+        self.bring("pictures")
         picture_1Chw = decode_pictures(self.autoencoder, latents_CHW[None])
         if self.alone is not None:
+            self.bring("upsample")
             picture_1Chw = upsample_portion(self.alone, picture_1Chw, first_frame=0, key=key)
         return to_picture_range(picture_1Chw)[0]
 
@@ -89,9 +100,11 @@ class Finishing:
         conditions: Any = None,
     ) -> tuple[Pending, NDArray[np.uint8]]:
         """Frames that these latents complete; see `rollout.model.PredictionModel.finish`."""
+        self.bring("pictures" if self.video_decoder is None else "decode")
         undecoded, small_TChw = self._decoded(_of(_DECODE, pending), latents_TCHW, is_last=is_last)
         if self.upsampling is None:
             return _named(_DECODE, undecoded), to_picture_range(small_TChw)
+        self.bring("upsample")
         waiting = _of(_UPSAMPLE, pending)
         waiting, frames_THWC = upsample_next(
             self.upsampling, waiting, small_TChw, key=key, is_last=is_last, conditions=conditions
@@ -114,22 +127,25 @@ class Finishing:
         return {"latents": latents[first_kept:], "counts": counts}, frames
 
     def _chunks(self, latents_TCHW: Tensor, first: int, last: int) -> Iterator[Tensor]:
-        for start in range(first, last, FRAMES_AT_ONCE):
-            end = min(last, start + FRAMES_AT_ONCE)
+        for start in range(first, last, self.chunk):
+            end = min(last, start + self.chunk)
             if self.video_decoder is None:
                 yield decode_pictures(self.autoencoder, latents_TCHW[start:end])
             else:
-                yield decode_clip(self.video_decoder, latents_TCHW, start, end, tiles=self._tiles(latents_TCHW))
+                tiles = self.tiles(latents_TCHW.shape[-2:])
+                yield decode_clip(self.video_decoder, latents_TCHW, start, end, tiles=tiles)
 
-    def _tiles(self, latents_TCHW: Tensor) -> Grid:
-        if self.tile is None:
+    def tiles(self, latent_hw: Sequence[int]) -> Grid:
+        """Rows and columns of pieces that the video decoder takes a frame of so many latents in."""
+        if self.tile is None or self.video_decoder is None:
             return 1, 1
-        height, width = latents_TCHW.shape[-2:]
+        height, width = latent_hw
         return -(-height // self.tile), -(-width // self.tile)
 
     def _none(self, latents_TCHW: Tensor) -> Tensor:
         height, width = (side * downsampling(self.autoencoder) for side in latents_TCHW.shape[-2:])
-        return torch.zeros(0, COLOURS, height, width, device=self.autoencoder.device, dtype=self.autoencoder.dtype)
+        decoder = self.autoencoder if self.video_decoder is None else self.video_decoder
+        return torch.zeros(0, COLOURS, height, width, device=decoder.device, dtype=decoder.dtype)
 
 
 def _of(stage: str, pending: Pending) -> Pending:

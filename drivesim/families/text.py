@@ -25,6 +25,8 @@ from drivesim.diffusion.sampling import OnStep
 from drivesim.diffusion.settings import KeyFrameSamplingConfig, TextOverrides, as_facts
 from drivesim.families.finishing import Finishing
 from drivesim.families.folder import find_model
+from drivesim.families.memory import MemoryConfig
+from drivesim.families.offload import Offload
 from drivesim.families.preview import LatentColours, SamplingStep
 from drivesim.families.prompts import Prompts
 from drivesim.families.stages import TextStagesConfig
@@ -59,6 +61,8 @@ class TextModel:
         key_frames: of a clip; None = as many as the temporal layers were trained on.
         size_hw: height and width in pixels before upscaling; None = the model's own.
         samplings: what differs from the model's own sampling, by stage (`text_parts.SAMPLINGS`).
+        memory: pieces that frames are decoded in; None = as a rollout that says nothing of it.
+        offload_to: device that networks come to when their stage runs; None = they stay where they are.
     """
 
     num_given = 0  # a call makes all key frames there are
@@ -73,6 +77,8 @@ class TextModel:
         key_frames: int | None = None,
         size_hw: Sequence[int] | None = None,
         samplings: dict[str, TextOverrides] | None = None,
+        memory: MemoryConfig | None = None,
+        offload_to: str | None = None,
     ):
         self.parts, self.name = parts, str(index["name"])
         self.num_frames = int(parts.temporal.config.num_frames) if key_frames is None else key_frames
@@ -96,8 +102,12 @@ class TextModel:
             assert parts.interpolation_unet is not None and parts.interpolation is not None
             self.interpolator = VideoUNet(parts.interpolation_unet, parts.interpolation).eval()
         upscaling = self._upscaling(index)
+        memory = memory or MemoryConfig()
+        tile = memory.tile or VIDEO_TILE
+        self.offload = Offload(offload_to, parts.of_stages())
         self.finishing = Finishing(
-            parts.image.vae, parts.video_decoder, upscaling, fps=self.fps, tile=VIDEO_TILE
+            parts.image.vae, parts.video_decoder, upscaling, fps=self.fps, tile=tile, chunk=memory.chunk,
+            bring=self.offload.bring,
         )  # fmt: skip
         self.size_hw = (self.start_hw[0] * self.finishing.scale, self.start_hw[1] * self.finishing.scale)
         self._image_colours = cache(lambda: LatentColours(parts.image.vae))
@@ -107,9 +117,11 @@ class TextModel:
             "samplings": sampled,
             "key_frames": self.num_frames, "size_hw": self.start_hw, "fps": self.key_fps, "rates": self.rates,
             "upscaling": None if upscaling is None else [upscaling.noise_level, upscaling.overlap],
-            "stages": sorted(parts.networks()), "tiles": [WHOLE, SUMMARY, VIDEO_TILE, GAPS_AT_ONCE],
+            "stages": sorted(parts.networks()), "tiles": [WHOLE, SUMMARY, tile, GAPS_AT_ONCE],
             "start_weight": start_weight,
         }  # fmt: skip
+        if memory.other_chunk is not None:  # apart, too
+            facts["chunk"] = memory.chunk
         self.fingerprint = hashlib.sha256(f"{weights}|{json.dumps(facts, sort_keys=True)}".encode()).hexdigest()
 
     @classmethod
@@ -126,6 +138,7 @@ class TextModel:
         samplings: dict[str, TextOverrides] | None = None,
         stages: TextStagesConfig | None = None,
         prompts: Prompts | None = None,
+        memory: MemoryConfig | None = None,
     ) -> TextModel:
         """Loads a model folder, or a model that ships with the package by its name.
 
@@ -140,11 +153,15 @@ class TextModel:
             samplings: what differs from the model's own sampling, by stage.
             stages: which stages follow the key frames; None = all that the model has.
             prompts: what will be asked of it, to be judged before weights are read; None = later.
+            memory: pieces that frames are decoded in, and whether networks wait for their stage in the CPU's memory;
+                None = as a rollout that says nothing of it.
 
         Raises:
             ValueError: no such model; a part is missing, a pickle, truncated, or of another size: says which.
             FileNotFoundError: a checkpoint that is not there.
         """
+        memory = memory or MemoryConfig()
+        memory.check_offload(device)
         folder, sources = find_model(folder_or_name), sources or Sources()
         index = text_facts(folder, stages)
         if seconds is not None:
@@ -154,7 +171,9 @@ class TextModel:
                     f"key_frames={key_frames} and seconds={seconds:g}, which need {needed}: give one of the two"
                 )
             key_frames = key_frames or needed
-        settings: dict[str, Any] = {"key_frames": key_frames, "size_hw": size_hw, "samplings": samplings}
+        settings: dict[str, Any] = {
+            "key_frames": key_frames, "size_hw": size_hw, "samplings": samplings, "memory": memory
+        }  # fmt: skip
         judged = judge_text_parts(folder, index, sources, dtype)
         check_text_fit(index, judged.blank)
         blank = cls(judged.blank, index, "", **settings)  # refuses what does not fit, before gigabytes are read
@@ -162,6 +181,10 @@ class TextModel:
             blank.facts(prompts)
         parts = judged.read()
         weights = parts.fingerprint()
+        if parts.video_decoder is None:
+            memory.say_unread(str(index["name"]))
+        if memory.offload:
+            return cls(parts, index, weights, **settings, offload_to=device)
         parts.to(device)
         return cls(parts, index, weights, **settings)
 
@@ -234,7 +257,13 @@ class TextModel:
             raise ValueError(f"frames of {frames_THWC.shape[1:3]} (height, width); {self.name} takes {self.start_hw}")
         if len(frames_THWC) == 0:
             return torch.zeros(0, *self.latent_shape)
+        self.offload.bring("pictures")
         return coder.encode(self.parts.image.vae, frames_THWC)
+
+    @property
+    def latent_hw(self) -> tuple[int, int]:
+        """Height and width of a frame's latents."""
+        return self.latent_shape[1:]
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -254,6 +283,7 @@ class TextModel:
         sampling = self.samplings["key_frames"]
         assert isinstance(sampling, KeyFrameSamplingConfig)
         moments_T = [number / self.key_fps for number in range(self.num_frames)]
+        self.offload.bring("predict")
         told = self.telling.told(_of_all(conditions), [moments_T] * len(generators), self.duration_s, sampling.guidance)
         return generate_keys(
             self.video_unet, self.parts.image.scheduler, told, (self.num_frames, *self.latent_shape), sampling,
@@ -281,6 +311,7 @@ class TextModel:
         """
         assert self.interpolator is not None, f"model {self.name!r} has no interpolation"
         assert self.parts.rate_label is not None
+        self.offload.bring("interpolate")
         sampling = self.samplings["interpolate"]
         num_frames = int(self.interpolator.temporal.config.num_frames)
         moments_BT = [[start + frame / self.rates[number] for frame in range(num_frames)] for start in starts_s]

@@ -80,6 +80,19 @@ class TextParts:
         seen: set[int] = set()
         return {name: net for name, net in found.items() if not (id(net) in seen or seen.add(id(net)))}  # type: ignore[func-returns-value]
 
+    def of_stages(self) -> dict[str, list[nn.Module]]:
+        """The networks that each stage runs, the text encoders of what it is told included."""
+        image, base, upscaler = self.image, self.base_text.text_encoder, self.upscaler
+        upscaling = (upscaler.unet, upscaler.vae, upscaler.text_encoder) if upscaler is not None else ()
+        stages = {
+            "pictures": (image.vae,),
+            "predict": (image.unet, self.temporal, image.text_encoder, base),
+            "interpolate": (self.interpolation_unet, self.interpolation, self.rate_label, base),
+            "decode": (self.video_decoder,),
+            "upsample": (*upscaling, self.upscaler_temporal),
+        }
+        return {stage: [net for net in networks if net is not None] for stage, networks in stages.items()}
+
     def keep_from_overflow(self) -> None:
         """Leaves autoencoders in float32 that overflow in float16."""
         for checkpoint in filter(None, (self.image, self.upscaler)):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from drivesim.families.memory import MemoryConfig
 from drivesim.families.stages import Upsampling
 from drivesim.planning.plan import Change
 from drivesim.rollout.pools import PoolKind
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 Override = tuple[str, Any]  # key with dots, value
 MOST_NAMED = 4
+CHUNKS = (8, 4, 1)  # frames at once that are tried
+LEAST_TILE = 4  # side of pieces in latents; smaller ones are mostly margin
 
 
 def applied(config: Any, overrides: list[Override]) -> Any:
@@ -52,23 +55,56 @@ def _smaller_batches(config: TrainConfig) -> Iterator[list[Override]]:
         yield [("loader.batch_size", size), ("trainer.accumulate", accumulate)]
 
 
-def rollout_changes(command: Any, num_workers: int) -> Iterator[list[Override]]:
-    """Fewer processes; 16 bits; the CPU in place of a GPU; stages left out, the last one first."""
+def rollout_changes(
+    command: Any, num_workers: int, *, is_gpu: bool, decoded_hw: tuple[int, int] | None
+) -> Iterator[list[Override]]:
+    """The least harm first.
+
+    Fewer processes; networks that wait; frames decoded in pieces, which changes their last bits; 16 bits; the CPU in
+    place of a GPU; stages left out, the last one first.
+
+    Args:
+        command: config of the command.
+        num_workers: processes at once.
+        is_gpu: whether it runs on one.
+        decoded_hw: height and width of the latents that a video decoder takes; None = there is none.
+    """
     pool, device, stages = command.pool, command.device, command.stages
     if pool.kind is PoolKind.RAY:
         while num_workers > 1:
             num_workers //= 2
             yield [("pool.workers", num_workers)]
+    offload: list[Override] = [("memory.offload", True)] if is_gpu and not command.memory.offload else []
+    if offload:
+        yield offload
+    pieces = [] if decoded_hw is None else list(_smaller_pieces(command.memory, max(decoded_hw)))
+    yield from pieces
+    if offload and pieces:
+        yield offload + pieces[-1]
     if command.weights == "float32":
-        yield [("weights", "bfloat16")]
+        in_16_bit: Override = ("weights", "bfloat16")
+        yield [in_16_bit]
+        if pieces:
+            yield [in_16_bit, *offload, *pieces[-1]]
     if device != "cpu":
-        yield [("device", "cpu")]
+        yield [("device", "cpu"), *([("memory.offload", False)] if command.memory.offload else [])]
     others = list(Upsampling)[list(Upsampling).index(Upsampling(stages.upsampling)) + 1 :]
     yield from ([("stages.upsampling", other)] for other in others)
     if stages.video_decoder:
         yield [("stages.video_decoder", False)]
     if stages.interpolate:
         yield [("stages.interpolate", False)]
+
+
+def _smaller_pieces(memory: MemoryConfig, side: int) -> Iterator[list[Override]]:
+    """Fewer frames, then smaller parts of them, in the video decoder, then the least of both."""
+    chunks = [chunk for chunk in CHUNKS if chunk < memory.chunk]
+    side = side if memory.tile is None else min(side, memory.tile)
+    tiles = [side // divisor for divisor in (2, 4, 8) if side // divisor >= LEAST_TILE]
+    yield from ([("memory.chunk", chunk)] for chunk in chunks)
+    yield from ([("memory.tile", tile)] for tile in tiles)
+    if chunks and tiles:
+        yield [("memory.chunk", chunks[-1]), ("memory.tile", tiles[-1])]
 
 
 def fitting(

@@ -14,10 +14,10 @@ from drivesim.planning.changes import Override, applied, fitting, rollout_change
 from drivesim.planning.demand import Demand
 from drivesim.planning.disk import rollout_disk
 from drivesim.planning.hardware import ROLLOUT_HOLES, Hardware, PlanConfig, choose_hardware
-from drivesim.planning.plan import Plan, Row, flop_rows, hardware_notes, memory_rows, time_rows
-from drivesim.planning.rollout_demand import blank_model, rollout_demand
+from drivesim.planning.plan import Plan, Row, flop_rows, hardware_notes, in_bytes, memory_rows, time_rows
+from drivesim.planning.rollout_demand import blank_model, finishing, rollout_demand
 from drivesim.planning.speed import choose_speed
-from drivesim.planning.text_demand import blank_text_model, text_demand
+from drivesim.planning.text_demand import blank_text_model, decoding, text_demand
 from drivesim.rollout.pools import PoolConfig, PoolKind, num_workers, torch_threads
 from drivesim.rollout.start import check_scene, is_scene
 from drivesim.rollout.text import TextRolloutCommand
@@ -37,8 +37,10 @@ def plan_rollout(command: Any, wanted: PlanConfig, find_recipe: Callable[[str], 
     command.validate()
     now_bytes = resident_bytes()
     hardware = choose_hardware(wanted, command.device)
-    with counted_as(has_groups=not hardware.is_gpu):
-        model, demand = _counted(command, find_recipe)
+    if not hardware.is_gpu:
+        command.memory.check_offload(command.device)
+    counts = _Counts(command, find_recipe, has_groups=not hardware.is_gpu)
+    model, demand = counts.of(command)
     workers = num_workers(command.pool, command.futures)
     with torch_threads(command.pool.threads):
         speed = choose_speed(hardware, [phase.work for phase in demand.phases], wanted.measure_s)
@@ -50,15 +52,12 @@ def plan_rollout(command: Any, wanted: PlanConfig, find_recipe: Callable[[str], 
         flops=flop_rows(demand),
         disk=rollout_disk(command, model.size_hw, command.num_frames(model)),
         time=time_rows(demand, speed, at_once=_at_once(workers, command.pool.threads, hardware)),
-        notes=hardware_notes(hardware, now_bytes),
+        notes=hardware_notes(hardware, now_bytes) + waiting_notes(command, demand),
     )
 
     def needs(overrides: list[Override]) -> tuple[int, int]:
         changed = applied(command, overrides)
-        smaller = demand
-        if (changed.stages, changed.weights) != (command.stages, command.weights):
-            with counted_as(has_groups=not hardware.is_gpu):
-                _, smaller = _counted(changed, find_recipe)
+        _, smaller = counts.of(changed)
         is_moved = changed.device != command.device
         on = choose_hardware(replace(wanted, memory_gib=None), changed.device) if is_moved else hardware
         num = num_workers(changed.pool, changed.futures)
@@ -66,9 +65,44 @@ def plan_rollout(command: Any, wanted: PlanConfig, find_recipe: Callable[[str], 
         return int(sum(row.value for row in rows)), on.memory_bytes
 
     if wanted.changes or not plan.fits:
-        candidates = rollout_changes(command, workers)
+        decoded_hw = None if model.finishing.video_decoder is None else model.latent_hw
+        candidates = rollout_changes(command, workers, is_gpu=hardware.is_gpu, decoded_hw=decoded_hw)
         plan.changes = fitting(candidates, needs, plan.memory_bytes)
     return plan
+
+
+class _Counts:
+    """Counts of a rollout and of changes of it: what a change leaves as it is, is not counted again."""
+
+    def __init__(self, command: Any, find_recipe: Callable[[str], Any], *, has_groups: bool):
+        self._pieces = (command.memory.tile, command.memory.chunk)
+        self._find_recipe, self._has_groups = find_recipe, has_groups
+        self._known: dict[str, tuple[DrivingModel | TextModel, Demand]] = {}
+
+    def of(self, command: Any) -> tuple[DrivingModel | TextModel, Demand]:
+        """The model without weights, and what one process asks for."""
+        tile, chunk = self._pieces
+        whole = applied(command, [("memory.tile", tile), ("memory.chunk", chunk)])
+        key = repr((whole.stages, whole.weights, whole.memory))
+        with counted_as(has_groups=self._has_groups):
+            if key not in self._known:
+                self._known[key] = _counted(whole, self._find_recipe)
+            model, demand = self._known[key]
+            if command.memory == whole.memory:
+                return model, demand
+            return model, _in_pieces(command, model, demand)
+
+
+def _in_pieces(command: Any, model: DrivingModel | TextModel, demand: Demand) -> Demand:
+    """A demand whose frames are decoded in other pieces."""
+    of_model = model.finishing
+    kept = (of_model.tile, of_model.chunk)
+    of_model.tile, of_model.chunk = command.memory.tile or of_model.tile, command.memory.chunk
+    try:
+        changed = finishing(command, model) if isinstance(model, DrivingModel) else decoding(command, model)
+    finally:
+        of_model.tile, of_model.chunk = kept
+    return replace(demand, phases=[changed if phase.name == changed.name else phase for phase in demand.phases])
 
 
 def _counted(command: Any, find_recipe: Callable[[str], Any]) -> tuple[DrivingModel | TextModel, Demand]:
@@ -77,8 +111,19 @@ def _counted(command: Any, find_recipe: Callable[[str], Any]) -> tuple[DrivingMo
         model = blank_text_model(command)
         return model, text_demand(command, model)
     check_scene(command.start, command.start_s, command.is_night)
-    blank = blank_model(command.model, command.sampler, command.stages, command.dtype(), find_recipe)
+    blank = blank_model(command.model, command.sampler, command.stages, command.dtype(), command.memory, find_recipe)
     return blank.model, rollout_demand(command, blank, is_designed=is_scene(command.start))
+
+
+def waiting_notes(command: Any, demand: Demand) -> list[str]:
+    """Where the weights are of networks that do not run, which a plan of a GPU's memory does not show."""
+    if not command.memory.offload:
+        return []
+    num_bytes = command.dtype().itemsize * sum(part.num_parameters for part in demand.parts)
+    return [
+        f"memory.offload: {in_bytes(num_bytes)} of weights wait in the machine's own memory, in each process; those of "
+        "the stage that runs are among its activations, and the time of their way to the GPU is not counted"
+    ]
 
 
 def _memory(demand: Demand, pool: PoolConfig, workers: int, on: Hardware, now_bytes: int) -> list[Row]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from drivesim.diffusion.settings import PredictionOverrides, SamplingConfig, Tex
 from drivesim.families.driving import DrivingModel, facts_with, model_facts
 from drivesim.families.fitting import check_fit
 from drivesim.families.folder import blank_parts, find_model, part_names
+from drivesim.families.memory import MemoryConfig
 from drivesim.families.stages import StagesConfig
 from drivesim.families.text import TextModel
 from drivesim.models.autoencoder import keep_from_overflow
@@ -47,6 +48,7 @@ def blank_model(
     sampling: PredictionOverrides,
     stages: StagesConfig | None = None,
     dtype: torch.dtype = torch.float32,
+    memory: MemoryConfig | None = None,
     find_recipe: Callable[[str], Any] = lambda model: None,
 ) -> BlankModel:
     """Builds a model on the meta device.
@@ -56,6 +58,7 @@ def blank_model(
         sampling: what differs from the model's own.
         stages: which stages behind the prediction run, and how; None = all that the model has.
         dtype: of the weights.
+        memory: how the rollout needs less of it; None = no change.
         find_recipe: the recipe that writes a model folder, for one that is not there yet; None = no recipe does.
 
     Raises:
@@ -78,7 +81,9 @@ def blank_model(
         if isinstance(part, torch.nn.Module):
             set_weight_type(part, dtype)
     keep_from_overflow(parts["autoencoder"])
-    return BlankModel(model=DrivingModel(parts, facts, "", predict_sampling=sampling), parts=parts)
+    offload_to = "meta" if memory is not None and memory.offload else None
+    model = DrivingModel(parts, facts, "", predict_sampling=sampling, memory=memory, offload_to=offload_to)
+    return BlankModel(model=model, parts=parts)
 
 
 def future_plan(config: RolloutConfig, model: DrivingModel | TextModel) -> Plan:
@@ -106,41 +111,50 @@ def rollout_demand(config: RolloutConfig, blank: BlankModel, *, is_designed: boo
     num_chunks = config.futures * plan.num_chunks
     phases = _beginning(model, latent) if is_designed else [_encoding(model)]
     given = torch.zeros(1, model.num_given, *latent, device="meta")
-    phases.append(
-        sampled("predicting key frames", num_chunks, (model, "predict_sampling"), lambda: _predict(model, given))
-    )
+    predict = alone(model, lambda: _predict(model, given))
+    phases.append(sampled("predicting key frames", num_chunks, (model, "predict_sampling"), predict))
     if model.num_passes:
         phases.append(_filling_in(model, num_chunks, latent))
-    piece = torch.zeros(min(plan.chunk(0).num_new, _FINISHED_AT_ONCE), *latent, device="meta")
-    pieces = config.futures * plan.num_frames / len(piece)
-    phases.append(
-        sampled(
-            f"finishing {len(piece)} frames", pieces, (model.finishing.upsampling, "sampling"),
-            lambda: model.finish({}, piece, key=(0,), is_last=True),
-        )
-    )  # fmt: skip
+    phases.append(finishing(config, model))
     networks = [part for part in blank.parts.values() if isinstance(part, torch.nn.Module)]
     chunk = chunk_blocks(model.size_hw, model.small_hw, plan)
     return Demand(
         parts=part_sizes(blank.parts),
-        resident={"weights": sum(weight_bytes(network) for network in networks)},
+        resident=resident_weights(model, networks),
         phases=phases,
         passing={"frames of a chunk": sum(chunk), "video encoder": encoder_bytes(model.size_hw)},
         passing_heap_bytes=sum(size for size in chunk if size <= LARGEST_HEAP_BLOCK),
     )
 
 
+def finishing(config: RolloutConfig, model: DrivingModel) -> Phase:
+    """Decoding of so many frames as one step gives, and what follows it."""
+    plan, num_channels = future_plan(config, model), model.autoencoder.config.latent_channels
+    num_frames = min(plan.chunk(0).num_new, _FINISHED_AT_ONCE)
+    latents = torch.zeros(num_frames, num_channels, *model.latent_hw, device="meta")
+    return sampled(
+        f"finishing {num_frames} frames", config.futures * plan.num_frames / num_frames,
+        (model.finishing.upsampling, "sampling"),
+        alone(model, lambda: model.finish({}, latents, key=(0,), is_last=True)),
+    )  # fmt: skip
+
+
 def _encoding(model: DrivingModel) -> Phase:
     picture_1HWC = np.zeros((1, *model.size_hw, 3), dtype=np.uint8)
-    return counted("encoding the start", 1, lambda: model.encode(picture_1HWC))
+    return counted("encoding the start", 1, alone(model, lambda: model.encode(picture_1HWC)))
 
 
 def _beginning(model: DrivingModel, latent: tuple[int, ...]) -> list[Phase]:
     """What makes a start frame from a scene: its latents, and the picture of them."""
     drawn = torch.zeros(*latent, device="meta")
     return [
-        sampled("designing the start", 1, (model, "design_sampling"), lambda: _design(model)),
-        sampled("drawing the start", 1, (model.finishing.alone, "sampling"), lambda: model.picture(drawn, key=(0,))),
+        sampled("designing the start", 1, (model, "design_sampling"), alone(model, lambda: _design(model))),
+        sampled(
+            "drawing the start",
+            1,
+            (model.finishing.alone, "sampling"),
+            alone(model, lambda: model.picture(drawn, key=(0,))),
+        ),
     ]
 
 
@@ -168,7 +182,30 @@ def _filling_in(model: DrivingModel, num_chunks: int, latent: tuple[int, ...]) -
     def run() -> None:
         model.interpolate(ends, 0, generators=generators, conditions=[None] * windows)
 
-    return sampled("filling in frames", num_chunks * calls, (model, "interpolate_sampling"), run)
+    return sampled("filling in frames", num_chunks * calls, (model, "interpolate_sampling"), alone(model, run))
+
+
+def resident_weights(model: DrivingModel | TextModel, networks: Iterable[torch.nn.Module]) -> dict[str, int]:
+    """Bytes of networks that are always on the device; those that wait for their stage are counted where they run."""
+    return {"weights": 0 if model.offload.device else sum(weight_bytes(network) for network in networks)}
+
+
+def alone(model: DrivingModel | TextModel, run: Callable[[], object], stage: str | None = None) -> Callable[[], None]:
+    """A run that begins with all networks away that may wait, so that those it fetches are counted with it.
+
+    Args:
+        model: whose networks.
+        run: of one stage or several.
+        stage: to fetch the networks of, for a run that does not do so itself; None = it does.
+    """
+
+    def run_alone() -> None:
+        model.offload.leave()
+        if stage is not None:
+            model.offload.bring(stage)
+        run()
+
+    return run_alone
 
 
 def counted(name: str, count: float, run: Callable[[], object]) -> Phase:

@@ -12,14 +12,22 @@ from drivesim.diffusion.settings import TextSamplingConfig
 from drivesim.families.finishing import Finishing
 from drivesim.families.folder import find_model
 from drivesim.families.prompts import Prompts
-from drivesim.families.text import VIDEO_TILE, TextModel, key_frames_for, text_facts
+from drivesim.families.text import TextModel, key_frames_for, text_facts
 from drivesim.families.text_fitting import check_text_fit
 from drivesim.families.text_parts import blank_text_parts
 from drivesim.families.text_published import INDEX, published_parts
 from drivesim.families.text_upscale import LatentUpscaling
 from drivesim.models.stored_weights import set_weight_type
-from drivesim.planning.demand import Demand, Part, Phase, weight_bytes
-from drivesim.planning.rollout_demand import chunk_blocks, counted, encoder_bytes, future_plan, sampled
+from drivesim.planning.demand import Demand, Part, Phase
+from drivesim.planning.rollout_demand import (
+    alone,
+    chunk_blocks,
+    counted,
+    encoder_bytes,
+    future_plan,
+    resident_weights,
+    sampled,
+)
 from drivesim.planning.tally import LARGEST_HEAP_BLOCK
 from drivesim.planning.text_rollout import PUBLISHED
 from drivesim.rollout.text import TextRolloutCommand
@@ -56,7 +64,10 @@ def blank_text_model(command: TextRolloutCommand) -> TextModel:
     key_frames = command.key_frames
     if key_frames is None and command.seconds is not None:
         key_frames = key_frames_for(index, command.seconds)
-    return TextModel(parts, index, "", key_frames=key_frames, size_hw=command.size_hw, samplings=command.samplings())
+    return TextModel(
+        parts, index, "", key_frames=key_frames, size_hw=command.size_hw, samplings=command.samplings(),
+        memory=command.memory, offload_to="meta" if command.memory.offload else None,
+    )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -82,17 +93,16 @@ def text_demand(command: TextRolloutCommand, model: TextModel) -> Demand:
     phases = []
     if command.start is not None:
         picture = np.zeros((1, *model.start_hw, 3), dtype=np.uint8)
-        phases.append(counted("encoding the start", 1, lambda: model.encode(picture)))
+        phases.append(counted("encoding the start", 1, alone(model, lambda: model.encode(picture))))
     given = torch.zeros(1, 0 if command.start is None else 1, *latent, device="meta")
     keys = (_Settings(model, "key_frames"), "sampling")
-    phases.append(
-        sampled("key frames", futures, keys, lambda: model.predict(given, generators=[_any()], conditions=[said]))
-    )
+    predict = alone(model, lambda: model.predict(given, generators=[_any()], conditions=[said]))
+    phases.append(sampled("key frames", futures, keys, predict))
     phases += [_filling_in(model, number, futures * plan.num_chunks, said) for number in range(model.num_passes)]
-    phases.append(_decoding(model, plan.num_frames, futures))
+    phases.append(decoding(command, model))
     upscaling = model.finishing.upsampling
     if isinstance(upscaling, LatentUpscaling):
-        phases += _upscaling(upscaling, model.start_hw, plan.num_frames, futures, said)
+        phases += _upscaling(model, upscaling, plan.num_frames, futures, said)
     chunk = chunk_blocks(model.size_hw, model.start_hw, plan)
     networks = model.parts.networks()
     return Demand(
@@ -100,7 +110,7 @@ def text_demand(command: TextRolloutCommand, model: TextModel) -> Demand:
             Part(name=name, num_parameters=sum(p.numel() for p in network.parameters()), is_trained=False)
             for name, network in networks.items()
         ],
-        resident={"weights": sum(weight_bytes(network) for network in networks.values())},
+        resident=resident_weights(model, networks.values()),
         phases=phases,
         passing={"frames of a chunk": sum(chunk), "video encoder": encoder_bytes(model.size_hw)},
         passing_heap_bytes=sum(size for size in chunk if size <= LARGEST_HEAP_BLOCK),
@@ -124,20 +134,26 @@ def _filling_in(model: TextModel, number: int, num_steps: int, said: Prompts) ->
         )  # fmt: skip
 
     name = f"frames between, {windows} windows to {model.rates[number]:g} fps"
-    return sampled(name, num_steps, (_Settings(model, "interpolate"), "sampling"), run)
+    return sampled(name, num_steps, (_Settings(model, "interpolate"), "sampling"), alone(model, run))
 
 
-def _decoding(model: TextModel, num_frames: int, futures: int) -> Phase:
-    small = Finishing(model.parts.image.vae, model.parts.video_decoder, None, fps=model.fps, tile=VIDEO_TILE)
+def decoding(command: TextRolloutCommand, model: TextModel) -> Phase:
+    """Decoding of some frames, before they are made larger."""
+    num_frames, whole = command.num_frames(model), model.finishing
+    small = Finishing(
+        model.parts.image.vae, model.parts.video_decoder, None, fps=model.fps, tile=whole.tile, chunk=whole.chunk,
+        bring=whole.bring,
+    )  # fmt: skip
     at_once = min(num_frames, _DECODED_AT_ONCE)
     piece = torch.zeros(at_once, *model.latent_shape, device="meta")
-    run = lambda: small.push({}, piece, key=_KEY, is_last=True)  # noqa: E731
-    return counted(f"decoding {at_once} frames", futures * num_frames / at_once, run)
+    run = alone(model, lambda: small.push({}, piece, key=_KEY, is_last=True))
+    return counted(f"decoding {at_once} frames", command.futures * num_frames / at_once, run)
 
 
 def _upscaling(
-    upscaling: LatentUpscaling, low_hw: tuple[int, int], num_frames: int, futures: int, said: Prompts
+    model: TextModel, upscaling: LatentUpscaling, num_frames: int, futures: int, said: Prompts
 ) -> list[Phase]:
+    low_hw = model.start_hw
     at_once = min(num_frames, upscaling.portion)
     step = upscaling.portion - upscaling.overlap
     portions = 1 + max(0, -(-(num_frames - upscaling.portion) // step))
@@ -146,7 +162,10 @@ def _upscaling(
     return [
         sampled(
             f"upscaling {at_once} frames", futures * portions, (upscaling, "sampling"),
-            lambda: upscaling.make(low, first_frame=0, key=_KEY, conditions=said),
+            alone(model, lambda: upscaling.make(low, first_frame=0, key=_KEY, conditions=said), "upsample"),
         ),
-        counted("decoding a large frame", futures * num_frames, lambda: upscaling.pictures(large, first_frame=0)),
+        counted(
+            "decoding a large frame", futures * num_frames,
+            alone(model, lambda: upscaling.pictures(large, first_frame=0), "upsample"),
+        ),
     ]  # fmt: skip

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from drivesim.core.devices import number_type
+from drivesim.core.devices import check_device, number_type
 from drivesim.core.files import sha256_file
 from drivesim.core.run_folder import claim_folder
+from drivesim.families.memory import MemoryConfig
 from drivesim.rollout.future import Task
 from drivesim.rollout.model import PredictionModel
 from drivesim.rollout.pools import LoadModel, PoolConfig, PoolKind, run_here, run_ray, torch_threads
@@ -62,6 +63,17 @@ class ModelRolloutConfig(RolloutConfig):
 
     weights: str = "float32"  # type of the networks' numbers: float32, bfloat16 or float16
     device: str = "cpu"  # torch device
+    memory: MemoryConfig = field(default_factory=MemoryConfig)  # how to need less of it
+
+    def validate(self) -> None:
+        """Raises ValueError for numbers that make no rollout."""
+        RolloutConfig.validate(self)  # `super()` finds no class that slots have replaced
+        self.memory.validate()
+
+    def check_device(self) -> None:
+        """Raises ValueError for a device that is not here, or on which no network could wait elsewhere."""
+        check_device(self.device)
+        self.memory.check_offload(self.device)
 
     def dtype(self) -> torch.dtype:
         """The type of the networks' numbers.

@@ -37,6 +37,13 @@ RUNS = {
         "rollout", "start=cut_in", "futures=1", "seconds=12", "stages.interpolate=false", "stages.upsampling=NONE"
     ],
     "rollout": ["rollout", "start=cut_in", "futures=1", "seconds=10"],
+    "rollout in small pieces": [
+        "rollout", "start=cut_in", "futures=1", "seconds=10", "memory.tile=4", "memory.chunk=4"
+    ],
+    "rollout in small pieces, not enlarged": [
+        "rollout", "start=cut_in", "futures=1", "seconds=10", "stages.upsampling=NONE", "memory.tile=4",
+        "memory.chunk=4",
+    ],
 }  # fmt: skip
 RUN = """
 import sys
