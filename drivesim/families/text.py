@@ -153,16 +153,14 @@ class TextModel:
             samplings: what differs from the model's own sampling, by stage.
             stages: which stages follow the key frames; None = all that the model has.
             prompts: what will be asked of it, to be judged before weights are read; None = later.
-            memory: pieces that frames are decoded in, and whether networks wait for their stage in the CPU's memory;
-                None = as a rollout that says nothing of it.
+            memory: how frames are decoded and where networks wait; None = as a rollout that says nothing of it.
 
         Raises:
             ValueError: no such model; a part is missing, a pickle, truncated, or of another size: says which.
             FileNotFoundError: a checkpoint that is not there.
         """
-        memory = memory or MemoryConfig()
+        folder, sources, memory = find_model(folder_or_name), sources or Sources(), memory or MemoryConfig()
         memory.check_offload(device)
-        folder, sources = find_model(folder_or_name), sources or Sources()
         index = text_facts(folder, stages)
         if seconds is not None:
             needed = key_frames_for(index, seconds)
@@ -183,10 +181,9 @@ class TextModel:
         weights = parts.fingerprint()
         if parts.video_decoder is None:
             memory.say_unread(str(index["name"]))
-        if memory.offload:
-            return cls(parts, index, weights, **settings, offload_to=device)
-        parts.to(device)
-        return cls(parts, index, weights, **settings)
+        if not memory.offload:
+            parts.to(device)
+        return cls(parts, index, weights, **settings, offload_to=device if memory.offload else None)
 
     def _upscaling(self, index: dict[str, Any]) -> LatentUpscaling | None:
         if self.parts.upscaler is None:

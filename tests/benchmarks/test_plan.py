@@ -38,9 +38,6 @@ RUNS = {
     ],
     "rollout": ["rollout", "start=cut_in", "futures=1", "seconds=10"],
     "rollout in small pieces": [
-        "rollout", "start=cut_in", "futures=1", "seconds=10", "memory.tile=4", "memory.chunk=4"
-    ],
-    "rollout in small pieces, not enlarged": [
         "rollout", "start=cut_in", "futures=1", "seconds=10", "stages.upsampling=NONE", "memory.tile=4",
         "memory.chunk=4",
     ],
