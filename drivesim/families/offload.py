@@ -23,7 +23,7 @@ class Offload:
     def __init__(self, device: torch.device | str | None, stages: Mapping[str, Sequence[nn.Module]]):
         self.device = None if device is None else torch.device(device)
         self._stages = {name: list(networks) for name, networks in stages.items()}
-        networks = [network for of_stage in stages.values() for network in of_stage]
+        may_wait = [] if device is None else [network for of_stage in stages.values() for network in of_stage]
         # What waits, and as which attribute of which layer.
         self._waiting: dict[nn.Module, list[tuple[nn.Module, str, Tensor]]] = {
             network: [
@@ -31,7 +31,7 @@ class Offload:
                 for layer in network.modules()
                 for name, tensor in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False))
             ]
-            for network in networks
+            for network in may_wait
         }
         self._here: list[nn.Module] = []
 
