@@ -63,6 +63,7 @@ OPTIONAL = {  # key of the index -> parts that come with it
     "upsampler_temporal": ("upsampler_temporal",),
 }
 SAMPLED = {"rates": "interpolate_sampling", "upsampler": "upsample_sampling"}  # key of a stage -> of its sampling
+_PIECE = 1 << 24  # bytes of a file that are read at once
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -336,5 +337,7 @@ def fingerprint(folder: Path, names: Iterable[str] = REQUIRED) -> str:
         for file in (config_file, weight_file):
             if file is not None:
                 digest.update(f"{name}/{file}".encode())
-                digest.update((folder / name / file).read_bytes())
+                with (folder / name / file).open("rb") as stored:
+                    while piece := stored.read(_PIECE):  # weights of full size are gigabytes
+                        digest.update(piece)
     return digest.hexdigest()

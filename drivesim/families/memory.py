@@ -17,7 +17,7 @@ class MemoryConfig:
     chunk: int = CHUNK  # frames that the video decoder takes at once, beside their neighbours
     offload: bool = False  # on a GPU: networks of stages that do not run wait in the machine's own memory
 
-    def validate(self) -> None:
+    def __post_init__(self) -> None:
         """Raises ValueError for numbers that make no pieces."""
         if self.tile is not None and self.tile < 1:
             raise ValueError(f"memory.tile={self.tile}; valid: 1 latent or more, or null, the family's own")

@@ -65,11 +65,6 @@ class ModelRolloutConfig(RolloutConfig):
     device: str = "cpu"  # torch device
     memory: MemoryConfig = field(default_factory=MemoryConfig)  # how to need less of it
 
-    def validate(self) -> None:
-        """Raises ValueError for numbers that make no rollout."""
-        RolloutConfig.validate(self)  # `super()` finds no class that slots have replaced
-        self.memory.validate()
-
     def check_device(self) -> None:
         """Raises ValueError for a device that is not here, or on which no network could wait elsewhere."""
         check_device(self.device)

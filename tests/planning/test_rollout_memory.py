@@ -102,8 +102,6 @@ def test_offload_is_planned_for_gpus_alone(folder: Path) -> None:
         plan_rollout(command, command.plan)
 
 
-def test_numbers_that_make_no_pieces_are_refused_before_a_plan(folder: Path) -> None:
-    command = _command(folder)
-    command.memory = MemoryConfig(chunk=0)
+def test_numbers_that_make_no_pieces_are_refused_by_the_command(folder: Path) -> None:
     with pytest.raises(ValueError, match="memory.chunk=0; valid: 1 frame or more"):
-        plan_rollout(command, command.plan)
+        _command(folder, "memory.chunk=0")
