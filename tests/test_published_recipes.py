@@ -39,9 +39,10 @@ TRAININGS = {
 SETTINGS: dict[str, dict[str, object]] = {
     "driving/autoencoder": {
         "autoencoder.codebook_size": 16384,
-        "autoencoder.block_out_channels": [128, 128, 256, 512],
+        "autoencoder.block_out_channels": [128 * times for times in (1, 2, 2, 4)],
         "autoencoder.layers_per_block": 2,
         "autoencoder.latent_channels": 4,
+        "autoencoder.attention_at_last_level": True,
     },
     "driving/image": {
         "backbone.block_out_channels": [224 * times for times in (1, 2, 2, 3, 4)],

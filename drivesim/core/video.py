@@ -35,6 +35,8 @@ VIDEO_SUFFIXES = (
 _DEFAULT_CRF = 18  # x264: visually lossless for most eyes
 _BT601 = 6  # AVCOL_SPC_SMPTE170M
 _LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG
+# SWS_BILINEAR, SWS_ACCURATE_RND, SWS_FULL_CHR_H_INT: plain, swscale truncates, and frames get a grey level darker.
+_ROUNDED = 0x2 | 0x40000 | 0x2000
 _KEY_FRAME_EVERY_S = 4.0  # how far a browser has to decode after a jump
 
 
@@ -44,7 +46,7 @@ class VideoInfo:
 
     fps: float  # average over the whole file
     num_frames: int  # frames whose data is there
-    header_frames: int | None  # announced by the header: more than num_frames = truncated; None = unknown
+    header_frames: int | None  # that the header would show: more than num_frames = truncated; None = unknown
     duration_s: float  # last frame's own duration included
     size_hw: tuple[int, int]  # as stored, before any rotation
     timestamps_s: NDArray[np.float64]  # (num_frames,) increasing, the first about 0
@@ -92,9 +94,10 @@ def probe(path: VideoFile) -> VideoInfo:
         ValueError: the file is no video, or holds no frame.
     """
     with _opened(path) as (container, stream):
-        ticks = []
+        ticks, num_hidden = [], 0
         for packet in container.demux(stream):
             pts = packet.dts if packet.pts is None else packet.pts
+            num_hidden += bool(packet.size and packet.is_discard)
             if packet.size and pts is not None and not packet.is_discard:
                 ticks.append(pts)
         if not ticks:
@@ -108,7 +111,7 @@ def probe(path: VideoFile) -> VideoInfo:
         return VideoInfo(
             fps=fps,
             num_frames=len(timestamps_s),
-            header_frames=stream.frames or None,
+            header_frames=max(0, stream.frames - num_hidden) or None,
             duration_s=span_s + (1.0 / fps if fps else 0.0),
             size_hw=(stream.codec_context.height, stream.codec_context.width),
             timestamps_s=timestamps_s,
@@ -140,7 +143,7 @@ def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[tuple[f
 
 def _to_rgb(frame: VideoFrame) -> NDArray[np.uint8]:
     """The picture as shown: uint8 RGB (H, W, 3), with the container's rotation applied."""
-    picture: NDArray[Any] = frame.to_ndarray(format="rgb24")
+    picture: NDArray[Any] = frame.to_ndarray(format="rgb24", interpolation=_ROUNDED)
     if frame.rotation:
         picture = np.rot90(picture, k=round(frame.rotation / 90))
     return np.ascontiguousarray(picture, dtype=np.uint8)

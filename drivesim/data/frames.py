@@ -21,7 +21,7 @@ from drivesim.data.sampling import is_too_fast
 from drivesim.data.source import CaptionedSource, ClipSource, Drive, Problem, ProblemKind
 
 _log = logging.getLogger(__name__)
-_FORMAT = 1  # of the files; part of the key
+_FORMAT = 2  # of the files; part of the key
 _INDEX = "index.json"
 
 

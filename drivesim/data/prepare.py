@@ -25,7 +25,7 @@ _BOX_HW = (1024, 2048)  # boxes are checked on a picture so fine that none is lo
 _ROWS_A_KIND = 5  # in the printed report; the JSON has all
 # Not wrong by itself: every road has users beside the picture.
 _NOTES = frozenset({ProblemKind.BOX_OUTSIDE})
-_FORMAT = 2  # of the files; part of the key
+_FORMAT = 3  # of the files; part of the key
 
 
 @dataclass(kw_only=True, slots=True)

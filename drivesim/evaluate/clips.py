@@ -19,6 +19,7 @@ from drivesim.evaluate.protocol import AFTER_CROPS, ClipChoice, Crop, ProtocolCo
 from drivesim.evaluate.videos import Frame, Video
 
 _RATE_TOLERANCE = 1.05  # a video this much slower than the protocol still counts as of its rate
+_EPSILON_S = 1e-9
 _OPENCV_FILTERS = {ResizeFilter.BILINEAR: cv2.INTER_LINEAR, ResizeFilter.BICUBIC: cv2.INTER_CUBIC}
 _PILLOW_FILTERS = {
     ResizeFilter.BILINEAR_ANTIALIAS: Image.Resampling.BILINEAR,
@@ -54,12 +55,13 @@ class Resampler:
                 f"{self.name}: {1 / self._interval_s:.3g} frames a second at {time_s:.2f} s, "
                 f"the protocol asks for {self.fps:g}; lower protocol.fps"
             )
-        yield from self._until((before[0] + time_s) / 2, before[1])
+        # Half way the earlier one is taken, as data sources do; the epsilon keeps float noise from deciding it.
+        yield from self._until((before[0] + time_s) / 2 + _EPSILON_S, before[1])
 
     def finish(self) -> Iterator[Frame]:
         """What the last frame still stands for."""
         if self._before is not None:
-            yield from self._until(self._before[0] + self._interval_s / 2, self._before[1])
+            yield from self._until(self._before[0] + self._interval_s / 2 - _EPSILON_S, self._before[1])
 
     def _until(self, end_s: float, frame: Frame) -> Iterator[Frame]:
         assert self.fps is not None

@@ -22,7 +22,7 @@ from drivesim.evaluate.controls import NOISE_LEVELS, Variant
 from drivesim.evaluate.extractors import Extractor, FeatureKind
 from drivesim.evaluate.protocol import ClipChoice, ProtocolConfig, library_versions
 
-_FORMAT = 1  # raised when the way from a video to its features changes
+_FORMAT = 2  # raised when the way from a video to its features changes
 _CLIP_FIELDS = ("num_frames", "fps", "frame_stride", "spacing_frames", "clip_choice", "untimed_fps")
 _PICTURE_FIELDS = ("resize", "crop", "resize_hw")
 _DIGITS = 32  # of a digest in a name

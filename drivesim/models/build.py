@@ -26,7 +26,7 @@ class AutoencoderConfig:
     kind: AutoencoderKind = AutoencoderKind.KL  # what keeps latents in bounds
     codebook_size: int = 16384  # entries; read by kind vq
     attention_at_last_level: bool = False  # self-attention in the blocks of the smallest resolution, not in the middle
-    block_out_channels: list[int] = field(default_factory=lambda: [128, 128, 256, 512])  # top to bottom
+    block_out_channels: list[int] = field(default_factory=lambda: [128, 256, 256, 512])  # top to bottom
     layers_per_block: int = 2  # residual blocks of a level
     latent_channels: int = 4  # channels of a latent
     norm_num_groups: int = 32  # groups of the group norms

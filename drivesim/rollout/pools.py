@@ -47,6 +47,10 @@ class PoolConfig:
             raise ValueError(
                 f"pool: max_retries={self.max_retries}, gpus_per_worker={self.gpus_per_worker}; must be 0 or more"
             )
+        if self.gpus_per_worker > 1 and self.gpus_per_worker != int(self.gpus_per_worker):
+            raise ValueError(
+                f"pool: gpus_per_worker={self.gpus_per_worker}; must be a share of one GPU, up to 1, or a whole number"
+            )
 
 
 @contextmanager
@@ -153,7 +157,7 @@ class _Fleet:
     def __init__(self, ray: Any, config: PoolConfig, load_model: LoadModel, num_workers: int) -> None:
         self.ray = ray
         self.max_tries = 1 + config.max_retries
-        places = _places(ray.cluster_resources(), config)
+        places = _places([node["Resources"] for node in ray.nodes() if node["Alive"]], config)
         # Ray gives OMP_NUM_THREADS = num_cpus to the worker, before torch is imported there.
         actor = ray.remote(_Worker).options(num_cpus=config.threads, num_gpus=config.gpus_per_worker)
         self._new_worker = lambda: actor.remote(load_model, config.threads)
@@ -198,20 +202,31 @@ class _Fleet:
             self.ray.kill(worker)
 
 
-def _places(resources: Mapping[str, float], config: PoolConfig) -> int:
+def _places(machines: Sequence[Mapping[str, float]], config: PoolConfig) -> int:
     """Workers that fit on Ray's machines at once; one more would wait for its place for ever.
+
+    Args:
+        machines: what each has, such as {"CPU": 16.0, "GPU": 2.0}.
+        config: what a worker takes; of one machine, and a share of a GPU of one GPU.
 
     Raises:
         ValueError: not even one fits.
     """
-    places = int(resources.get("CPU", 0)) // config.threads
-    if places < 1:
+    by_cores = [int(machine.get("CPU", 0)) // config.threads for machine in machines]
+    if sum(by_cores) < 1:
         raise ValueError(f"Ray runs with fewer cores than the {config.threads} threads of one worker")
-    if config.gpus_per_worker > 0:
-        gpus = resources.get("GPU", 0.0)
-        places = min(places, int(gpus / config.gpus_per_worker + 1e-6))
-        if places < 1:
-            raise ValueError(f"pool.gpus_per_worker={config.gpus_per_worker:g}, but Ray sees {gpus:g} GPUs")
+    share = config.gpus_per_worker
+    if share == 0:
+        return sum(by_cores)
+    gpus = [machine.get("GPU", 0.0) for machine in machines]
+    of_one = int(1 / share + 1e-6)  # workers of one GPU; 0 where a worker takes several
+    by_gpus = [int(number) * of_one if of_one else int(number / share + 1e-6) for number in gpus]
+    places = sum(map(min, by_cores, by_gpus))
+    if places < 1:
+        raise ValueError(
+            f"pool.gpus_per_worker={share:g} with {config.threads} threads, but Ray sees {sum(gpus):g} GPUs, "
+            f"on {len(machines)} machine(s) with {', '.join(f'{n:g}' for n in gpus)}"
+        )
     return places
 
 

@@ -67,6 +67,38 @@ def test_colours_survive(tmp_path: Path) -> None:
     assert np.abs(frames[:, 16, 32].astype(int) - colours).max() <= 4
 
 
+def test_reading_and_writing_makes_nothing_darker(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    small = rng.integers(96, 160, (8, 8, 16, 3))  # no pure colours: what a screen cannot show is cut off
+    first = np.kron(small, np.ones((1, 8, 8, 1), int)).astype(np.uint8)
+    frames = first
+    for generation in range(3):
+        with VideoWriter(tmp_path / f"{generation}.mp4", 4.0, crf=0) as writer:
+            for frame in frames:
+                writer.write(frame)
+        frames, _ = read_all(tmp_path / f"{generation}.mp4")
+    drift = (frames.astype(int) - first).mean(axis=(0, 1, 2))
+    assert np.abs(drift).max() < 0.5  # truncated, each generation loses a grey level and more
+
+
+def test_frames_that_an_edit_list_hides_are_not_missing(tmp_path: Path) -> None:
+    """As a cut without encoding leaves it: frames from the key frame on, those before the cut hidden."""
+    whole, cut = _write(tmp_path / "whole.mp4", 0, 30), tmp_path / "cut.mp4"
+    with av.open(str(whole)) as source, av.open(str(cut), "w", options={"avoid_negative_ts": "disabled"}) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        ticks = round(5 / 4 / source.streams.video[0].time_base)
+        for packet in source.demux(source.streams.video[0]):
+            if packet.size:
+                packet.pts, packet.dts = packet.pts - ticks, packet.dts - ticks
+                packet.stream = stream
+                target.mux(packet)
+    with av.open(str(cut)) as container:
+        assert container.streams.video[0].frames == 30, "the test needs a header that counts hidden frames"
+    info = probe(cut)
+    assert (info.num_frames, info.header_frames) == (25, 25)
+    assert [_number(frame) for frame in read_all(cut)[0]] == list(range(5, 30))
+
+
 def test_frames_are_found_by_time_in_any_order(video: Path) -> None:
     times_s = np.array([14.75, 0.0, 0.25, 5.1, 3.0, 3.0, -0.5])
     assert [_number(frame) for frame in read_at(video, times_s)] == [59, 0, 1, 20, 12, 12, 0]

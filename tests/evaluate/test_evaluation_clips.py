@@ -12,6 +12,7 @@ from PIL import Image
 
 from drivesim.core.picture import save_png
 from drivesim.core.video import VideoWriter
+from drivesim.data.sampling import nearest_frames
 from drivesim.evaluate.clips import ClipCutter, fit, iter_clips, resample
 from drivesim.evaluate.protocol import ClipChoice, Crop, ProtocolConfig, ResizeFilter
 from drivesim.evaluate.videos import Video, as_videos, find_videos
@@ -66,6 +67,16 @@ def test_uneven_timestamps_give_the_nearest_frames() -> None:
     times = [0.0, 0.1, 0.24, 0.3, 0.52, 0.7, 0.76]
     timed = ((time, counting(7)[k]) for k, time in enumerate(times))
     assert [round(float(frame.mean()) / 4) for frame in resample(timed, 4.0, "v")] == [0, 2, 4, 6]
+
+
+@pytest.mark.parametrize(("native", "wanted"), [(30, 12), (30, 20), (12, 8), (15, 10), (24, 16), (25, 10), (60, 24)])
+def test_half_way_between_two_frames_the_earlier_one_is_taken_as_data_sources_do(native: int, wanted: int) -> None:
+    times_s = np.arange(60) / native
+    pictures = ((float(time_s), np.full((1, 1, 3), k, np.uint8)) for k, time_s in enumerate(times_s))
+    taken = [int(frame[0, 0, 0]) for frame in resample(pictures, float(wanted), "v")]
+    index, _ = nearest_frames(times_s, np.arange(len(taken)) / wanted)
+    assert taken == index.tolist()
+    assert len(taken) in (60 * wanted // native, -(-60 * wanted // native))
 
 
 def test_slower_video_is_refused_instead_of_repeating_frames() -> None:

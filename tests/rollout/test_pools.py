@@ -76,13 +76,23 @@ def test_a_future_whose_workers_always_die_is_a_row_with_the_cause(tmp_path: Pat
 
 def test_no_more_workers_are_started_than_have_a_place() -> None:
     machine = {"CPU": 16.0, "GPU": 1.0}
-    assert _places(machine, PoolConfig(threads=4)) == 4
-    assert _places(machine, PoolConfig(gpus_per_worker=1.0)) == 1
-    assert _places(machine, PoolConfig(gpus_per_worker=0.1)) == 10
-    with pytest.raises(ValueError, match="gpus_per_worker=1, but Ray sees 0 GPUs"):
-        _places({"CPU": 16.0}, PoolConfig(gpus_per_worker=1.0))
+    assert _places([machine], PoolConfig(threads=4)) == 4
+    assert _places([machine], PoolConfig(gpus_per_worker=1.0)) == 1
+    assert _places([machine], PoolConfig(gpus_per_worker=0.1)) == 10
+    with pytest.raises(ValueError, match="gpus_per_worker=1 with 1 threads, but Ray sees 0 GPUs"):
+        _places([{"CPU": 16.0}], PoolConfig(gpus_per_worker=1.0))
     with pytest.raises(ValueError, match="fewer cores than the 32 threads"):
-        _places(machine, PoolConfig(threads=32))
+        _places([machine], PoolConfig(threads=32))
+
+
+def test_a_worker_finds_its_place_on_one_gpu_of_one_machine() -> None:
+    two = {"CPU": 16.0, "GPU": 2.0}
+    assert _places([two], PoolConfig(gpus_per_worker=0.4)) == 4  # two a GPU: what is left of both holds no fifth
+    assert _places([two], PoolConfig(gpus_per_worker=2.0)) == 1
+    assert _places([two, {"CPU": 16.0, "GPU": 1.0}], PoolConfig(gpus_per_worker=2.0)) == 1
+    assert _places([{"CPU": 3.0}, {"CPU": 3.0}], PoolConfig(threads=2)) == 2
+    with pytest.raises(ValueError, match="gpus_per_worker=1 with 1 threads, but Ray sees 1 GPUs, on 2 machine"):
+        _places([{"CPU": 8.0}, {"CPU": 0.0, "GPU": 1.0}], PoolConfig(gpus_per_worker=1.0))
 
 
 def test_the_here_pool_restores_the_number_of_threads(tmp_path: Path) -> None:
@@ -94,7 +104,9 @@ def test_the_here_pool_restores_the_number_of_threads(tmp_path: Path) -> None:
     assert torch.get_num_threads() == before
 
 
-@pytest.mark.parametrize("wrong", [{"workers": 0}, {"threads": 0}, {"max_retries": -1}, {"gpus_per_worker": -1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"workers": 0}, {"threads": 0}, {"max_retries": -1}, {"gpus_per_worker": -1.0}, {"gpus_per_worker": 1.5}]
+)
 def test_numbers_that_make_no_pool_are_refused_by_name(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))}"):
         PoolConfig(**wrong).validate()  # type: ignore[arg-type]
