@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from drivesim.config import PlanRolloutCommand, compose
-from drivesim.families.memory import MemoryConfig
 from drivesim.nn.video_convolution import counted_as
 from drivesim.planning.changes import rollout_changes
 from drivesim.planning.demand import Demand, weight_bytes
