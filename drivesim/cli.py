@@ -269,19 +269,17 @@ def _rollout(config: RolloutCommand | TextRolloutCommand, out: Path, record: Rec
 
     config.validate()
     config.check_device()
-    if config.pool.kind is PoolKind.RAY and config.device.startswith("cuda") and config.pool.gpus_per_worker == 0:
-        raise ValueError(f"device={config.device} with pool=ray needs pool.gpus_per_worker, such as 1 or 0.5")
-    in_process = config.pool.kind is PoolKind.HERE
     if isinstance(config, TextRolloutCommand):
-        load, model, start, pictures = _text_beginning(config, out, listens=in_process)
+        load, start, pictures = _text_beginning(config, out, listens=config.pool.kind is PoolKind.HERE)
     else:
-        load, model, start, pictures = _driving_beginning(config)
+        load, start, pictures = _driving_beginning(config)
+    record = partial(record, fingerprint=load().fingerprint)
     is_new = not (out / CONFIG_FILE).exists()
     if is_new:
-        _save_beginning(out, pictures, partial(record, fingerprint=model.fingerprint))
-    rows = run_rollout(config, start, (lambda: model) if in_process else load, out, _show_progress)
+        _save_beginning(out, pictures, record)
+    rows = run_rollout(config, start, load, out, _show_progress)
     if not is_new:  # only now is it certain that the folder holds the same run
-        _save_beginning(out, pictures, partial(record, fingerprint=model.fingerprint))
+        _save_beginning(out, pictures, record)
     videos = [out / row.video for row in rows if row.video is not None]
     if videos:
         contact_sheet(videos, out / "contact_sheet.png")
@@ -289,49 +287,50 @@ def _rollout(config: RolloutCommand | TextRolloutCommand, out: Path, record: Rec
     print(f"{len(videos)} futures of {start.name}: {out}")
 
 
-Beginning = tuple[Any, Any, "Start", dict[str, NDArray[np.uint8]]]  # loads the model; the model; start, its pictures
+Beginning = tuple[Any, "Start", dict[str, NDArray[np.uint8]]]  # loads the model once; the start; its pictures
 
 
 def _driving_beginning(config: RolloutCommand) -> Beginning:
     from drivesim.families.driving import DrivingModel
+    from drivesim.rollout.loading import OnceLoaded
     from drivesim.rollout.pools import torch_threads
     from drivesim.rollout.start import check_scene
+    from drivesim.simulator import Simulator
 
     check_scene(config.start, config.start_s, config.is_night)
     how: dict[str, Any] = {"device": config.device, "predict_sampling": config.sampler, "stages": config.stages}
     how |= {"dtype": config.dtype(), "memory": config.memory}
-    simulator = _load_simulator(config.model, **how)
+    load = OnceLoaded(partial(DrivingModel.from_pretrained, config.model, **how))
     with torch_threads(config.pool.threads):  # of the start frame, too, whose bytes every future follows from
-        start, pictures = _start(config, simulator)
-    return partial(DrivingModel.from_pretrained, config.model, **how), simulator.model, start, pictures
+        start, pictures = _start(config, Simulator(load()))
+    return load, start, pictures
 
 
 def _text_beginning(config: TextRolloutCommand, out: Path, *, listens: bool) -> Beginning:
     from drivesim.families.folder import find_model
     from drivesim.families.text import TextModel, text_facts
+    from drivesim.rollout.loading import OnceLoaded
 
     if config.preview and not listens:
         raise ValueError("preview=true needs pool=here; the workers of another pool tell of whole chunks alone")
     index = text_facts(find_model(config.model), config.stages)
     start = config.begin(tuple(config.size_hw or index["size_hw"]))  # before gigabytes are read
-    load = partial(
-        TextModel.from_pretrained,
-        config.model,
-        device=config.device,
-        dtype=config.dtype(),
-        sources=config.sources(),
-        key_frames=config.key_frames,
-        seconds=config.seconds,
-        size_hw=config.size_hw,
-        samplings=config.samplings(),
-        stages=config.stages,
-        memory=config.memory,
-        prompts=config.said(),
-    )
-    model = load()
+    how: dict[str, Any] = {
+        "device": config.device,
+        "dtype": config.dtype(),
+        "sources": config.sources(),
+        "key_frames": config.key_frames,
+        "seconds": config.seconds,
+        "size_hw": config.size_hw,
+        "samplings": config.samplings(),
+        "stages": config.stages,
+        "memory": config.memory,
+        "prompts": config.said(),
+    }
+    load = OnceLoaded(partial(TextModel.from_pretrained, config.model, **how))
     if listens:
-        model.on_step = partial(_show_step, out / "preview.png" if config.preview else None)
-    return load, model, start, {} if start.frame_HWC is None else {"start.png": start.frame_HWC}
+        load().on_step = partial(_show_step, out / "preview.png" if config.preview else None)
+    return load, start, {} if start.frame_HWC is None else {"start.png": start.frame_HWC}
 
 
 def _show_step(preview: Path | None, step: SamplingStep) -> None:

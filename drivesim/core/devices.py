@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 WEIGHTS = ("float32", "bfloat16", "float16")
@@ -23,6 +26,23 @@ def devices() -> list[str]:
     """The torch devices of this machine, as torch names them."""
     gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     return ["cpu", *(["cuda"] if gpus else []), *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """A block, or as a decorator a function, in which GPUs do not round float32 to TF32, as cuDNN does by default.
+
+    Scores of one video then differ by the last bits alone between a CPU and a GPU.
+    """
+    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = False
+    try:
+        yield
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
 
 
 def check_device(device: str) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from drivesim.core.boxes import Boxes2D
+from drivesim.core.devices import exact_float32
 from drivesim.core.files import sha256_file
 from drivesim.core.picture import crop_to_aspect, resize_area
 from drivesim.evaluate.detector_network import INPUT_HW, STRIDE_PX, DetectorMaps, DetectorNetwork
@@ -72,6 +73,7 @@ class Detector:
         return cls(config=config, network=DetectorNetwork.load(WEIGHTS), fingerprint=sha256_file(WEIGHTS))
 
     @torch.inference_mode()
+    @exact_float32()
     def __call__(self, frames_THWC: NDArray[np.uint8]) -> list[Detections]:
         """The objects of each frame.
 

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from drivesim.core.devices import exact_float32
 from drivesim.core.files import sha256_file
 from drivesim.core.picture import resize_area
 from drivesim.core.weights_files import Checksum, checked_file
@@ -142,6 +143,7 @@ class ToytownExtractor:
         self.device = config.device
 
     @torch.inference_mode()
+    @exact_float32()
     def __call__(self, frames_BTHWC: NDArray[np.uint8]) -> Tensor:
         """float32 (B, D) or (B * T, D); frames of any size are area-resized to 64 x 128."""
         frames = resize_area(_checked(frames_BTHWC, self), INPUT_HW)
@@ -174,6 +176,7 @@ class TorchScriptExtractor:
         self.device = config.device
 
     @torch.inference_mode()
+    @exact_float32()
     def __call__(self, frames_BTHWC: NDArray[np.uint8]) -> Tensor:
         """float32 (B, D) or (B * T, D); range and resize are the network's own unless one is set."""
         checked = _checked(frames_BTHWC, self)
@@ -225,6 +228,7 @@ class I3DExtractor:
         self.is_published = published
 
     @torch.inference_mode()
+    @exact_float32()
     def __call__(self, frames_BTHWC: NDArray[np.uint8]) -> Tensor:
         """float32 (B, 400) logits; frames of any size are brought to 224 x 224 as the config says."""
         clips = network_input(_checked(frames_BTHWC, self), self.resize, self.device)

@@ -141,6 +141,7 @@ class DrivingModel:
         # Other sampling makes other frames of the same weights: half a run must not go on with it.
         facts = {key: fact for key, fact in sorted(index.items()) if key not in _NO_FRAMES}
         rounding = "" if self.dtype is torch.float32 else f"|{self.dtype}"
+        rounding += "" if self.device.type == "cpu" else f"|{self.device.type}"
         rounding += self._pieces(memory)
         self.fingerprint = hashlib.sha256(
             f"{weights}|{json.dumps(facts)}|{self.design_sampling}|{self.predict_sampling}{rounding}".encode()

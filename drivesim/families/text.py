@@ -122,6 +122,9 @@ class TextModel:
         }  # fmt: skip
         if memory.other_chunk is not None:  # apart, too
             facts["chunk"] = memory.chunk
+        device = self.offload.device or parts.image.unet.device
+        if device.type != "cpu":  # apart, too; it rounds otherwise
+            facts["device"] = device.type
         self.fingerprint = hashlib.sha256(f"{weights}|{json.dumps(facts, sort_keys=True)}".encode()).hexdigest()
 
     @classmethod

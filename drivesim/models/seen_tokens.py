@@ -82,9 +82,11 @@ def shown(layers: list[Any], kept: list[Tensor]) -> Iterator[None]:
 @contextmanager
 def acting_as(module: nn.Module, forward: Callable[..., Tensor]) -> Iterator[None]:
     """A module whose `forward` is another for a while."""
-    own = module.forward
+    before = vars(module).get("forward")
     module.forward = forward
     try:
         yield
     finally:
-        module.forward = own
+        del module.forward  # a bound method left here would keep the module alive in a circle
+        if before is not None:
+            module.forward = before

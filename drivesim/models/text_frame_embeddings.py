@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME, cached_file
 
+from drivesim.core.devices import exact_float32
 from drivesim.core.files import sha256_file
 
 try:  # transformers 5 has two; the one by Pillow resizes as OpenAI's own code does, whatever else is installed
@@ -68,12 +69,14 @@ class TextFrameEmbedder:
         return cls(network.to(device), tokenizer, processor, is_standard=_is_published(folder_or_name))
 
     @torch.inference_mode()
+    @exact_float32()
     def texts(self, prompts: Sequence[str]) -> Tensor:
         """Vectors (B, D) of prompts, float32 on the CPU; what does not fit is cut off."""
         tokens = self.tokenizer(list(prompts), padding=True, truncation=True, return_tensors="pt").to(self._device)
         return self._projected(self.network.text_model(**tokens), self.network.text_projection)
 
     @torch.inference_mode()
+    @exact_float32()
     def frames(self, frames_BTHWC: NDArray[np.uint8]) -> Tensor:
         """Vectors (B, T, D) of uint8 RGB frames of any size, float32 on the CPU.
 

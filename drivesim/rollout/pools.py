@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -14,10 +14,9 @@ import torch
 
 from drivesim.core.machine import num_cores
 from drivesim.rollout.future import Task, run_future
+from drivesim.rollout.loading import LoadModel
 from drivesim.rollout.model import PredictionModel
 from drivesim.rollout.rows import Events, Progress, Row
-
-LoadModel = Callable[[], PredictionModel]
 
 _OBJECT_STORE_BYTES = 128 << 20  # tasks and rows are small; frames go to the disk, not through Ray
 
@@ -51,6 +50,16 @@ class PoolConfig:
             raise ValueError(
                 f"pool: gpus_per_worker={self.gpus_per_worker}; must be a share of one GPU, up to 1, or a whole number"
             )
+
+    def check_device(self, device: str) -> None:
+        """Raises ValueError for a device that workers do not see."""
+        kind, _, index = device.partition(":")
+        if self.kind is not PoolKind.RAY or kind != "cuda":
+            return
+        if self.gpus_per_worker == 0:
+            raise ValueError(f"device={device} with pool=ray needs pool.gpus_per_worker, such as 1 or 0.5")
+        if index:
+            raise ValueError(f"device={device} with pool=ray: Ray gives each worker a GPU of its own; device=cuda")
 
 
 @contextmanager

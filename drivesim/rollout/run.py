@@ -18,8 +18,9 @@ from drivesim.core.files import sha256_file
 from drivesim.core.run_folder import claim_folder
 from drivesim.families.memory import MemoryConfig
 from drivesim.rollout.future import Task
+from drivesim.rollout.loading import LoadModel, once_loaded
 from drivesim.rollout.model import PredictionModel
-from drivesim.rollout.pools import LoadModel, PoolConfig, PoolKind, run_here, run_ray, torch_threads
+from drivesim.rollout.pools import PoolConfig, PoolKind, run_here, run_ray, torch_threads
 from drivesim.rollout.rows import Events, Progress, Row, last_rows, write_row
 from drivesim.rollout.start import Start, start_latents
 from drivesim.rollout.writer import FutureWriter
@@ -67,6 +68,7 @@ class ModelRolloutConfig(RolloutConfig):
 
     def check_device(self) -> None:
         """Raises ValueError for a device that is not here, or on which no network could wait elsewhere."""
+        self.pool.check_device(self.device)
         check_device(self.device)
         self.memory.check_offload(self.device)
 
@@ -118,7 +120,7 @@ def run_rollouts(
     Args:
         config: Futures of each start, length, seed, pool.
         starts: A start for each run folder; their names differ.
-        load_model: Makes the model.
+        load_model: Makes the model; `OnceLoaded` where the caller has needed it before.
         on_progress: Called after every chunk of every future; None = nobody listens.
 
     Returns:
@@ -131,15 +133,14 @@ def run_rollouts(
     names = [start.name for start in starts.values()]
     if len(set(names)) < len(names):
         raise ValueError(f"starts need names that differ, which their frames' noise follows from: {', '.join(names)}")
-    model: PredictionModel | None = load_model()
-    assert model is not None
-    runs = {start.name: _Run(config, start, model, folder.resolve()) for folder, start in starts.items()}
+    load = once_loaded(load_model)
+    runs = {start.name: _Run(config, start, load(), folder.resolve()) for folder, start in starts.items()}
     missing = [task for run in runs.values() for task in run.missing()]
     if config.pool.kind is PoolKind.HERE:
-        events = run_here(config.pool, missing, model)
+        events = run_here(config.pool, missing, load())
     else:
-        model = None  # the workers load their own
-        events = run_ray(config.pool, missing, load_model)
+        load.let_go()  # the workers load their own
+        events = run_ray(config.pool, missing, load)
     with closing(events):  # an interrupt ends workers and unfinished files now, not when memory is collected
         for row in _listen(events, on_progress):
             runs[row.start].add(row)

@@ -31,7 +31,8 @@ from drivesim.families.folder import INDEX, load_parts
 from drivesim.families.upsample import UpsamplingModel, upsample_portion
 from drivesim.models.autoencoder import decode, encode, to_model_range, to_picture_range
 from drivesim.models.video_decoding import decode_clip
-from drivesim.rollout.pools import PoolConfig, PoolKind, torch_threads
+from drivesim.rollout.loading import OnceLoaded
+from drivesim.rollout.pools import PoolConfig, torch_threads
 from drivesim.rollout.run import RolloutConfig, run_rollouts
 from drivesim.rollout.start import start_from_clip
 from drivesim.sweep.claims import ArmConfig, Measure
@@ -89,7 +90,8 @@ class Unit:
 
 def measure_rollout(unit: Unit) -> dict[str, float]:
     """Distances of one future of each held-out start frame to all clips of the held-out drives."""
-    load = _loader(unit.trained, unit.arm.guidance)
+    guided = PredictionOverrides(guidance=unit.arm.guidance)
+    load = OnceLoaded(partial(DrivingModel.from_pretrained, unit.trained, predict_sampling=guided))
     model = load()
     real = unit.folder.parent / f"real_{model.key_fps:g}fps_{model.size_hw[0]}x{model.size_hw[1]}"
     export = ExportConfig(split="val", fps=model.key_fps, size_hw=model.size_hw)
@@ -101,19 +103,19 @@ def measure_rollout(unit: Unit) -> dict[str, float]:
         moments = _moments(unit.held_out, seconds)
         starts = [start_from_clip(real / f"{drive}.mp4", model.size_hw, start_s=start_s) for drive, start_s in moments]
     rollout = RolloutConfig(futures=1, seconds=seconds, seed=unit.seed, pool=unit.pool)
-    rows = run_rollouts(
-        rollout,
-        {unit.folder / "rollouts" / start.name: start for start in starts},
-        (lambda: model) if unit.pool.kind is PoolKind.HERE else load,
-    )
+    del model  # workers of another pool have their own
+    folders = {unit.folder / "rollouts" / start.name: start for start in starts}
+    rows = run_rollouts(rollout, folders, load)
     failed = [row for of_start in rows for row in of_start if not row.ok]
     if failed:
         raise ValueError(f"{unit.folder}: {len(failed)} futures failed, the first one: {failed[0].error}")
-    return _distances(unit.settings, find_videos(unit.folder / "rollouts"), find_videos(real), unit.folder / "scores")
-
-
-def _loader(trained: Path, guidance: float | None) -> Callable[[], DrivingModel]:
-    return partial(DrivingModel.from_pretrained, trained, predict_sampling=PredictionOverrides(guidance=guidance))
+    # Of these starts alone: the folder may hold those of a measurement with other clips as well.
+    made = [
+        Video(name=f"{folder.name}/{row.video}", path=folder / str(row.video))
+        for folder, of_start in zip(folders, rows, strict=True)
+        for row in of_start
+    ]
+    return _distances(unit.settings, made, find_videos(real), unit.folder / "scores")
 
 
 def _moments(held_out: HeldOut, seconds: float) -> list[tuple[str, float]]:

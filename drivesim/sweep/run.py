@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from drivesim.core.devices import check_device
 from drivesim.core.files import sha256_file
 from drivesim.evaluate.drift import Drift
 from drivesim.evaluate.extractors import Extractor
@@ -23,7 +24,8 @@ from drivesim.evaluate.stored_scores import StoredScores
 from drivesim.evaluate.videos import Video, find_videos
 from drivesim.families.folder import find_model
 from drivesim.families.stages import StagesConfig
-from drivesim.rollout.pools import PoolConfig, PoolKind, kept_running, torch_threads
+from drivesim.rollout.loading import OnceLoaded
+from drivesim.rollout.pools import PoolConfig, kept_running, torch_threads
 from drivesim.rollout.rows import Row
 from drivesim.rollout.run import OnProgress, RolloutConfig, run_rollouts
 from drivesim.rollout.start import Start
@@ -109,6 +111,8 @@ def run_sweep(config: SweepConfig, inputs: SweepInputs, out: Path) -> Sweep:
         ValueError: settings that make no sweep, no such model, an unusable start, or other rollouts in `out`.
     """
     config.validate()
+    inputs.pool.check_device(config.device)
+    check_device(config.device)
     _check_length(config, inputs.settings.protocol)
     for model in config.model:
         find_model(model)
@@ -172,22 +176,22 @@ class _Runner:
         from drivesim.families.driving import DrivingModel  # here: diffusers takes seconds to import
         from drivesim.simulator import Simulator
 
-        load = partial(
-            DrivingModel.from_pretrained,
-            cell.model,
-            device=self.config.device,
-            predict_sampling=cell.sampling,
-            stages=self.config.stages,
+        load = OnceLoaded(
+            partial(
+                DrivingModel.from_pretrained,
+                cell.model,
+                device=self.config.device,
+                predict_sampling=cell.sampling,
+                stages=self.config.stages,
+            )
         )
-        model = load()
         with torch_threads(self.inputs.pool.threads):
-            named = self._starts(Simulator(model), cell.seed)
+            named = self._starts(Simulator(load()), cell.seed)
         starts = {self.out / "rollouts" / cell.name / name: start for name, start in named.items()}
         rollout = RolloutConfig(
             futures=self.config.futures, seconds=max(self.config.seconds), seed=cell.seed, pool=self.inputs.pool
         )
-        in_process = self.inputs.pool.kind is PoolKind.HERE
-        rows = run_rollouts(rollout, starts, (lambda: model) if in_process else load, self.inputs.on_progress)
+        rows = run_rollouts(rollout, starts, load, self.inputs.on_progress)
         return [
             video
             for (folder, start), of_start in zip(starts.items(), rows, strict=True)

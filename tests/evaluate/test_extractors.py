@@ -43,6 +43,14 @@ class TinyI3D(nn.Module):
         return torch.cat([means.mean(dim=2), means.std(dim=2)], dim=1).squeeze(0)
 
 
+class Listening(nn.Module):
+    """Notes how GPUs may round while it runs."""
+
+    def clip_features(self, frames: Tensor) -> Tensor:
+        self.allowed = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+        return frames.new_zeros(len(frames), 1)
+
+
 class TinyC3D(nn.Module):
     """Called like StyleGAN-V's C3D TorchScript file, which takes uint8 alone and answers with probabilities."""
 
@@ -269,3 +277,14 @@ def test_floats_are_rounded_and_not_truncated() -> None:
 def test_anything_of_the_right_form_is_an_extractor() -> None:
     extractor: Extractor = make_extractor(ExtractorConfig())
     assert extractor.feature_dim == 128
+
+
+def test_scores_are_of_whole_float32_on_gpus_too() -> None:
+    extractor = make_extractor(ExtractorConfig())
+    network = Listening()
+    extractor.network = network  # type: ignore[attr-defined]
+    before = torch.backends.cudnn.allow_tf32
+    assert before, "torch allows cuDNN to round; the test needs that"
+    extractor(np.zeros((1, 2, 64, 128, 3), np.uint8))
+    assert network.allowed == (False, False)
+    assert torch.backends.cudnn.allow_tf32 == before
