@@ -114,10 +114,8 @@ class EvaluateCommand(EvaluateConfig):
         """The generated and the real videos.
 
         Raises:
-            ValueError: one is missing, or what is for comparisons alone is asked for.
+            ValueError: one is missing.
         """
-        if self.force:
-            raise ValueError("force=true is for compare='[A, B]' alone")
         if self.generated is None or self.real is None:
             missing = [name for name in ("generated", "real") if getattr(self, name) is None]
             raise ValueError(f"no value for {', '.join(missing)}; give one as {missing[0]}=FOLDER, or compare='[A, B]'")
@@ -127,10 +125,8 @@ class EvaluateCommand(EvaluateConfig):
         """The real videos of a sweep.
 
         Raises:
-            ValueError: none, or what a sweep does not read is given, too.
+            ValueError: there are none.
         """
-        if self.generated is not None or self.force or self.protocols is not None:
-            raise ValueError("a sweep makes its own videos under one protocol; leave generated, protocols, force out")
         if self.real is None:
             raise ValueError("no value for real; a sweep is scored against real videos: real=FOLDER")
         return self.real

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from enum import Enum
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -14,8 +15,9 @@ from drivesim.config import EvaluateCommand, compose, compose_protocols, scene_p
 from drivesim.core.devices import check_device
 from drivesim.core.terminal import Counter
 from drivesim.data import ClipSource
-from drivesim.evaluate.given_frames import given_frames
 from drivesim.evaluate.protocol import ProtocolConfig
+from drivesim.evaluate.rollout_folder import given_frames
+from drivesim.evaluate.run import EvaluateConfig
 
 if TYPE_CHECKING:
     from drivesim.evaluate.extractors import Extractor, ExtractorConfig
@@ -42,19 +44,23 @@ def evaluate_command(config: EvaluateCommand, out: Path, record: Record, line: C
     from drivesim.evaluate.run import evaluate_protocols
     from drivesim.sweep.drift_picture import draw_drift
 
-    if config.compare is not None:
+    of_scenes = config.generated is not None and is_of_scenes(config.generated)
+    kind = kind_of(config, of_scenes=of_scenes)
+    refuse_unread(kind, line.overrides)
+    if kind is Kind.COMPARISON:
         _compare(config, out, record)
         return
-    if config.condition_use.is_asked_for:
+    if kind is Kind.CONDITION_USE:
         _condition_use(config, out, record)
         return
-    if config.generated is not None and is_of_scenes(config.generated):
+    if kind is Kind.OBEDIENCE:
         _obedience(config, out, record)
         return
-    if config.claims is not None:
+    if kind is Kind.CLAIMS:
+        assert config.claims is not None
         _claims(config, config.claims, out, record, line)
         return
-    if config.sweep.start:
+    if kind is Kind.SWEEP:
         _sweep(config, out, record, line)
         return
     generated, real = config.sets()
@@ -73,6 +79,48 @@ def evaluate_command(config: EvaluateCommand, out: Path, record: Record, line: C
     )
     record()
     print(*protocol_lines(scores), f"report: {scores[0].report}", sep="\n")
+
+
+class Kind(Enum):
+    """What may be asked for, in words of a message."""
+
+    COMPARISON = "a comparison of two evaluations that are done"
+    CONDITION_USE = "a test of a model's inputs, which makes its own outputs,"
+    OBEDIENCE = "a check of designed scenes"
+    CLAIMS = "a test of claims, which makes its own videos,"
+    SWEEP = "a sweep, which makes its own videos under one protocol,"
+    VIDEOS = "an evaluation of videos"
+
+
+_SCORING = {part.name for part in fields(EvaluateConfig)}
+_READ = {  # keys that each kind reads, beside `out`
+    Kind.COMPARISON: {"compare", "uncertainty", "force"},
+    Kind.CONDITION_USE: {"condition_use", "pool"},
+    Kind.OBEDIENCE: {"generated", "real", "obedience"},
+    Kind.CLAIMS: {"claims", "pool"} | _SCORING,
+    Kind.SWEEP: {"sweep", "real", "pool"} | _SCORING,
+    Kind.VIDEOS: {"generated", "real", "protocols"} | _SCORING,
+}
+
+
+def kind_of(config: EvaluateCommand, *, of_scenes: bool) -> Kind:
+    """What is asked for; `of_scenes` = the generated folder is one of designed scenes."""
+    asked = {
+        Kind.COMPARISON: config.compare is not None,
+        Kind.CONDITION_USE: config.condition_use.is_asked_for,
+        Kind.OBEDIENCE: of_scenes,
+        Kind.CLAIMS: config.claims is not None,
+        Kind.SWEEP: bool(config.sweep.start),
+    }
+    return next((kind for kind, is_asked in asked.items() if is_asked), Kind.VIDEOS)
+
+
+def refuse_unread(kind: Kind, overrides: Sequence[str]) -> None:
+    """Raises ValueError for keys that were typed and that this kind of evaluation does not read."""
+    typed = {override.lstrip("+~").partition("=")[0].split(".")[0].split("@")[0] for override in overrides}
+    known = {part.name for part in fields(EvaluateCommand)} - {"out"}
+    if unread := sorted(typed & known - _READ[kind]):
+        raise ValueError(f"{kind.value} does not read {', '.join(unread)}; leave {', '.join(unread)} out")
 
 
 def without_given_frames(protocols: list[ProtocolConfig], generated: str, line: CommandLine) -> list[ProtocolConfig]:
@@ -108,9 +156,6 @@ def _condition_use(config: EvaluateCommand, out: Path, record: Record) -> None:
     from drivesim.sweep.condition_report import write_condition_use
     from drivesim.sweep.condition_run import run_condition_use
 
-    others = {"generated": config.generated, "real": config.real, "sweep": config.sweep.start, "claims": config.claims}
-    if given := [name for name, value in others.items() if value]:
-        raise ValueError(f"condition_use makes its own outputs and compares them; leave {', '.join(given)} out")
     check_device(config.condition_use.device)
     test = run_condition_use(config.condition_use, out, scene_paths, config.pool.threads)
     record()
@@ -124,8 +169,6 @@ def _compare(config: EvaluateCommand, out: Path, record: Record) -> None:
     from drivesim.evaluate.compare import compare
     from drivesim.evaluate.lines import comparison_lines
 
-    if config.generated is not None or config.real is not None:
-        raise ValueError("compare reads two evaluations that are done; leave generated and real out")
     comparison = compare(config.compare or [], config.uncertainty, config.force)
     record()
     write_json(out / "comparison.json", asdict(comparison))

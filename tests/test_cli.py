@@ -347,8 +347,8 @@ def test_videos_are_scored_with_a_report(tmp_path: Path, capsys: pytest.CaptureF
     [
         (["real=x"], "no value for generated; give one as generated=FOLDER, or compare='[A, B]'"),
         ([], "no value for generated, real"),
-        (["generated=x", "real=y", "force=true"], "force=true is for compare"),
-        (["generated=x", "compare=[a, b]"], "leave generated and real out"),
+        (["generated=x", "real=y", "force=true"], "an evaluation of videos does not read force; leave force out"),
+        (["generated=x", "compare=[a, b]"], "does not read generated; leave generated out"),
         (["compare=[a]"], "1 evaluations to compare; give two"),
         (["compare=[a, b]"], "a: no scores.json"),
         (["--compare", "it's", "b", "force=true"], "it's: no scores.json"),

@@ -46,7 +46,14 @@ def test_a_sweep_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
     ("arguments", "complaint"),
     [
         (["sweep.start=[cut_in]"], "no value for real; a sweep is scored against real videos"),
-        (["sweep.start=[cut_in]", "real=x", "generated=y"], "leave generated, protocols, force out"),
+        (["sweep.start=[cut_in]", "real=x", "generated=y"], "leave generated out"),
+        (["sweep.start=[cut_in]", "real=x", "protocols=[keyframes]", "force=true"], "leave force, protocols out"),
+        (
+            ["claims=paper", "generated=x", "real=y"],
+            "a test of claims, which makes its own videos, does not read generated",
+        ),
+        (["compare=[a,b]", "claims=paper", "pool.workers=2"], "does not read claims, pool; leave claims, pool out"),
+        (["generated=x", "real=y", "pool=ray"], "an evaluation of videos does not read pool"),
         (["sweep.start=[cut_in]", "real=x", "sweep.device=abacus"], "device=abacus"),
         (["sweep.start=[cut_in]", "real=x", "sweep.sed=[1]"], "did you mean 'seed'?"),
         (["claims=paper", "claims.only=[nothing]"], "claims.only: unknown nothing"),

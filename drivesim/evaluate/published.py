@@ -103,6 +103,7 @@ def published_beside(card: ProtocolCard, folder: Path) -> tuple[list[PublishedRe
         of_data = [result for result in found.results if result.data_set == card.protocol["data_set"]]
         if found.network is None:
             fitting = [result for result in of_data if result.metric in standard]
+            reasons += _reasons_of_networks(card, found.protocol, {result.metric for result in of_data} - standard)
         else:
             fitting = of_data if found.network in others else []
         problem = found.why_not(card)
@@ -111,3 +112,17 @@ def published_beside(card: ProtocolCard, folder: Path) -> tuple[list[PublishedRe
         elif fitting:
             reasons.append(f"published results of {found.protocol} are not shown: {problem}")
     return shown, reasons
+
+
+def _reasons_of_networks(card: ProtocolCard, protocol: str, metrics: set[str]) -> list[str]:
+    """Why results of these metrics are not shown, where scores are of the same kind by networks of unknown bytes."""
+    reasons = []
+    for network in card.extractors:
+        for title in network["metrics"]:
+            kind, bracket, _ = title.partition(" (")
+            if bracket and kind in metrics:
+                reasons.append(
+                    f"published results of {protocol} in {kind} are not shown: nothing says that the bytes of "
+                    f"{network['name']} are those that they were measured with"
+                )
+    return reasons

@@ -19,6 +19,7 @@ from drivesim.evaluate.feature_pass import Cut, Wanted, read_once
 from drivesim.evaluate.feature_store import ClipFeatures, FeatureSet, FeatureStore, Recipe, StoredVideo, make_recipe
 from drivesim.evaluate.metric_kinds import MetricKind, kinds_of
 from drivesim.evaluate.protocol import ClipChoice, ProtocolConfig, SetCard
+from drivesim.evaluate.rollout_folder import start_of
 from drivesim.evaluate.videos import Video
 
 
@@ -163,9 +164,12 @@ class Scorer:
         card.sha256 = hashlib.sha256("".join(self.digests[side]).encode()).hexdigest()
 
     def drive(self, side: Side, video: Video) -> str:
-        """What a video was recorded on or started from; each is its own drive unless something says otherwise."""
+        """What a video was recorded on or started from; each is its own drive unless something says otherwise.
+
+        Futures of one start frame are of one drive: they say nothing of how other starts go on.
+        """
         fitting = (drive for pattern, drive in self.reading.drives.items() if fnmatchcase(video.name, pattern))
-        return video.drive or next(fitting, f"{side.value} {video.name}")
+        return video.drive or next(fitting, None) or start_of(video.path) or f"{side.value} {video.name}"
 
     def _variants(self, side: Side, extractor: Extractor) -> Iterator[Variant]:
         controls = self.reading.controls

@@ -41,7 +41,7 @@ class UncertaintyConfig:
     num_groups: int = 20  # parts of the drives that are left out in turn
     resamples: int = 200  # of the bootstrap
     seed: int = 0  # of the bootstrap
-    min_drives: int = 4  # of a side; fewer say nothing of other drives
+    min_drives: int = 4  # of a side; fewer say nothing of other drives, and Student's quantile asks for 4
     max_features: int = 512  # a larger metric gets no interval: its eigenvalue problems take minutes
     rough_drives: int = 20  # fewer drives of a side make the extrapolation swing: worth a warning at the floor
     wanted_share: float = 0.1  # a half-width above this share of the score is worth a warning
@@ -50,7 +50,7 @@ class UncertaintyConfig:
         """Refuses what makes no interval."""
         if not 0 < self.level < 1:
             raise ValueError(f"uncertainty.level is {self.level}; it must lie between 0 and 1")
-        for name, least in (("num_groups", 2), ("resamples", 20), ("min_drives", 2)):
+        for name, least in (("num_groups", 2), ("resamples", 20), ("min_drives", 4)):
             if getattr(self, name) < least:
                 raise ValueError(f"uncertainty.{name} is {getattr(self, name)}; it must be at least {least}")
         if not self.wanted_share > 0:

@@ -184,10 +184,10 @@ def test_a_difference_of_means_is_the_paired_t_interval() -> None:
 
 def test_a_drive_with_all_of_a_split_leaves_no_interval_and_no_difference(tmp_path: Path) -> None:
     few = CONFIG.uncertainty
-    drives = replace(few, min_drives=2)
+    drives = replace(few, min_drives=4)
     config = replace(CONFIG, uncertainty=drives)
     for name in ("a", "b"):
-        evaluate(config, videos(1, 3, 100), videos(0, 5, 120), tmp_path / name, extractors=[Ends()])
+        evaluate(config, videos(1, 4, 100), videos(0, 5, 120), tmp_path / name, extractors=[Ends()])
     found = compare((tmp_path / "a", tmp_path / "b"), drives)
     assert by_kind(found)["Inception"].difference is None
     assert any("there is no score without generated v" in note for note in found.notes)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from drivesim.core.files import read_json, read_rows
+from drivesim.core.files import read_json, read_rows, write_json
 from drivesim.core.video import VideoWriter
 from drivesim.evaluate.controls import NOISE_LEVELS, ControlsConfig, frozen_clip, noisy_clip, shuffled_clip
 from drivesim.evaluate.diversity import measure_diversity, pairwise_spread, same_starts
@@ -327,6 +327,30 @@ def test_videos_of_one_drive_are_one_sample(tmp_path: Path) -> None:
     mapping.write_text('["a"]')
     with pytest.raises(ValueError, match="expected an object of names"):
         run(config, generated, real, tmp_path / "out")
+
+
+def test_futures_of_one_start_are_one_sample_unless_patterns_say_otherwise(tmp_path: Path) -> None:
+    for start, seeds in (("a", range(0, 3)), ("b", range(3, 6)), ("prompted", range(6, 8))):
+        folder = tmp_path / "runs" / start
+        for number, seed in enumerate(seeds):
+            with VideoWriter(folder / f"future_{number:03d}.mp4", 4.0) as writer:
+                for frame in brightening(seed):
+                    writer.write(frame)
+        sha256 = None if start == "prompted" else f"{start}" * 64
+        write_json(folder / "run.json", {"start": start, "start_sha256": sha256})
+    real = [Video(name=f"real_{seed}", frames=brightening(seed), fps=4.0) for seed in range(10, 18)]
+    run(SCORES_ALONE, tmp_path / "runs", real, tmp_path / "out")
+    drives = [row["drive"] for row in read_rows(tmp_path / "out" / "rows.jsonl")][:8]
+    assert drives == [
+        *["start a aaaaaaaaaaaa"] * 3,
+        *["start b bbbbbbbbbbbb"] * 3,
+        "generated prompted/future_000.mp4",
+        "generated prompted/future_001.mp4",
+    ]
+    mapping = tmp_path / "drives.json"
+    mapping.write_text('{"a/future_002*": "own"}')
+    run(replace(SCORES_ALONE, drives=str(mapping)), tmp_path / "runs", real, tmp_path / "out")
+    assert [row["drive"] for row in read_rows(tmp_path / "out" / "rows.jsonl")][2] == "own"
 
 
 def test_futures_of_one_start_differ_more_than_its_reencodings(tmp_path: Path) -> None:

@@ -88,6 +88,24 @@ def test_a_file_that_is_none_is_named(text: str, tmp_path: Path) -> None:
         load_published(tmp_path / "published.yaml")
 
 
+def test_an_inception_score_by_weights_that_nothing_is_known_of_says_why_none_is_shown() -> None:
+    config = preset("ucf101")
+    found = card(10000, num_frames=config.num_frames, name=config.name, data_set="UCF-101")
+    found.real.num_clips = 10000
+    title = "Inception Score (c3d-ucf101, its bytes not checked)"
+    found.extractors = [{"name": "c3d-ucf101", "metrics": [title], "is_standard": False, "is_published": False}]
+    shown, (reason,) = published_beside(found, published_folder())
+    assert shown == []
+    assert "in Inception Score are not shown: nothing says that the bytes of c3d-ucf101" in reason
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)
+def test_every_result_is_of_a_score_that_is_called_so_here(path: Path) -> None:
+    """Others could never stand beside one."""
+    scores = {"FVD", "FID", "CLIPSIM", "Inception Score"}
+    assert {result.metric for result in load_published(path).results} <= scores
+
+
 def test_what_others_call_fvd_stands_beside_their_own_network_alone() -> None:
     config = preset("vista")
     (file,) = [path for path in FILES if path.parent.name == "vista"]

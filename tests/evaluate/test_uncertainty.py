@@ -192,7 +192,7 @@ def test_four_times_the_drives_are_wanted_for_half_the_width() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("level", 1.0), ("num_groups", 1), ("resamples", 3), ("min_drives", 1), ("wanted_share", 0.0)]
+    ("field", "value"), [("level", 1.0), ("num_groups", 1), ("resamples", 3), ("min_drives", 3), ("wanted_share", 0.0)]
 )
 def test_settings_without_meaning_are_refused(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"uncertainty.{field}"):

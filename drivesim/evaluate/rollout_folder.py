@@ -1,4 +1,4 @@
-"""How many frames of generated videos were given to their model, as the folder of a rollout says."""
+"""What the folder of a rollout says of its videos: how many frames were given, and which start they share."""
 
 from __future__ import annotations
 
@@ -25,3 +25,15 @@ def given_frames(generated: str) -> int | None:
                if path.is_file()]  # fmt: skip
     counts = {0 if record[_START] is None else 1 for record in records if _START in record}
     return counts.pop() if len(counts) == 1 else None
+
+
+def start_of(path: Path | None) -> str | None:
+    """The start frame that a video of a rollout shares with all futures of it, by name and bytes; None = not known."""
+    if path is None:
+        return None
+    place = path.parent / IDENTITY_FILE
+    record = read_json(place) if place.is_file() else None
+    if not isinstance(record, dict):
+        return None
+    sha256 = record.get(_START)
+    return f"start {record.get('start')} {sha256[:12]}" if isinstance(sha256, str) else None
