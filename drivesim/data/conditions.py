@@ -12,8 +12,6 @@ from drivesim.core.boxes import MAX_BOXES, UNKNOWN, Boxes2D
 from drivesim.core.clip import Clip
 from drivesim.data.captions import Captions
 
-# More boxes than this in one frame: the nearest are kept. The box encoder takes no more.
-
 
 @dataclass(kw_only=True, slots=True)
 class Conditions:

@@ -63,11 +63,6 @@ class DriftCurve:
     band: RealBand | None  # None = too few real videos
     leaves_s: dict[str, float | None]  # by video: when it leaves the band; None = never
 
-    @property
-    def share_left(self) -> float:
-        """Share of the generated videos that leave the band."""
-        return float(np.mean([time is not None for time in self.leaves_s.values()])) if self.leaves_s else 0.0
-
 
 @dataclass(kw_only=True, slots=True)
 class Drift:

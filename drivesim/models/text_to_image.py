@@ -235,9 +235,12 @@ def _small_parts(folder_of: Callable[[str], Path]) -> dict[str, Any]:
 
 
 def _correct_old_schedule(scheduler: Any) -> None:
-    """Two settings that old checkpoints have wrong, as diffusers' own pipeline corrects them for its pictures."""
+    """Two settings that old checkpoints have wrong, as diffusers' own pipeline corrects them for its pictures.
+
+    Of samplers that have no such setting as well: made into DDIM they would get its own, which clips latents.
+    """
     right = {"steps_offset": 1, "clip_sample": False}
-    wrong = [name for name, value in right.items() if scheduler.config.get(name, value) != value]
+    wrong = [name for name, value in right.items() if scheduler.config.get(name) != value]
     scheduler.register_to_config(**{name: right[name] for name in wrong})
 
 

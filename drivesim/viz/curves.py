@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _PANEL_INCHES = (4.0, 2.2)
-_INK, _BAND, _SOFT = "#1f6f8b", "#b4bec6", "#5b6670"
+_INK, _BAND = "#1f6f8b", "#b4bec6"
 
 Line = NDArray[np.float64]  # (T,)
 
@@ -34,7 +34,6 @@ class CurvePanel:
     band_times_s: Line | None = None  # None = there is no band
     band_low: Line | None = None  # lower edge at those times
     band_high: Line | None = None  # upper edge
-    marks_s: Sequence[float] = ()  # moments with a thin upright line, such as chunk borders
 
     def validate(self) -> None:
         """Raises ValueError when the arrays do not belong together."""
@@ -69,8 +68,6 @@ def _margins(num_rows: int) -> dict[str, float]:
 
 
 def _draw(axis: Axes, panel: CurvePanel) -> None:
-    for mark_s in panel.marks_s:
-        axis.axvline(mark_s, color=_SOFT, linewidth=0.5, alpha=0.4)
     if panel.band_times_s is not None and panel.band_low is not None and panel.band_high is not None:
         axis.fill_between(panel.band_times_s, panel.band_low, panel.band_high, color=_BAND, alpha=0.5, linewidth=0)
     axis.plot(panel.times_s, panel.values, color=_INK, linewidth=1.5)

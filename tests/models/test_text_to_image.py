@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, PNDMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from drivesim.conditioning.text import TextConditioner
+from drivesim.diffusion.schedule import make_sampler
+from drivesim.diffusion.settings import Sampler, SamplingConfig
 from drivesim.models.autoencoder import decode_pictures
 from drivesim.models.temporal_stack import TemporalStack
 from drivesim.models.text_to_image import TextToImage, load_text_to_image
@@ -179,6 +181,19 @@ def test_settings_that_old_checkpoints_have_wrong_are_corrected_as_the_stock_pip
         scheduler.set_timesteps(4)
         assert (scheduler.config.steps_offset, scheduler.config.clip_sample) == (1, False)
     assert torch.equal(made.timesteps, stock.timesteps)
+
+
+@pytest.mark.parametrize("scheduler_class", [PNDMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler])
+def test_latents_are_not_clipped_where_a_checkpoint_s_sampler_knows_no_clipping(
+    scheduler_class: Any, tmp_path: Path, folders: dict[str, Path]
+) -> None:
+    folder = tmp_path / "personal"
+    shutil.copytree(folders["v1"], folder)
+    shutil.rmtree(folder / "scheduler")
+    scheduler_class(beta_schedule="scaled_linear").save_pretrained(folder / "scheduler")
+    changed_config(folder / "model_index.json", scheduler=["diffusers", scheduler_class.__name__])
+    made = make_sampler(load_text_to_image(folder).scheduler, SamplingConfig(sampler=Sampler.DDIM, steps=4))
+    assert (made.config.clip_sample, made.config.steps_offset) == (False, 1)
 
 
 def test_a_hub_id_is_found_in_the_cache(hub_cache: Path, folders: dict[str, Path]) -> None:

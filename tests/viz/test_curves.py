@@ -24,7 +24,7 @@ def share_of(picture: np.ndarray, colour: tuple[int, int, int]) -> float:  # typ
 def test_a_panel_shows_its_line_and_its_band(tmp_path: Path) -> None:
     draw_curves([panel()], tmp_path / "line.png")
     band = {"band_times_s": TIMES_S[:20], "band_low": np.full(20, -1.0), "band_high": np.full(20, 1.0)}
-    draw_curves([panel(**band, marks_s=[2.5, 4.5])], tmp_path / "band.png")
+    draw_curves([panel(**band)], tmp_path / "band.png")
     line, banded = load_picture(tmp_path / "line.png"), load_picture(tmp_path / "band.png")
     assert share_of(line, (0x1F, 0x6F, 0x8B)) > 0.001
     assert share_of(line, (217, 222, 226)) < 0.01  # the band's colour at half strength on white
