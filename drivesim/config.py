@@ -33,16 +33,14 @@ from drivesim.data.videos import VideoFolderConfig
 from drivesim.diffusion.settings import PredictionOverrides, SamplerOverrides
 from drivesim.evaluate.obedience import ObedienceConfig
 from drivesim.evaluate.protocol import ProtocolConfig
-from drivesim.evaluate.run import EvaluateConfig
+from drivesim.evaluate.settings import EvaluateConfig
 from drivesim.families.stages import StagesConfig
 from drivesim.planning.hardware import PlanConfig
 from drivesim.planning.text_rollout import PlanTextRolloutCommand
 from drivesim.rollout.pools import PoolConfig
 from drivesim.rollout.run import ModelRolloutConfig
 from drivesim.rollout.text import TextRolloutCommand
-from drivesim.sweep.claims import ClaimsConfig
-from drivesim.sweep.condition_run import ConditionUseConfig
-from drivesim.sweep.run import SweepConfig
+from drivesim.sweep.settings import ClaimsConfig, ConditionUseConfig, SweepConfig
 from drivesim.toytown.config import TownConfig
 
 # What a person's mistakes raise, for `explain`; AssertionError is the answer to a key below a group without a choice.

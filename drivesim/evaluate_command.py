@@ -17,12 +17,12 @@ from drivesim.core.terminal import Counter
 from drivesim.data import ClipSource
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.rollout_folder import given_frames
-from drivesim.evaluate.run import EvaluateConfig
+from drivesim.evaluate.settings import EvaluateConfig
 
 if TYPE_CHECKING:
     from drivesim.evaluate.extractors import Extractor, ExtractorConfig
     from drivesim.rollout.run import OnProgress
-    from drivesim.sweep.claims import ClaimsConfig
+    from drivesim.sweep.settings import ClaimsConfig
 
 Record = Callable[..., None]  # writes config and origin into the run folder
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
@@ -14,23 +14,23 @@ import numpy as np
 
 from drivesim.core.files import append_row, read_json, write_json
 from drivesim.evaluate.captions import with_captions
-from drivesim.evaluate.controls import ControlsConfig, Variant
+from drivesim.evaluate.controls import Variant
 from drivesim.evaluate.copies import real_neighbours
 from drivesim.evaluate.diversity import Diversity, measure_diversity, same_starts
-from drivesim.evaluate.drift import Drift, DriftConfig, measure_drift
+from drivesim.evaluate.drift import Drift, measure_drift
 from drivesim.evaluate.drift_report import plain
 from drivesim.evaluate.extractors import Extractor, ExtractorMaker
 from drivesim.evaluate.feature_store import FeatureStore
 from drivesim.evaluate.futures import measure_futures
 from drivesim.evaluate.metric_rows import Table
-from drivesim.evaluate.networks import NetworkFile, load_networks, network_configs
+from drivesim.evaluate.networks import load_networks, network_configs
 from drivesim.evaluate.protocol import ClipChoice, ProtocolConfig, make_card
 from drivesim.evaluate.published import published_beside, published_folder
-from drivesim.evaluate.report import ReportConfig, write_report
+from drivesim.evaluate.report import write_report
 from drivesim.evaluate.score_rows import RowsOfExtractor
 from drivesim.evaluate.scorer import Reading, Scorer, Side, first_causes, read_side
 from drivesim.evaluate.scores import Scores, StoredFeatures, StoredSet
-from drivesim.evaluate.uncertainty import UncertaintyConfig
+from drivesim.evaluate.settings import EvaluateConfig
 from drivesim.evaluate.videos import Video, as_videos, find_videos
 
 SCORES_FILE = "scores.json"
@@ -39,22 +39,6 @@ _UNEVEN = 2  # times as many clips of one video as of another are worth a word
 
 Source = str | Path | Iterable[Any]
 DrawDrift = Callable[[Drift, Path], None]
-
-
-@dataclass(kw_only=True, slots=True)
-class EvaluateConfig:
-    """What is scored, beside what, and what is written."""
-
-    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
-    networks: list[NetworkFile] = field(default_factory=list)  # files and devices of the protocols' extractors
-    controls: ControlsConfig = field(default_factory=ControlsConfig)
-    uncertainty: UncertaintyConfig = field(default_factory=UncertaintyConfig)
-    report: ReportConfig = field(default_factory=ReportConfig)
-    features: str | None = None  # folder of stored features, which evaluations may share; None = `features` in `out`
-    drives: str | None = None  # JSON file: pattern of video names -> drive; None = each video is a drive of its own
-    diversity: bool = True  # also measure how far futures of one start frame part
-    drift: DriftConfig = field(default_factory=DriftConfig)
-    batch_clips: int = 8  # clips that an extractor takes at once; does not change the scores
 
 
 def evaluate(

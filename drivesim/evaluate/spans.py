@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,21 +14,11 @@ from drivesim.evaluate.frechet import Covariance
 from drivesim.evaluate.metric_rows import Table
 from drivesim.evaluate.scorer import Key, Side
 from drivesim.evaluate.scores import Score, ScoreRow
+from drivesim.evaluate.settings import Span
 from drivesim.evaluate.stored_scores import StoredScores
 from drivesim.evaluate.uncertainty import UncertaintyConfig
 
 _TOLERANCE_S = 1e-6  # of times that are whole frames
-
-
-@dataclass(kw_only=True, slots=True, frozen=True)
-class Span:
-    """A part of a video's time, in seconds since its first frame."""
-
-    begin_s: float
-    end_s: float
-
-    def __str__(self) -> str:
-        return f"{self.begin_s:g}-{self.end_s:g} s"
 
 
 def part_of(features: FeatureSet, span: Span, clip_s: float) -> FeatureSet:

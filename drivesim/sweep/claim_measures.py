@@ -23,8 +23,9 @@ from drivesim.data.export import ExportConfig, export_videos
 from drivesim.data.frames import file_stem
 from drivesim.diffusion.settings import PredictionOverrides
 from drivesim.evaluate.reconstruction import clip_errors
-from drivesim.evaluate.run import EvaluateConfig, evaluate
+from drivesim.evaluate.run import evaluate
 from drivesim.evaluate.scores import ScoreRow
+from drivesim.evaluate.settings import EvaluateConfig
 from drivesim.evaluate.videos import Video, find_videos
 from drivesim.families.driving import DrivingModel
 from drivesim.families.folder import INDEX, load_parts
@@ -35,7 +36,7 @@ from drivesim.rollout.loading import OnceLoaded
 from drivesim.rollout.pools import PoolConfig, torch_threads
 from drivesim.rollout.run import RolloutConfig, run_rollouts
 from drivesim.rollout.start import start_from_clip
-from drivesim.sweep.claims import ArmConfig, Measure
+from drivesim.sweep.settings import ArmConfig, Measure
 
 if TYPE_CHECKING:
     from drivesim.train.config import TrainConfig

@@ -8,9 +8,10 @@ from enum import Enum
 from pathlib import Path
 
 from drivesim.core.files import atomic_path
-from drivesim.sweep.claims import ClaimConfig, Claims
+from drivesim.sweep.claims import Claims
 from drivesim.sweep.repeated import Repeated, over_seeds
 from drivesim.sweep.rows import write_rows
+from drivesim.sweep.settings import ClaimConfig
 from drivesim.sweep.table import Table, shown
 
 COLUMNS = ["claim", "measure", "claimed to be lower", "mean", "other", "mean", "difference", "seeds", "ordering"]

@@ -12,7 +12,6 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,81 +19,15 @@ from drivesim.core.files import append_row, read_json, read_rows, write_json
 from drivesim.core.run_folder import MODEL_FOLDER
 from drivesim.data import ClipSource
 from drivesim.evaluate.protocol import library_versions
-from drivesim.evaluate.run import EvaluateConfig
+from drivesim.evaluate.settings import EvaluateConfig
 from drivesim.families.folder import PARTS, find_model, fingerprint
 from drivesim.rollout.pools import PoolConfig
+from drivesim.sweep.settings import ArmConfig, ClaimConfig, ClaimsConfig, Measure
 
 if TYPE_CHECKING:
     from drivesim.train.config import TrainConfig
 
 _log = logging.getLogger(__name__)
-
-
-class Measure(str, Enum):
-    """What is done with an arm's model on drives that it was not trained on."""
-
-    ROLLOUT = "rollout"  # start frames are continued
-    RECONSTRUCTION = "reconstruction"  # clips are encoded and decoded
-    UPSAMPLING = "upsampling"  # clips are made small and upsampled
-
-
-@dataclass(kw_only=True, slots=True)
-class TrainingConfig:
-    """A training of `drivesim train`, once for each seed."""
-
-    name: str  # folders are called after it
-    overrides: list[str]  # as on the command line; seed, init and out are set for it
-    warm_start: bool = False  # begins with the weights that `claims.model` has of the parts that it trains
-
-
-@dataclass(kw_only=True, slots=True)
-class ArmConfig:
-    """One side of a claim."""
-
-    name: str  # in the table
-    training: str  # name of the training whose model it is
-    guidance: float | None = None  # of rollouts; None = the model's own
-    parts_off: list[str] = field(default_factory=list)  # parts of the model that are left out, such as video_decoder
-
-
-@dataclass(kw_only=True, slots=True)
-class ClaimConfig:
-    """What the paper found, and how it is measured here."""
-
-    name: str  # short
-    says: str  # one sentence
-    measure: Measure
-    arms: list[ArmConfig]  # two; the paper found the first one nearer to real video
-
-
-@dataclass(kw_only=True, slots=True)
-class ClaimsConfig:
-    """Claims, the trainings that they need, and how much is measured."""
-
-    claims: list[ClaimConfig] = field(default_factory=list)  # in the order of the table
-    trainings: list[TrainingConfig] = field(default_factory=list)  # by name
-    only: list[str] = field(default_factory=list)  # names of the claims that are run; empty = all
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # each: fresh weights, order of data, noise
-    model: str = "toytown"  # whose parts all arms begin with
-    train: list[str] = field(default_factory=list)  # overrides for all trainings, such as trainer.max_steps=10
-    num_clips: int = 32  # held-out clips or start frames that a unit is measured on
-    results: str = "evaluation/paper-claims"  # folder of results and table
-
-    def __post_init__(self) -> None:
-        """Refuses claims that name what is not there."""
-        trainings = {training.name for training in self.trainings}
-        for claim in self.claims:
-            if len(claim.arms) != 2:
-                raise ValueError(f"claim {claim.name}: {len(claim.arms)} arms; a claim sets two against each other")
-            unknown = sorted({arm.training for arm in claim.arms} - trainings)
-            if unknown:
-                raise ValueError(f"claim {claim.name}: no training {', '.join(unknown)}; there are {sorted(trainings)}")
-        unknown = sorted(set(self.only) - {claim.name for claim in self.claims})
-        if unknown:
-            valid = ", ".join(claim.name for claim in self.claims)
-            raise ValueError(f"claims.only: unknown {', '.join(unknown)}; valid: {valid}")
-        if not self.seeds or self.num_clips < 2:
-            raise ValueError(f"claims.seeds={self.seeds}, claims.num_clips={self.num_clips}; give a seed and 2 clips")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -17,7 +17,6 @@ from drivesim.core.terminal import show
 from drivesim.diffusion.settings import PredictionOverrides, SamplerOverrides, TextOverrides, as_facts
 from drivesim.evaluate.condition_use import (
     MIN_ITEMS,
-    MIN_SEEDS,
     Change,
     ConditionInput,
     ConditionUse,
@@ -46,41 +45,11 @@ from drivesim.sweep.condition_inputs import (
     TextVideo,
     design_of,
 )
+from drivesim.sweep.settings import ConditionUseConfig
 from drivesim.sweep.starts import make_start
 
 OUTPUTS = "outputs"  # folder of what was generated
 FindScenes = Callable[[str], list[Path]]  # scene files below a folder, one file, or one that ships by its name
-
-
-@dataclass(kw_only=True, slots=True)
-class ConditionUseConfig:
-    """A model whose inputs are taken away, shuffled and swapped, to see what changes, how much, and where."""
-
-    start: list[str] = field(default_factory=list)  # driving: scenes, folders of them, pictures, VIDEO@SECONDS
-    prompts: list[str] = field(default_factory=list)  # of a text-to-video model; both empty = no such test
-    model: str | None = None  # shipped model or model folder; None = toytown, or toytown_text for prompts
-    seeds: list[int] = field(default_factory=lambda: [0, 1])  # outputs of each input; at least 2
-    steps: int | None = None  # sampling steps; None = the model's own
-    is_night: bool | None = None  # of starts that are pictures or videos; None = unknown
-    device: str = "cpu"  # torch device
-
-    @property
-    def is_asked_for(self) -> bool:
-        """Whether anything is to be tested."""
-        return bool(self.start or self.prompts)
-
-    def validate(self) -> None:
-        """Raises ValueError for what makes no test."""
-        if self.start and self.prompts:
-            raise ValueError("condition_use.start is for driving models, condition_use.prompts for text; give one")
-        if self.prompts and self.is_night is not None:
-            raise ValueError("condition_use.is_night is of pictures and videos; a prompt says it in words")
-        if len(set(self.seeds)) < max(MIN_SEEDS, len(self.seeds)):
-            raise ValueError(f"condition_use.seeds is {self.seeds}; give at least {MIN_SEEDS} different ones")
-        if len(set(self.prompts)) < len(self.prompts):
-            raise ValueError("condition_use.prompts: each once")
-        if self.prompts and len(self.prompts) < MIN_ITEMS:
-            raise ValueError(f"condition_use.prompts: {len(self.prompts)}; it takes at least {MIN_ITEMS}")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -17,63 +17,26 @@ from drivesim.evaluate.drift import Drift
 from drivesim.evaluate.extractors import Extractor
 from drivesim.evaluate.networks import load_networks, network_configs
 from drivesim.evaluate.protocol import ProtocolConfig, library_versions
-from drivesim.evaluate.run import SCORES_FILE, EvaluateConfig, evaluate
+from drivesim.evaluate.run import SCORES_FILE, evaluate
 from drivesim.evaluate.scores import ScoreRow, Scores
-from drivesim.evaluate.spans import Span, span_scores
+from drivesim.evaluate.settings import EvaluateConfig
+from drivesim.evaluate.spans import span_scores
 from drivesim.evaluate.stored_scores import StoredScores
 from drivesim.evaluate.videos import Video, find_videos
 from drivesim.families.folder import find_model
-from drivesim.families.stages import StagesConfig
 from drivesim.rollout.loading import OnceLoaded
 from drivesim.rollout.pools import PoolConfig, kept_running, torch_threads
 from drivesim.rollout.rows import Row
 from drivesim.rollout.run import OnProgress, RolloutConfig, run_rollouts
 from drivesim.rollout.start import Start
-from drivesim.sweep.cells import Cell, grid
+from drivesim.sweep.cells import Cell
 from drivesim.sweep.rows import CellLog, FinishedCell, SweepRow, rows_of_scores
+from drivesim.sweep.settings import SweepConfig
 from drivesim.sweep.starts import FindScene, make_start, scene_of
 
 CELLS_FILE = "cells.jsonl"
 SPREAD = "Spread of futures over that of re-encodings"
 LEAVING = "Share of futures that leave the band of real video"
-
-
-@dataclass(kw_only=True, slots=True)
-class SweepConfig:
-    """Settings whose every combination is rolled out and scored; several values of one are a list."""
-
-    start: list[str] = field(default_factory=list)  # scenes, pictures, videos, VIDEO@SECONDS; empty = no sweep
-    model: list[str] = field(default_factory=lambda: ["toytown"])  # model folders, or names of shipped models
-    steps: list[int] = field(default_factory=list)  # sampling steps of the prediction; empty = each model's own
-    guidance: list[float] = field(default_factory=list)  # of the prediction, 1 = none; empty = each model's own
-    seed: list[int] = field(default_factory=lambda: [0])  # repeated measurements: tables have their mean and interval
-    seconds: list[float] = field(default_factory=lambda: [10.0])  # horizons: scores of the first so many seconds
-    window_s: float | None = None  # also scores of sliding windows of this length, half of it apart; None = none
-    futures: int = 4  # of each start, seed and setting
-    is_night: bool | None = None  # of starts that are pictures or videos; None = unknown
-    stages: StagesConfig = field(default_factory=StagesConfig)  # which stages follow the prediction
-    device: str = "cpu"  # torch device
-
-    def validate(self) -> None:
-        """Raises ValueError for what makes no sweep."""
-        if not self.seconds or not all(0 < seconds < math.inf for seconds in self.seconds):
-            raise ValueError(f"sweep.seconds is {self.seconds}; give numbers above 0")
-        if self.window_s is not None and not 0 < self.window_s <= max(self.seconds):
-            raise ValueError(f"sweep.window_s is {self.window_s}; it must be above 0 and at most {max(self.seconds):g}")
-        self.cells()
-
-    def cells(self) -> list[Cell]:
-        """Every combination of model, sampling and seed."""
-        return grid(self.model, self.steps, self.guidance, self.seed)
-
-    def spans(self) -> list[Span]:
-        """The horizons, then the sliding windows."""
-        found = [Span(begin_s=0.0, end_s=seconds) for seconds in sorted(set(self.seconds))]
-        if self.window_s is not None:
-            step = self.window_s / 2
-            num = math.floor((max(self.seconds) - self.window_s) / step + 1e-9) + 1
-            found += [Span(begin_s=k * step, end_s=k * step + self.window_s) for k in range(num)]
-        return list(dict.fromkeys(found))
 
 
 @dataclass(kw_only=True, slots=True)

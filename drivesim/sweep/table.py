@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from drivesim.evaluate.scores import ScoreRow
-from drivesim.evaluate.spans import Span
+from drivesim.evaluate.settings import Span
 from drivesim.sweep.repeated import Repeated, over_seeds
 from drivesim.sweep.rows import SweepRow
 

@@ -172,7 +172,8 @@ import numpy as np, torch
 from drivesim.evaluate.drift import DriftConfig
 from drivesim.evaluate.extractors import FeatureKind
 from drivesim.evaluate.protocol import ProtocolConfig
-from drivesim.evaluate.run import EvaluateConfig, evaluate
+from drivesim.evaluate.run import evaluate
+from drivesim.evaluate.settings import EvaluateConfig
 from drivesim.evaluate.videos import Video
 torch.set_num_threads(1)
 class Projected:

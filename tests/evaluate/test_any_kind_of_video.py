@@ -12,8 +12,9 @@ from drivesim.core.picture import save_png
 from drivesim.core.video import VideoWriter
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.report import ReportConfig
-from drivesim.evaluate.run import EvaluateConfig, evaluate
+from drivesim.evaluate.run import evaluate
 from drivesim.evaluate.scores import Scores
+from drivesim.evaluate.settings import EvaluateConfig
 from drivesim.evaluate.videos import Video
 from tests.evaluate.colour_videos import Ends, Frames
 

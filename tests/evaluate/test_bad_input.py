@@ -20,8 +20,9 @@ from drivesim.evaluate.drift import DriftConfig
 from drivesim.evaluate.extractors import FeatureKind
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.report import ReportConfig
-from drivesim.evaluate.run import EvaluateConfig, evaluate
+from drivesim.evaluate.run import evaluate
 from drivesim.evaluate.scores import Score, ScoreRow
+from drivesim.evaluate.settings import EvaluateConfig
 from drivesim.evaluate.uncertainty import Interval
 from drivesim.evaluate.videos import Video
 

@@ -18,7 +18,8 @@ from drivesim.evaluate.extractors import FeatureKind
 from drivesim.evaluate.frechet import Covariance
 from drivesim.evaluate.lines import comparison_lines
 from drivesim.evaluate.protocol import ProtocolConfig
-from drivesim.evaluate.run import EvaluateConfig, evaluate
+from drivesim.evaluate.run import evaluate
+from drivesim.evaluate.settings import EvaluateConfig
 from drivesim.evaluate.uncertainty import UncertaintyConfig
 from drivesim.evaluate.videos import Video
 

@@ -15,7 +15,8 @@ from drivesim.evaluate.drift import DriftConfig
 from drivesim.evaluate.extractors import FeatureKind
 from drivesim.evaluate.lines import score_lines
 from drivesim.evaluate.protocol import ProtocolConfig
-from drivesim.evaluate.run import EvaluateConfig, evaluate
+from drivesim.evaluate.run import evaluate
+from drivesim.evaluate.settings import EvaluateConfig
 from drivesim.evaluate.videos import Video
 
 Frames = NDArray[np.uint8]

@@ -21,7 +21,8 @@ from drivesim.evaluate.lines import comparison_lines
 from drivesim.evaluate.metric_kinds import MetricKind
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.report import ReportConfig
-from drivesim.evaluate.run import EvaluateConfig, evaluate
+from drivesim.evaluate.run import evaluate
+from drivesim.evaluate.settings import EvaluateConfig
 from drivesim.evaluate.text_similarity import TextFrameExtractor
 from drivesim.evaluate.uncertainty import Sample, UncertaintyConfig
 from drivesim.evaluate.videos import Video

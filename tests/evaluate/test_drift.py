@@ -23,8 +23,9 @@ from drivesim.evaluate.lines import score_lines
 from drivesim.evaluate.picture_statistics import picture_statistics
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.real_band import RealBand, leaves_at, real_band
-from drivesim.evaluate.run import EvaluateConfig, evaluate
+from drivesim.evaluate.run import evaluate
 from drivesim.evaluate.seams import SeamMeter
+from drivesim.evaluate.settings import EvaluateConfig
 
 Frames = NDArray[np.uint8]
 

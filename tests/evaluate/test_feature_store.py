@@ -18,8 +18,9 @@ from drivesim.evaluate.feature_store import FeatureStore, StoredVideo, make_reci
 from drivesim.evaluate.frechet import Covariance
 from drivesim.evaluate.protocol import ClipChoice, Crop, ProtocolConfig, ResizeFilter
 from drivesim.evaluate.report import ReportConfig
-from drivesim.evaluate.run import EvaluateConfig, evaluate
+from drivesim.evaluate.run import evaluate
 from drivesim.evaluate.scores import Scores
+from drivesim.evaluate.settings import EvaluateConfig
 from tests.evaluate.colour_videos import Ends, record_decoded, write_set
 
 Frames = NDArray[np.uint8]

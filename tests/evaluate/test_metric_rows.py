@@ -21,8 +21,9 @@ from drivesim.evaluate.kernel_distance import KernelDistance, kernel_distance, k
 from drivesim.evaluate.metric_kinds import MetricKind, metric_title
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.report import ReportConfig
-from drivesim.evaluate.run import EvaluateConfig, evaluate
+from drivesim.evaluate.run import evaluate
 from drivesim.evaluate.scores import ScoreRow
+from drivesim.evaluate.settings import EvaluateConfig
 from drivesim.evaluate.text_similarity import TextFrameExtractor
 from drivesim.evaluate.uncertainty import Sample, UncertaintyConfig
 from drivesim.evaluate.videos import Video

@@ -13,7 +13,8 @@ from drivesim.evaluate.drift import Drift, DriftConfig, measure_drift
 from drivesim.evaluate.faults import FaultKind
 from drivesim.evaluate.paired_faults import find_paired_faults
 from drivesim.evaluate.protocol import ProtocolConfig
-from drivesim.evaluate.run import EvaluateConfig, evaluate
+from drivesim.evaluate.run import evaluate
+from drivesim.evaluate.settings import EvaluateConfig
 from drivesim.evaluate.videos import find_videos
 from tests.evaluate.town_videos import FPS, ONSET, Frames, TownVideo, car_in_sight, drive, without
 

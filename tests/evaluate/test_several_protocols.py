@@ -18,8 +18,9 @@ from drivesim.evaluate.extractors import ExtractorConfig
 from drivesim.evaluate.networks import NetworkFile, load_networks, network_configs
 from drivesim.evaluate.protocol import ClipChoice, Crop, ProtocolConfig, ResizeFilter
 from drivesim.evaluate.report import ReportConfig
-from drivesim.evaluate.run import EvaluateConfig, evaluate, evaluate_protocols
+from drivesim.evaluate.run import evaluate, evaluate_protocols
 from drivesim.evaluate.scores import Scores
+from drivesim.evaluate.settings import EvaluateConfig
 from tests.evaluate.colour_videos import Ends, record_decoded, write_set
 
 Frames = NDArray[np.uint8]

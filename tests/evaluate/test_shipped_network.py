@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from drivesim.core.camera import Camera
 from drivesim.evaluate.protocol import ProtocolConfig
-from drivesim.evaluate.run import EvaluateConfig, evaluate
+from drivesim.evaluate.run import evaluate
 from drivesim.evaluate.scores import ScoreRow, Scores
+from drivesim.evaluate.settings import EvaluateConfig
 from drivesim.evaluate.videos import Video, find_videos
 from drivesim.toytown import TownConfig, render, simulate
 

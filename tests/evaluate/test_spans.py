@@ -11,9 +11,10 @@ from drivesim.core.video import VideoWriter
 from drivesim.evaluate.controls import ControlsConfig
 from drivesim.evaluate.drift import DriftConfig
 from drivesim.evaluate.protocol import ProtocolConfig
-from drivesim.evaluate.run import EvaluateConfig, evaluate
+from drivesim.evaluate.run import evaluate
 from drivesim.evaluate.scores import ScoreRow
-from drivesim.evaluate.spans import Span, span_scores
+from drivesim.evaluate.settings import EvaluateConfig, Span
+from drivesim.evaluate.spans import span_scores
 from drivesim.evaluate.stored_scores import StoredScores
 from tests.evaluate.test_evaluate_run import LastMinusFirst, brightening
 

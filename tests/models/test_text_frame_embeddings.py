@@ -20,8 +20,9 @@ from drivesim.evaluate.drift import DriftConfig
 from drivesim.evaluate.extractors import ExtractorConfig
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.report import ReportConfig
-from drivesim.evaluate.run import EvaluateConfig, evaluate_protocols
+from drivesim.evaluate.run import evaluate_protocols
 from drivesim.evaluate.scores import ScoreRow
+from drivesim.evaluate.settings import EvaluateConfig
 from drivesim.evaluate.text_similarity import ClipSimilarity
 from drivesim.models import text_frame_embeddings
 from drivesim.models.text_frame_embeddings import TextFrameEmbedder

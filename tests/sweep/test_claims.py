@@ -19,7 +19,7 @@ from drivesim.evaluate.controls import ControlsConfig
 from drivesim.evaluate.drift import DriftConfig
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.reconstruction import clip_errors
-from drivesim.evaluate.run import EvaluateConfig
+from drivesim.evaluate.settings import EvaluateConfig
 from drivesim.families.folder import load_parts, save_parts, write_index
 from drivesim.models.build import SpatialLayers, TemporalConfig
 from drivesim.models.upsampler import (
@@ -33,18 +33,9 @@ from drivesim.rollout.pools import PoolConfig
 from drivesim.sweep import claim_measures
 from drivesim.sweep.claim_measures import DIFFERENCE, ERROR, HeldOut, Unit, measure_upsampling
 from drivesim.sweep.claim_table import Verdict, outcomes, verdict_of, write_claims
-from drivesim.sweep.claims import (
-    ArmConfig,
-    ClaimConfig,
-    ClaimInputs,
-    ClaimRow,
-    Claims,
-    ClaimsConfig,
-    Measure,
-    TrainingConfig,
-    run_claims,
-)
+from drivesim.sweep.claims import ClaimInputs, ClaimRow, Claims, run_claims
 from drivesim.sweep.repeated import Repeated
+from drivesim.sweep.settings import ArmConfig, ClaimConfig, ClaimsConfig, Measure, TrainingConfig
 from drivesim.toytown import TownConfig, write_nuscenes
 from drivesim.train import fit as training
 from drivesim.train.config import StageName, TrainConfig, TrainerConfig

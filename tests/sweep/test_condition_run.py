@@ -16,7 +16,8 @@ from drivesim.core.picture import save_png
 from drivesim.evaluate.condition_use import Change
 from drivesim.families.prompts import Prompts
 from drivesim.sweep.condition_inputs import DESIGN_INPUTS, GIVEN_INPUTS, Asked, Design, Given, mirrored, opposite
-from drivesim.sweep.condition_run import ConditionUseConfig, Designer, run_condition_use
+from drivesim.sweep.condition_run import Designer, run_condition_use
+from drivesim.sweep.settings import ConditionUseConfig
 from tests.command_line import drivesim
 from tests.families.tiny_family import write_tiny_family
 from tests.families.tiny_text import write_tiny_text

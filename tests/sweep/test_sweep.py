@@ -18,12 +18,13 @@ from drivesim.evaluate.controls import ControlsConfig
 from drivesim.evaluate.drift import DriftConfig
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.report import ReportConfig
-from drivesim.evaluate.run import EvaluateConfig
+from drivesim.evaluate.settings import EvaluateConfig
 from drivesim.families.driving import DrivingModel
 from drivesim.rollout.pools import PoolConfig
 from drivesim.sweep import run as sweep_run
 from drivesim.sweep.report import write_sweep
-from drivesim.sweep.run import Sweep, SweepConfig, SweepInputs, run_sweep
+from drivesim.sweep.run import Sweep, SweepInputs, run_sweep
+from drivesim.sweep.settings import SweepConfig
 from tests.families.tiny_family import write_tiny_family
 
 

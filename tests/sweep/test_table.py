@@ -11,7 +11,7 @@ from drivesim.evaluate.scores import ScoreRow
 from drivesim.sweep.cells import grid, model_labels
 from drivesim.sweep.report import panels_of
 from drivesim.sweep.rows import SweepRow
-from drivesim.sweep.run import SweepConfig
+from drivesim.sweep.settings import SweepConfig
 from drivesim.sweep.table import Table, lines_of, score_table
 
 METRIC = "Fréchet clip distance (toytown-clip)"
