@@ -149,6 +149,9 @@ def _run(command: str, composed: DictConfig, overrides: Sequence[str]) -> None:
     out = _out_folder(command, config.out)
     if command not in ADDING and (out / IDENTITY_FILE).exists():
         raise ValueError(f"out={out} holds a training or a rollout, whose record would be lost; choose another")
+    if config.out is None:  # Lightning may start the other processes of a training in another second
+        is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+        sys.argv.append(f"out={out.parent if is_sweep else out}")
     plain: Any = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     record = partial(record_run, out, plain, ["drivesim", command, *overrides])
     runners: dict[str, Callable[[Any, Path, Record], None]] = {
@@ -215,7 +218,7 @@ def _prepare(config: PrepareCommand, out: Path, record: Record) -> None:
 
 def _train(config: Any, out: Path, record: Record) -> None:
     from drivesim.data.source import problems_line
-    from drivesim.train.fit import fit, is_first_process
+    from drivesim.train.fit import fit
     from drivesim.train.initial_parts import judge_parts
 
     lightning_log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
@@ -230,7 +233,7 @@ def _train(config: Any, out: Path, record: Record) -> None:
     def begin() -> None:
         record()
         said = problems_line(source)  # opens the videos, which the training asks for anyway
-        if said is not None and is_first_process():
+        if said is not None:
             print(said, file=sys.stderr)
 
     print(f"model: {fit(config, source, out, begin)}")

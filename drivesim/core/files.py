@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 _BLOCK_BYTES = 1 << 20
+_TEMPORARY = ".tmp-"  # then the number of the process that writes, then the file's own name
 
 
 @contextmanager
@@ -25,7 +26,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
     try:
         yield temporary
         _sync(temporary)
@@ -33,6 +34,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def writer_of(temporary: Path) -> int | None:
+    """The number of the process that writes a temporary file; None = its name tells none."""
+    number = temporary.name.removeprefix(_TEMPORARY).partition("-")[0]
+    return int(number) if number.isdecimal() else None
 
 
 def _sync(path: Path) -> None:

@@ -17,12 +17,11 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import Dataset
 
 from drivesim.core.devices import accelerator_device
 from drivesim.core.files import read_json
-from drivesim.core.run_folder import IDENTITY_FILE, MODEL_FOLDER, claim_folder
+from drivesim.core.run_folder import IDENTITY_FILE, MODEL_FOLDER, claim_folder, follow_claim
 from drivesim.core.seeds import derive_seed
 from drivesim.data.batches import FrameDataset, Item, LatentClipDataset
 from drivesim.data.frames import FrameCache, cache_frames
@@ -56,7 +55,8 @@ def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable
         config: the stage and its settings.
         source: where clips come from.
         out: run folder: checkpoints, logs, samples, and at the end `model/`.
-        on_claimed: called once it is certain that `out` is new or holds this very run.
+        on_claimed: called once it is certain that `out` is new or holds this very run; of several processes, in the
+            first alone.
 
     Returns:
         The model folder: the parts of `init` and the newly trained ones: averaged weights, as the stage finishes them.
@@ -67,16 +67,20 @@ def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable
     """
     torch.set_num_threads(config.trainer.num_threads)
     judge_parts(config)
-    _forget_fruitless_start(out)
-    claim_folder(out, _identity(config, source))
-    on_claimed()
+    trainer = _trainer(config, out)  # knows which process this is, however it was started
+    identity = _identity(config, source)
+    if trainer.is_global_zero:  # it speaks for all
+        _forget_fruitless_start(out)
+        claim_folder(out, identity)
+        on_claimed()
+    else:
+        follow_claim(out, identity)
     torch.manual_seed(derive_seed(config.seed, "weights", StageName(config.stage).value))
     folder = out / MODEL_FOLDER
     parts = initial_parts(config)
     caches = {split: _frames(config, source, split) for split in ("train", "val")}
     data = _data(config, parts, caches)
     stage = RECIPES[StageName(config.stage)].stage(config, parts)
-    trainer = _trainer(config, out)
     last = out / "checkpoints" / "last.ckpt"
     if last.is_file():
         _log.warning("going on from %s", last)
@@ -89,15 +93,8 @@ def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable
     return folder
 
 
-def is_first_process() -> bool:
-    """Whether this process is the only one of a training, or the one that speaks for all."""
-    return bool(rank_zero_only(lambda: True, default=False)())
-
-
 def _forget_fruitless_start(out: Path) -> None:
     """Frees a folder that a training claimed and left before it had made anything, so that it can be corrected."""
-    if not is_first_process():  # that one has claimed it for all
-        return
     path = out / IDENTITY_FILE
     is_training = path.is_file() and {"stage", "max_steps"} <= read_json(path).keys()
     if is_training and not any((out / name).exists() for name in ("checkpoints", MODEL_FOLDER)):
