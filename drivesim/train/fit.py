@@ -15,7 +15,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import Dataset
 
@@ -30,7 +29,7 @@ from drivesim.data.module import CachedDataModule
 from drivesim.data.source import ClipSource
 from drivesim.models.autoencoder import encode, measure_scale
 from drivesim.models.temporal_stack import TemporalStack
-from drivesim.train.checkpoints import AtomicCheckpointIO, SamplePictures
+from drivesim.train.checkpoints import AtomicCheckpointIO, SamplePictures, WholeStepCheckpoint
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.folders import Parts
 from drivesim.train.initial_parts import initial_parts, judge_parts
@@ -174,7 +173,7 @@ def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None
 
 def _trainer(config: TrainConfig, out: Path) -> L.Trainer:
     t = config.trainer
-    checkpoint = ModelCheckpoint(
+    checkpoint = WholeStepCheckpoint(
         dirpath=out / "checkpoints",
         filename="step_{step}",
         auto_insert_metric_name=False,

@@ -231,20 +231,26 @@ def test_latents_have_unit_scale_after_training(family: dict[str, Path], source:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_killed_run_goes_on_with_the_same_losses(
+def test_a_run_that_was_killed_twice_goes_on_with_the_same_losses(
     stage: StageName, family: dict[str, Path], source: ClipSource, tmp_path: Path
 ) -> None:
     settings = config(stage, family["cache"], init_of(stage, family))
     step_of = Stage.training_step
+    for kill_at in (3, 2):  # the second time within the step that follows the checkpoint, which is of two batches
+        batches: list[int] = []
 
-    def killed_in_step_three(self: Stage, batch: Batch, batch_idx: int) -> torch.Tensor:
-        if self.global_step == 3:
-            raise SystemExit("killed")
-        return step_of(self, batch, batch_idx)
+        def killed(
+            self: Stage, batch: Batch, batch_idx: int, kill_at: int = kill_at, batches: list[int] = batches
+        ) -> torch.Tensor:
+            if self.global_step == kill_at:
+                batches.append(batch_idx)
+            if len(batches) == 2:
+                raise SystemExit("killed")
+            return step_of(self, batch, batch_idx)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit, match="killed"):
-        patch.setattr(Stage, "training_step", killed_in_step_three)
-        fit(settings, source, tmp_path)
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit, match="killed"):
+            patch.setattr(Stage, "training_step", killed)
+            fit(settings, source, tmp_path)
     assert not (tmp_path / "model").exists()
     fit(settings, source, tmp_path)
     whole = losses(family["root"] / stage.value)
