@@ -86,6 +86,7 @@ def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable
     with _stopped_as_others():
         trainer.fit(stage, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=False)
     if trainer.is_global_zero and trainer.global_step >= config.trainer.max_steps:
+        stage.trained.to(stage.ema.dtype)  # 16-bit weights would round their averages
         with stage.ema.swapped_in():
             stage.finish()
             _export(config, parts, caches["train"], folder)

@@ -259,6 +259,19 @@ def test_a_run_that_was_killed_twice_goes_on_with_the_same_losses(
     assert weights(family["root"] / stage.value / "model") == weights(tmp_path / "model")
 
 
+def test_weights_of_16_bits_leave_averages_of_32(family: dict[str, Path], source: ClipSource, tmp_path: Path) -> None:
+    settings = config(StageName.PREDICTION, family["cache"], family["image"])
+    settings.trainer.precision = "bf16-true"
+    model = fit(settings, source, tmp_path)
+    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=False)["state_dict"]
+    assert {t.dtype for name, t in last.items() if name.startswith("trained.")} == {torch.bfloat16}
+    averages = {name.removeprefix("ema.temporal/"): t for name, t in last.items() if name.startswith("ema.")}
+    made = load_parts(model, ["temporal"])["temporal"].state_dict()
+    for name, average in averages.items():
+        assert torch.equal(made[name.replace("/", ".")], average)
+    assert any(not torch.equal(average, average.bfloat16().float()) for average in averages.values())
+
+
 @pytest.fixture
 def _sigint_is_heard() -> Iterator[None]:
     """A shell's background jobs ignore the signal, and so would the tests in one."""
