@@ -225,7 +225,10 @@ def _train(config: Any, out: Path, record: Record) -> None:
     lightning_log.addFilter(lambda record: "litlogger" not in record.getMessage())  # an advertisement
     for message in (".* module.s. in eval mode at the start", ".*isinstance.treespec, LeafSpec"):  # frozen parts are
         warnings.filterwarnings("ignore", message)
-    check_accelerator(config.trainer.accelerator)
+    trainer = config.trainer
+    check_accelerator(trainer.accelerator, trainer.devices, trainer.num_nodes)
+    if config.out is None and trainer.devices > 1 and (trainer.num_nodes > 1 or "RANK" in os.environ):
+        raise ValueError(f"trainer.devices={trainer.devices} in processes started one by one need out=FOLDER, for all")
     if isinstance(config.data, ToytownData):
         judge_parts(config)  # as `fit` does, but before anything is drawn for it
     source = _source(config.data)

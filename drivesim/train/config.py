@@ -83,7 +83,8 @@ class TrainerConfig:
     max_steps: int = 1000  # optimizer steps
     accumulate: int = 1  # micro-batches of one optimizer step
     accelerator: str = "auto"  # Lightning's: auto, cpu, gpu
-    devices: int = 1  # how many
+    devices: int = 1  # how many, on all machines together: a process each
+    num_nodes: int = 1  # machines that share the devices alike and see the same disk; see the README
     precision: str = "32-true"  # Lightning's; bf16-mixed on a GPU
     num_threads: int = 1  # torch threads of a process; two processes of two threads on two cores stall
     checkpoint_every: int = 200  # steps between checkpoints
@@ -97,6 +98,16 @@ class TrainerConfig:
         self.precision = _SHORT.get(self.precision, self.precision)
         if self.precision not in PRECISIONS:
             raise ValueError(f"trainer.precision={self.precision}; valid: {', '.join(PRECISIONS)}")
+        if self.num_nodes < 1 or self.devices < 1 or self.devices % self.num_nodes:
+            raise ValueError(
+                f"trainer.devices={self.devices} on trainer.num_nodes={self.num_nodes}: devices are those of all "
+                "machines together, and must be 1 or more on each, the same number"
+            )
+
+    @property
+    def devices_per_node(self) -> int:
+        """Devices of one machine."""
+        return self.devices // self.num_nodes
 
 
 @dataclass(kw_only=True, slots=True)

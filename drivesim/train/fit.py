@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import Dataset
 
-from drivesim.core.devices import accelerator_device
+from drivesim.core.devices import accelerator_device, check_accelerator
 from drivesim.core.files import read_json
 from drivesim.core.run_folder import IDENTITY_FILE, MODEL_FOLDER, claim_folder, follow_claim
 from drivesim.core.seeds import derive_seed
@@ -65,6 +65,7 @@ def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable
             sizes that fit; where the latter shows without weights, `out` is left as it was.
     """
     torch.set_num_threads(config.trainer.num_threads)
+    check_accelerator(config.trainer.accelerator, config.trainer.devices, config.trainer.num_nodes)
     judge_parts(config)
     trainer = _trainer(config, out)  # knows which process this is, however it was started
     identity = _identity(config, source)
@@ -77,8 +78,9 @@ def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable
     torch.manual_seed(derive_seed(config.seed, "weights", StageName(config.stage).value))
     folder = out / MODEL_FOLDER
     parts = initial_parts(config)
-    caches = {split: _frames(config, source, split) for split in ("train", "val")}
-    data = _data(config, parts, caches)
+    builds = trainer.is_global_zero
+    caches = {split: _frames(config, source, split, builds=builds) for split in ("train", "val")}
+    data = _data(config, parts, caches, builds=builds)
     stage = RECIPES[StageName(config.stage)].stage(config, parts)
     last = out / "checkpoints" / "last.ckpt"
     if last.is_file():
@@ -132,15 +134,15 @@ def _identity(config: TrainConfig, source: ClipSource) -> dict[str, Any]:
     return settings
 
 
-def _frames(config: TrainConfig, source: ClipSource, split: str) -> FrameCache | None:
+def _frames(config: TrainConfig, source: ClipSource, split: str, *, builds: bool) -> FrameCache | None:
     if split == "val" and not source.drives("val"):
         return None
     scale = RECIPES[StageName(config.stage)].scale(config)
     size_hw = (scale * config.size_hw[0], scale * config.size_hw[1])
-    return cache_frames(source, split, size_hw, config.cache_fps, Path(config.cache_dir))
+    return cache_frames(source, split, size_hw, config.cache_fps, Path(config.cache_dir), builds=builds)
 
 
-def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None]) -> CachedDataModule:
+def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None], *, builds: bool) -> CachedDataModule:
     recipe = RECIPES[StageName(config.stage)]
 
     def dataset(split: str) -> Dataset[Item] | None:
@@ -162,8 +164,9 @@ def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None
         autoencoder = parts["autoencoder"]
         device = accelerator_device(config.trainer.accelerator)
         latents = cache_latents(  # a whole cache moves nothing
-            frames, lambda pictures: encode(autoencoder.to(device), pictures), fingerprint, Path(config.cache_dir)
-        )
+            frames, lambda pictures: encode(autoencoder.to(device), pictures), fingerprint, Path(config.cache_dir),
+            builds=builds,
+        )  # fmt: skip
         autoencoder.to("cpu")  # the trainer takes it from there
         return LatentClipDataset(latents, seed=seed, num_frames=num_frames, rates=rates, caption_weights=weights)
 
@@ -190,7 +193,8 @@ def _trainer(config: TrainConfig, out: Path) -> L.Trainer:
         max_epochs=-1,
         accumulate_grad_batches=t.accumulate,
         accelerator=t.accelerator,
-        devices=t.devices,
+        devices=t.devices_per_node,
+        num_nodes=t.num_nodes,
         precision=t.precision,  # type: ignore[arg-type]
         gradient_clip_val=config.optim.clip_norm,
         # Each start of a run gets its own version folder: CSVLogger would delete the rows of the start before.

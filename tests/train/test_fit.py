@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
 from drivesim.conditioning.driving import ConditionerConfig
-from drivesim.core.devices import accelerator_device
+from drivesim.core.devices import accelerator_device, check_accelerator
 from drivesim.core.picture import load_picture
 from drivesim.data import NuScenesConfig, make_source
 from drivesim.data.batches import CropConfig
@@ -157,9 +157,42 @@ def test_frames_are_encoded_on_the_device_that_trains(
 
 def test_the_device_of_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drivesim.core.devices.devices", lambda: ["cpu", "cuda", "cuda:0", "cuda:1"])
+    for key in ("LOCAL_RANK", "SLURM_LOCALID"):
+        monkeypatch.delenv(key, raising=False)
     assert [accelerator_device(name) for name in ("auto", "gpu", "cuda", "cpu")] == ["cuda", "cuda", "cuda", "cpu"]
+    monkeypatch.setenv("SLURM_LOCALID", "0")
+    assert accelerator_device("auto") == "cuda:0"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert [accelerator_device(name) for name in ("gpu", "cpu")] == ["cuda:1", "cpu"]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert accelerator_device("auto") == "cuda", "each process is shown its own GPU alone"
     monkeypatch.setattr("drivesim.core.devices.devices", lambda: ["cpu"])
     assert accelerator_device("auto") == "cpu"
+
+
+def test_more_devices_than_there_are_need_more_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drivesim.core.devices.devices", lambda: ["cpu", "cuda"])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    check_accelerator("auto", 40, 5)
+    with pytest.raises(
+        ValueError, match="devices=40 on trainer.num_nodes=1: this machine has 8 GPUs; set trainer.num_n"
+    ):
+        check_accelerator("gpu", 40)
+    with pytest.raises(
+        ValueError, match="set trainer.num_nodes=4 and start the command on each .* or trainer.devices=24"
+    ):
+        check_accelerator("gpu", 28, 3)
+    monkeypatch.setattr("drivesim.core.devices.devices", lambda: ["cpu"])
+    check_accelerator("cpu", 40)
+    with pytest.raises(ValueError, match="processors and no GPU"):
+        check_accelerator("auto", 4096)
+
+
+@pytest.mark.parametrize(("devices", "num_nodes"), [(16, 3), (0, 1), (1, 2), (4, 0)])
+def test_devices_that_machines_cannot_share_alike_are_refused(devices: int, num_nodes: int) -> None:
+    assert TrainerConfig(devices=16, num_nodes=2).devices_per_node == 8
+    with pytest.raises(ValueError, match=f"devices={devices} on trainer.num_nodes={num_nodes}: .*must be 1 or more on"):
+        TrainerConfig(devices=devices, num_nodes=num_nodes)
 
 
 def test_the_last_stage_exports_a_model_that_designs_and_predicts(family: dict[str, Path]) -> None:
