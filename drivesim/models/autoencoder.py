@@ -144,7 +144,7 @@ def measure_scale(autoencoder: Autoencoder, frames_THWC: NDArray[np.uint8]) -> t
     """
     shifts = {} if isinstance(autoencoder, VQModel) else {"shift_factor": 0.0}
     autoencoder.register_to_config(scaling_factor=1.0, **shifts)
-    latents = encode(autoencoder, frames_THWC).double()
+    latents = encode(autoencoder, frames_THWC).cpu().double()  # Apple's GPUs have no float64
     shift = latents.mean().item() if shifts else 0.0
     scale = 1.0 / (latents - shift).square().mean().sqrt().item()
     autoencoder.register_to_config(scaling_factor=scale, **dict.fromkeys(shifts, shift))
