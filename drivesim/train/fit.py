@@ -16,6 +16,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from drivesim.core.devices import accelerator_device, check_accelerator
@@ -229,12 +230,17 @@ def _export(config: TrainConfig, parts: Parts, frames: FrameCache | None, folder
 
 
 def _spread_frames(cache: FrameCache, most: int) -> Any:
-    """Frames from all drives, evenly."""
-    each = max(1, most // len(cache.conditions))
+    """So many frames or fewer, evenly from all drives, or, where there are more drives, one each from some of them."""
+    drives = list(cache.conditions.items())
+    chosen = _evenly(len(drives), most)
+    each = most // len(chosen)
     pictures = []
-    for drive, conditions in cache.conditions.items():
+    for drive, conditions in (drives[number] for number in chosen):
         valid = np.flatnonzero(conditions.valid_T)
-        pictures.append(
-            cache.read(drive, valid[np.linspace(0, len(valid) - 1, min(each, len(valid))).astype(np.int64)])
-        )
+        pictures.append(cache.read(drive, valid[_evenly(len(valid), each)]))
     return np.concatenate(pictures)
+
+
+def _evenly(num: int, most: int) -> NDArray[np.int64]:
+    """At most so many of the numbers below `num`, evenly spaced."""
+    return np.linspace(0, num - 1, min(most, num)).astype(np.int64)

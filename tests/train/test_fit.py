@@ -7,6 +7,8 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +34,7 @@ from drivesim.models.upsampler import UpsamplerConfig, UpsamplerTemporalConfig
 from drivesim.models.video_decoder import VideoDecoderConfig
 from drivesim.toytown import TownConfig, write_nuscenes
 from drivesim.train.config import StageName, TrainConfig, TrainerConfig
-from drivesim.train.fit import _LATER, fit
+from drivesim.train.fit import _LATER, _spread_frames, fit
 from drivesim.train.latent_ldm import ImageLossConfig, ImageStage
 from drivesim.train.optim import LearningRate, OptimConfig, OptimizerName
 from drivesim.train.stage import Batch, Stage
@@ -249,6 +251,26 @@ def test_an_interpolation_of_other_rates_than_the_index_says_is_refused(
     (tmp_path / "model" / "model_index.json").write_text(json.dumps(index | {"rates": [5.0]}))
     with pytest.raises(ValueError, match=r"rates \(model index, fps and frames of a call\): \[5.0\] and \[4.0\]"):
         DrivingModel.from_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize(("num_drives", "num_frames"), [(1, 12), (5, 10), (13, 12), (100, 12)])
+def test_the_latent_scale_is_measured_on_so_many_frames_of_however_many_drives(
+    num_drives: int, num_frames: int
+) -> None:
+    read: list[str] = []
+
+    def read_frames(drive: str, frames: NDArray[np.int64]) -> NDArray[np.int64]:
+        read.append(drive)
+        return frames
+
+    valid = SimpleNamespace(valid_T=np.arange(30) > 4)
+    cache: Any = SimpleNamespace(conditions={f"{n}": valid for n in range(num_drives)}, read=read_frames)
+    frames = _spread_frames(cache, 12)
+    assert len(frames) == num_frames
+    assert frames.min() == 5
+    assert read[0] == "0"
+    assert read[-1] == f"{num_drives - 1}"
+    assert len(set(read)) == len(read) == min(num_drives, 12)
 
 
 def test_latents_have_unit_scale_after_training(family: dict[str, Path], source: ClipSource) -> None:
