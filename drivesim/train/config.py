@@ -161,6 +161,12 @@ class TrainConfig:
         stage = StageName(self.stage)
         if stage is not StageName.AUTOENCODER and self.init is None:
             raise ValueError(f"stage={stage.value} needs init=FOLDER, the model of the stage before")
+        given, num_frames = max(self.prediction_loss.given), self.temporal.num_frames
+        if stage is StageName.PREDICTION and given >= num_frames:
+            raise ValueError(
+                f"prediction_loss.given={self.prediction_loss.given}: clips of temporal.num_frames={num_frames} leave "
+                f"nothing to predict after {given}; the most is {num_frames - 1}"
+            )
         if self.trainer.gradient_checkpointing and not stage.can_checkpoint_gradients:
             able = ", ".join(other.value for other in StageName if other.can_checkpoint_gradients)
             raise ValueError(f"trainer.gradient_checkpointing=true: stage {stage.value} cannot; those that can: {able}")
