@@ -10,7 +10,15 @@ from safetensors.torch import save_file
 
 from drivesim.core.files import sha256_file
 from drivesim.families.folder import load_parts, save_parts
-from drivesim.models.autoencoder import Autoencoder, VQModel, decode, encode, measure_scale, to_picture_range
+from drivesim.models.autoencoder import (
+    Autoencoder,
+    VQModel,
+    decode,
+    encode,
+    encode_pictures,
+    measure_scale,
+    to_picture_range,
+)
 from drivesim.models.build import AutoencoderConfig, AutoencoderKind, make_autoencoder
 from drivesim.nn.perceptual import squeezenet1_0
 from drivesim.train.autoencoder import AutoencoderLossConfig, AutoencoderStage
@@ -125,6 +133,17 @@ def test_a_perceptual_network_without_its_file_or_name_is_refused() -> None:
         PerceptualConfig(network="vgg16")
     with pytest.raises(ValueError, match="perceptual.network=vgg; valid: vgg16"):
         PerceptualConfig(network="vgg")
+
+
+@pytest.mark.parametrize(
+    ("size_hw", "parts"),
+    [((64, 128), [8, 1]), ((320, 512), [8, 1]), ((512, 1024), [2, 2, 2, 2, 1]), ((1280, 2048), [1] * 9)],
+)
+def test_the_larger_frames_are_the_fewer_are_encoded_at_once(size_hw: tuple[int, int], parts: list[int]) -> None:
+    net, seen = stage().autoencoder.to("meta"), []
+    net.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    assert encode_pictures(net, torch.zeros(9, 3, *size_hw, device="meta")).shape[0] == 9
+    assert seen == parts
 
 
 class OnApple(torch.Tensor):
