@@ -37,7 +37,7 @@ from drivesim.config import (
     to_typed,
 )
 from drivesim.core.arguments import compare_key
-from drivesim.core.devices import check_accelerator, check_device, number_type
+from drivesim.core.devices import check_device, number_type
 from drivesim.core.files import write_json
 from drivesim.core.machine import is_out_of_memory
 from drivesim.core.run_folder import CONFIG_FILE, IDENTITY_FILE, record_run, versions
@@ -149,9 +149,6 @@ def _run(command: str, composed: DictConfig, overrides: Sequence[str]) -> None:
     out = _out_folder(command, config.out)
     if command not in ADDING and (out / IDENTITY_FILE).exists():
         raise ValueError(f"out={out} holds a training or a rollout, whose record would be lost; choose another")
-    if config.out is None:  # Lightning may start the other processes of a training in another second
-        is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-        sys.argv.append(f"out={out.parent if is_sweep else out}")
     plain: Any = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     record = partial(record_run, out, plain, ["drivesim", command, *overrides])
     runners: dict[str, Callable[[Any, Path, Record], None]] = {
@@ -173,9 +170,10 @@ def _run(command: str, composed: DictConfig, overrides: Sequence[str]) -> None:
 def _out_folder(command: str, wanted: str | None) -> Path:
     """The run's folder; each job of a multirun gets its own below it."""
     hydra_config = HydraConfig.get()
-    if hydra_config.mode == RunMode.MULTIRUN:
-        return Path(wanted or hydra_config.sweep.dir) / str(hydra_config.job.num)
-    return Path(wanted or f"runs/{command}/{time.strftime('%Y%m%d-%H%M%S')}")
+    is_sweep = hydra_config.mode == RunMode.MULTIRUN
+    folder = wanted or (hydra_config.sweep.dir if is_sweep else f"runs/{command}/{time.strftime('%Y%m%d-%H%M%S')}")
+    sys.argv += [] if wanted else [f"out={folder}"]  # Lightning starts other processes by it, maybe a second later
+    return Path(folder) / str(hydra_config.job.num) if is_sweep else Path(folder)
 
 
 def _plan(config: Any, out: Path, record: Record) -> None:
@@ -225,18 +223,14 @@ def _train(config: Any, out: Path, record: Record) -> None:
     lightning_log.addFilter(lambda record: "litlogger" not in record.getMessage())  # an advertisement
     for message in (".* module.s. in eval mode at the start", ".*isinstance.treespec, LeafSpec"):  # frozen parts are
         warnings.filterwarnings("ignore", message)
-    trainer = config.trainer
-    check_accelerator(trainer.accelerator, trainer.devices, trainer.num_nodes)
-    if config.out is None and trainer.devices > 1 and (trainer.num_nodes > 1 or "RANK" in os.environ):
-        raise ValueError(f"trainer.devices={trainer.devices} in processes started one by one need out=FOLDER, for all")
+    config.trainer.check_machine(config.out)
     if isinstance(config.data, ToytownData):
         judge_parts(config)  # as `fit` does, but before anything is drawn for it
     source = _source(config.data)
 
     def begin() -> None:
         record()
-        said = problems_line(source)  # opens the videos, which the training asks for anyway
-        if said is not None:
+        if (said := problems_line(source)) is not None:  # opens the videos, which the training asks for anyway
             print(said, file=sys.stderr)
 
     print(f"model: {fit(config, source, out, begin)}")

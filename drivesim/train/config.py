@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from enum import Enum
 
 from drivesim.conditioning.driving import ConditionerConfig
-from drivesim.core.devices import number_type
+from drivesim.core.devices import check_accelerator, number_type
 from drivesim.data.batches import CropConfig
 from drivesim.data.module import DataModuleConfig
 from drivesim.diffusion.settings import PredictionSamplingConfig, SamplingConfig, ScheduleConfig
@@ -108,6 +109,15 @@ class TrainerConfig:
     def devices_per_node(self) -> int:
         """Devices of one machine."""
         return self.devices // self.num_nodes
+
+    def check_machine(self, out: str | None) -> None:
+        """Raises ValueError where this machine lacks devices, or its processes an `out` in common."""
+        check_accelerator(self.accelerator, self.devices, self.num_nodes)
+        if out is None and self.devices > 1 and (self.num_nodes > 1 or "RANK" in os.environ):
+            raise ValueError(
+                f"out is not given: the processes of trainer.devices={self.devices} are started one by one, and each "
+                "would name a folder by its own clock; give out=FOLDER"
+            )
 
 
 @dataclass(kw_only=True, slots=True)

@@ -20,7 +20,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from drivesim.core.devices import accelerator_device, check_accelerator
+from drivesim.core.devices import accelerator_device
 from drivesim.core.files import read_json
 from drivesim.core.run_folder import IDENTITY_FILE, MODEL_FOLDER, claim_folder, follow_claim
 from drivesim.core.seeds import derive_seed
@@ -67,7 +67,7 @@ def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable
             sizes that fit; where the latter shows without weights, `out` is left as it was.
     """
     torch.set_num_threads(config.trainer.num_threads)
-    check_accelerator(config.trainer.accelerator, config.trainer.devices, config.trainer.num_nodes)
+    config.trainer.check_machine(str(out))
     judge_parts(config)
     trainer = _trainer(config, out)  # knows which process this is, however it was started
     identity = _identity(config, source)

@@ -197,6 +197,19 @@ def test_devices_that_machines_cannot_share_alike_are_refused(devices: int, num_
         TrainerConfig(devices=devices, num_nodes=num_nodes)
 
 
+def test_processes_that_are_started_one_by_one_have_to_be_told_their_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    alone, pair = (TrainerConfig(devices=devices, accelerator="cpu") for devices in (1, 2))
+    pair.check_machine(None)  # Lightning starts the second and tells it
+    monkeypatch.setenv("RANK", "0")
+    alone.check_machine(None)
+    pair.check_machine("run")
+    for settings in (pair, TrainerConfig(devices=2, num_nodes=2, accelerator="cpu")):
+        with pytest.raises(ValueError, match="trainer.devices=2 are started one by one.*give out=FOLDER"):
+            settings.check_machine(None)
+        monkeypatch.delenv("RANK", raising=False)
+
+
 def test_the_last_stage_exports_a_model_that_designs_and_predicts(family: dict[str, Path]) -> None:
     model = DrivingModel.from_pretrained(family["prediction"])
     frame = load_picture(family["root"] / "autoencoder" / "samples" / "step_000004.png")[:32, :64]
