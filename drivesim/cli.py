@@ -37,7 +37,7 @@ from drivesim.config import (
     to_typed,
 )
 from drivesim.core.arguments import compare_key
-from drivesim.core.devices import check_accelerator, check_device, number_type
+from drivesim.core.devices import check_device, number_type
 from drivesim.core.files import write_json
 from drivesim.core.machine import is_out_of_memory
 from drivesim.core.run_folder import CONFIG_FILE, IDENTITY_FILE, record_run, versions
@@ -170,9 +170,10 @@ def _run(command: str, composed: DictConfig, overrides: Sequence[str]) -> None:
 def _out_folder(command: str, wanted: str | None) -> Path:
     """The run's folder; each job of a multirun gets its own below it."""
     hydra_config = HydraConfig.get()
-    if hydra_config.mode == RunMode.MULTIRUN:
-        return Path(wanted or hydra_config.sweep.dir) / str(hydra_config.job.num)
-    return Path(wanted or f"runs/{command}/{time.strftime('%Y%m%d-%H%M%S')}")
+    is_sweep = hydra_config.mode == RunMode.MULTIRUN
+    folder = wanted or (hydra_config.sweep.dir if is_sweep else f"runs/{command}/{time.strftime('%Y%m%d-%H%M%S')}")
+    sys.argv += [] if wanted else [f"out={folder}"]  # Lightning starts other processes by it, maybe a second later
+    return Path(folder) / str(hydra_config.job.num) if is_sweep else Path(folder)
 
 
 def _plan(config: Any, out: Path, record: Record) -> None:
@@ -215,22 +216,21 @@ def _prepare(config: PrepareCommand, out: Path, record: Record) -> None:
 
 def _train(config: Any, out: Path, record: Record) -> None:
     from drivesim.data.source import problems_line
-    from drivesim.train.fit import fit, is_first_process
+    from drivesim.train.fit import fit
     from drivesim.train.initial_parts import judge_parts
 
     lightning_log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     lightning_log.addFilter(lambda record: "litlogger" not in record.getMessage())  # an advertisement
     for message in (".* module.s. in eval mode at the start", ".*isinstance.treespec, LeafSpec"):  # frozen parts are
         warnings.filterwarnings("ignore", message)
-    check_accelerator(config.trainer.accelerator)
+    config.trainer.check_machine(config.out)
     if isinstance(config.data, ToytownData):
         judge_parts(config)  # as `fit` does, but before anything is drawn for it
     source = _source(config.data)
 
     def begin() -> None:
         record()
-        said = problems_line(source)  # opens the videos, which the training asks for anyway
-        if said is not None and is_first_process():
+        if (said := problems_line(source)) is not None:  # opens the videos, which the training asks for anyway
             print(said, file=sys.stderr)
 
     print(f"model: {fit(config, source, out, begin)}")

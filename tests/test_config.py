@@ -185,6 +185,28 @@ MISTAKES = {
     ),
     "a start frame that leads away": ("rollout", ["family=text", "sampler.start_weight=-1"], ["start_weight: -1"]),
     "an unknown precision": ("train", ["trainer.precision=banana"], ["trainer.precision=banana", "bf16-mixed"]),
+    "fewer shares than numbers of given frames": (
+        "train",
+        ["prediction_loss.given=[0,1,2,3]"],
+        ["prediction_loss.given_shares=[0.2, 0.3, 0.5]: 3 shares", "given=[0, 1, 2, 3] needs 4"],
+    ),
+    "a negative share": (
+        "train",
+        ["prediction_loss.given_shares=[-1,1,1]"],
+        ["prediction_loss.given_shares=[-1.0, 1.0, 1.0]", "none may be below 0"],
+    ),
+    "no share at all": (
+        "train",
+        ["prediction_loss.given_shares=[0,0,0]"],
+        ["prediction_loss.given_shares=[0.0, 0.0, 0.0]", "one must be above it"],
+    ),
+    "fewer given frames than none": ("train", ["prediction_loss.given=[-1,0,1]"], ["given=[-1, 0, 1]", "from 0 on"]),
+    "nothing given at all": ("train", ["prediction_loss.given=[]"], ["prediction_loss.given=[]", "one number"]),
+    "all frames given": (
+        "train",
+        ["experiment=toytown/prediction", "temporal.num_frames=2"],
+        ["prediction_loss.given=[0, 1, 2]", "temporal.num_frames=2", "the most is 1"],
+    ),
     "a typo with prompts": ("rollout", ["family=text", "propmt=y"], ["did you mean 'prompt'?"]),
     "no steps": ("rollout", ["start=x", "sampler.steps=0"], ["steps: 0"]),
     "guidance below none": ("design", ["scene=x", "sampler.guidance=0.5"], ["guidance scale: 0.5"]),

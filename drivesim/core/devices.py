@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -53,15 +54,47 @@ def check_device(device: str) -> None:
         raise ValueError(f"device={device}: not on this machine; valid here: {', '.join(there)}")
 
 
-def check_accelerator(accelerator: str) -> None:
-    """Raises ValueError for a Lightning accelerator that this machine lacks."""
+def check_accelerator(accelerator: str, num_devices: int = 1, num_nodes: int = 1) -> None:
+    """Refuses what this machine lacks.
+
+    Args:
+        accelerator: Lightning's name of it.
+        num_devices: of all machines together.
+        num_nodes: machines that share them alike.
+
+    Raises:
+        ValueError: this machine has no such accelerator, or fewer devices than its part of them.
+    """
     gpus = [device for device in devices() if device in ("cuda", "mps")]
     there = ["auto", "cpu", *(["gpu"] if gpus else []), *gpus]
     if accelerator not in there:
         raise ValueError(f"trainer.accelerator={accelerator}: not on this machine; valid here: {', '.join(there)}")
+    most, what = _num_there(accelerator)
+    if most is not None and num_devices > most * num_nodes:
+        enough = next(
+            num for num in range(num_nodes, num_devices + 1) if num_devices % num == 0 and num * most >= num_devices
+        )
+        raise ValueError(
+            f"trainer.devices={num_devices} on trainer.num_nodes={num_nodes}: this machine has {most} {what}; set "
+            f"trainer.num_nodes={enough} and start the command on each of so many machines like this one, or "
+            f"trainer.devices={most * num_nodes} and trainer.accumulate for the same batch of a step"
+        )
+
+
+def _num_there(accelerator: str) -> tuple[int | None, str]:
+    """How many devices of an accelerator this machine has, and what they are; None = as many as are asked for."""
+    if accelerator == "cpu":
+        return None, ""
+    device = accelerator_device(accelerator)
+    if device.startswith("cuda"):
+        return torch.cuda.device_count(), "GPUs"
+    return (1, "GPU") if device == "mps" else (os.cpu_count() or 1, "processors and no GPU")
 
 
 def accelerator_device(accelerator: str) -> str:
-    """The torch device that Lightning takes for an accelerator, the first where there are several."""
+    """The torch device that Lightning takes for an accelerator: of several GPUs this process's own, else the first."""
     wanted = {"auto": ("cuda", "mps"), "gpu": ("cuda", "mps")}.get(accelerator, (accelerator,))
-    return next((device for device in wanted if device in devices()), "cpu")
+    there = devices()
+    found = next((device for device in wanted if device in there), "cpu")
+    own = f"cuda:{os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID'))}"  # what starts processes numbers them
+    return own if found == "cuda" and own in there else found

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_log = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 20
+_TEMPORARY = ".tmp-"  # then the number of the process that writes, then the file's own name
 
 
 @contextmanager
@@ -25,7 +29,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
     try:
         yield temporary
         _sync(temporary)
@@ -33,6 +37,26 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def writer_of(temporary: Path) -> int | None:
+    """The number of the process that writes a temporary file; None = its name tells none."""
+    number = temporary.name.removeprefix(_TEMPORARY).partition("-")[0]
+    return int(number) if number.isdecimal() else None
+
+
+def wait_for(path: Path, every_s: float = 1.0) -> None:
+    """Waits until another process has written a file, and says so where there is none yet.
+
+    Args:
+        path: of the file, on a disk that both processes see.
+        every_s: seconds between two looks.
+    """
+    if path.is_file():
+        return
+    _log.warning("waiting for another process to write %s", path)
+    while not path.is_file():
+        time.sleep(every_s)
 
 
 def _sync(path: Path) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import shlex
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from drivesim.core.files import atomic_path, read_json, write_json
+from drivesim.core.files import atomic_path, read_json, write_json, writer_of
 
 CONFIG_FILE = "config.yaml"
 ORIGIN_FILE = "made_by.json"
@@ -52,6 +54,8 @@ def trained_in(folder: Path) -> Path:
 def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
     """Notes in run.json what a run folder holds; a run may go on in a folder that holds the same.
 
+    Of several processes of one run the first claims for all; the others `follow_claim`.
+
     Args:
         folder: the run's folder; made when it is not there.
         identity: what fixes the run's results, plain values.
@@ -60,20 +64,64 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
         ValueError: the folder holds another run; names what differs.
     """
     path = folder / IDENTITY_FILE
-    for left_by_a_kill in folder.glob(".tmp-*"):
-        if left_by_a_kill.is_file():
-            left_by_a_kill.unlink()
+    for temporary in folder.glob(".tmp-*"):
+        if temporary.is_file() and not _is_alive(writer_of(temporary)):  # left by a kill
+            temporary.unlink(missing_ok=True)
     if not path.exists():
         write_json(path, dict(identity))
         return
-    held = read_json(path)
-    differences = [
+    differences = _differences(read_json(path), identity)
+    if differences:
+        raise ValueError(f"{folder} holds another run ({differences}); choose another folder or delete it")
+
+
+def follow_claim(folder: Path, identity: Mapping[str, Any], patience_s: float = 600.0) -> None:
+    """Waits until the first process of a run has claimed its folder for what this process is about to do, too.
+
+    Args:
+        folder: the run's folder, the same for all processes.
+        identity: as `claim_folder` takes it.
+        patience_s: seconds to wait: processes that others start begin at different times.
+
+    Raises:
+        ValueError: by then the folder was not claimed, or for another run; names what differs.
+    """
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            said = _differences(read_json(folder / IDENTITY_FILE), identity)
+        except FileNotFoundError:
+            said = "nobody has claimed it"
+        if not said:
+            return
+        if time.monotonic() >= until:
+            raise ValueError(
+                f"{folder}: the first process of this run does not do the same there ({said}); give all processes the "
+                "same settings, and out=FOLDER on a disk that all of them see"
+            )
+        time.sleep(0.2)
+
+
+def _differences(held: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
+    """What differs between a folder's run and this one; "" = nothing."""
+    return "; ".join(
         f"{key} {held.get(key)!r} there, {identity.get(key)!r} here"
         for key in sorted({*held, *identity})
         if held.get(key) != identity.get(key)
-    ]
-    if differences:
-        raise ValueError(f"{folder} holds another run ({'; '.join(differences)}); choose another folder or delete it")
+    )
+
+
+def _is_alive(process: int | None) -> bool:
+    """Whether another process with this number runs on this machine."""
+    if process is None or process == os.getpid():  # numbers come again, above all in containers
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from drivesim.core.files import atomic_path, read_json, write_json
+from drivesim.core.files import atomic_path, read_json, wait_for, write_json
 from drivesim.data.conditions import Conditions, ConditionsBuilder
 from drivesim.data.reading import num_frames_at, read_drive
 from drivesim.data.sampling import is_too_fast
@@ -51,7 +51,9 @@ class FrameCache:
         return np.asarray(pictures[frames])
 
 
-def cache_frames(source: ClipSource, split: str, size_hw: tuple[int, int], fps: float, out_dir: Path) -> FrameCache:
+def cache_frames(
+    source: ClipSource, split: str, size_hw: tuple[int, int], fps: float, out_dir: Path, *, builds: bool = True
+) -> FrameCache:
     """Writes the frames of a split, or goes on where an earlier call stopped.
 
     Drive by drive, so that a kill costs one drive. Frames that cannot be read, and times inside a
@@ -63,6 +65,7 @@ def cache_frames(source: ClipSource, split: str, size_hw: tuple[int, int], fps: 
         size_hw: Height and width of the pictures.
         fps: Frames per second.
         out_dir: Folder of caches; this one gets its own folder there, named by what is in it.
+        builds: False = another process writes them; this one waits until it has.
 
     Raises:
         ValueError: no drive of the split can be used.
@@ -70,6 +73,8 @@ def cache_frames(source: ClipSource, split: str, size_hw: tuple[int, int], fps: 
     spec = {"source": source.fingerprint, "split": split, "size_hw": list(size_hw), "fps": fps, "format": _FORMAT}
     key = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
     folder = Path(out_dir) / f"frames-{key[:16]}"
+    if not builds:
+        wait_for(folder / _INDEX)
     if (folder / _INDEX).is_file():
         return FrameCache(folder)
     drives = source.drives(split)

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from drivesim.core.files import atomic_path, read_json, write_json
+from drivesim.core.files import atomic_path, read_json, wait_for, write_json
 from drivesim.data.conditions import Conditions
 from drivesim.data.frames import FrameCache, file_stem
 
@@ -54,7 +54,13 @@ class LatentCache:
 
 
 def cache_latents(
-    frame_cache: FrameCache, encode: Encode, encoder_fingerprint: str, out_dir: Path, batch: int = 32
+    frame_cache: FrameCache,
+    encode: Encode,
+    encoder_fingerprint: str,
+    out_dir: Path,
+    batch: int = 32,
+    *,
+    builds: bool = True,
 ) -> LatentCache:
     """Encodes all cached frames, or goes on where an earlier call stopped.
 
@@ -65,6 +71,7 @@ def cache_latents(
         encoder_fingerprint: Changes when the encoder's weights or scale do.
         out_dir: Folder of caches; this one gets its own folder there.
         batch: Frames a call of `encode`.
+        builds: False = another process encodes them; this one waits until it has.
 
     Raises:
         ValueError: a latent that float16 cannot hold.
@@ -72,6 +79,8 @@ def cache_latents(
     spec = {"frames": frame_cache.fingerprint, "encoder": encoder_fingerprint, "format": _FORMAT}
     key = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
     folder = Path(out_dir) / f"latents-{key[:16]}"
+    if not builds:
+        wait_for(folder / _INDEX)
     if (folder / _INDEX).is_file():
         return LatentCache(folder)
     for drive, conditions in frame_cache.conditions.items():

@@ -67,9 +67,7 @@ class CachedDataModule(LightningDataModule):
         """Batches from the one after the last that the trainer, or the run it resumes, has processed."""
         rank, world_size = self._place()
         sampler = StepSampler(self.config.batch_size, self._batches_seen, rank, world_size)
-        return DataLoader(
-            self.train_set, batch_sampler=sampler, collate_fn=collate, num_workers=self.config.num_workers
-        )
+        return DataLoader(self.train_set, batch_sampler=sampler, **self._loading())
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """The first `num_val_items` items of the validation set."""
@@ -77,17 +75,18 @@ class CachedDataModule(LightningDataModule):
             return []
         rank, world_size = self._place()
         items = Subset(self.val_set, range(rank, self.config.num_val_items, world_size))
-        return [
-            DataLoader(
-                items, batch_size=self.config.batch_size, collate_fn=collate, num_workers=self.config.num_workers
-            )
-        ]
+        return [DataLoader(items, batch_size=self.config.batch_size, **self._loading())]
 
     def sample_batch(self) -> Batch:
         """What sample pictures are drawn from: the first validation batch, or, without any, of the training items."""
         items = self.train_set if self.val_set is None else self.val_set
         num = min(self.config.batch_size, self.config.num_val_items)
         return collate([items[number] for number in range(num)])
+
+    def _loading(self) -> dict[str, Any]:
+        # Lightning copies to a CUDA device while that computes, which works from pinned memory alone.
+        is_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return {"collate_fn": collate, "num_workers": self.config.num_workers, "pin_memory": is_cuda}
 
     def _batches_seen(self) -> int:
         # Not `global_step`: that counts the steps of every optimizer, and one step a few batches

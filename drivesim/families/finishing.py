@@ -22,7 +22,7 @@ from drivesim.families.upsample import UpsamplingModel, upsample_portion
 from drivesim.models.autoencoder import Autoencoder, decode_pictures, downsampling, to_picture_range
 from drivesim.models.upsampler import COLOURS
 from drivesim.models.video_decoder import VideoDecoder
-from drivesim.models.video_decoding import decode_clip
+from drivesim.models.video_decoding import decode_chunks
 from drivesim.nn.tiles import Grid
 
 # In the names of what is pending.
@@ -127,13 +127,10 @@ class Finishing:
         return {"latents": latents[first_kept:], "counts": counts}, frames
 
     def _chunks(self, latents_TCHW: Tensor, first: int, last: int) -> Iterator[Tensor]:
-        for start in range(first, last, self.chunk):
-            end = min(last, start + self.chunk)
-            if self.video_decoder is None:
-                yield decode_pictures(self.autoencoder, latents_TCHW[start:end])
-            else:
-                tiles = self.tiles(latents_TCHW.shape[-2:])
-                yield decode_clip(self.video_decoder, latents_TCHW, start, end, tiles=tiles)
+        if self.video_decoder is None:  # which takes one picture at a time
+            return iter([decode_pictures(self.autoencoder, latents_TCHW[first:last])] if first < last else [])
+        tiles = self.tiles(latents_TCHW.shape[-2:])
+        return decode_chunks(self.video_decoder, latents_TCHW, first, last, frames_at_once=self.chunk, tiles=tiles)
 
     def tiles(self, latent_hw: Sequence[int]) -> Grid:
         """Rows and columns of pieces that the video decoder takes a frame of so many latents in."""

@@ -17,8 +17,9 @@ from drivesim.nn.frame_groups import standing_for
 
 Autoencoder: TypeAlias = AutoencoderKL | VQModel
 
-# Frames that go through the network at once: the decoder's memory, not the caller's, sets the limit.
-FRAMES_AT_ONCE = 8
+# What goes through the encoder at once: its memory, not the caller's, sets the limit.
+_FRAMES_AT_ONCE = 8
+_PIXELS_AT_ONCE = _FRAMES_AT_ONCE * 320 * 512  # frames of the text family's size; of 1280 x 2048, one
 
 
 def to_model_range(frames_THWC: NDArray[np.uint8]) -> Tensor:
@@ -35,6 +36,11 @@ def to_picture_range(frames_TCHW: Tensor) -> NDArray[np.uint8]:
 def downsampling(autoencoder: Autoencoder) -> int:
     """Pixels of one latent's side: f."""
     return 2 ** (len(autoencoder.config.block_out_channels) - 1)
+
+
+def frames_at_once(height: int, width: int) -> int:
+    """Frames of so many pixels that are encoded together; larger ones are fewer."""
+    return max(1, min(_FRAMES_AT_ONCE, _PIXELS_AT_ONCE // (height * width)))
 
 
 def keep_from_overflow(autoencoder: Autoencoder) -> None:
@@ -65,7 +71,7 @@ def encode_pictures(autoencoder: Autoencoder, frames_TCHW: Tensor) -> Tensor:
         raise ValueError(f"frames of {height} x {width} do not divide by {f}")
     parts = [
         _latents(autoencoder, part.to(autoencoder.device, autoencoder.dtype))
-        for part in frames_TCHW.split(FRAMES_AT_ONCE)
+        for part in frames_TCHW.split(frames_at_once(height, width))
     ]
     return (torch.cat(parts) - _shift(autoencoder)) * autoencoder.config.scaling_factor
 
@@ -144,7 +150,7 @@ def measure_scale(autoencoder: Autoencoder, frames_THWC: NDArray[np.uint8]) -> t
     """
     shifts = {} if isinstance(autoencoder, VQModel) else {"shift_factor": 0.0}
     autoencoder.register_to_config(scaling_factor=1.0, **shifts)
-    latents = encode(autoencoder, frames_THWC).double()
+    latents = encode(autoencoder, frames_THWC).cpu().double()  # Apple's GPUs have no float64
     shift = latents.mean().item() if shifts else 0.0
     scale = 1.0 / (latents - shift).square().mean().sqrt().item()
     autoencoder.register_to_config(scaling_factor=scale, **dict.fromkeys(shifts, shift))

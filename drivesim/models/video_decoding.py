@@ -23,15 +23,20 @@ from drivesim.nn.video_convolution import Cut, VideoConvLayer
 
 
 def decode_chunks(
-    decoder: VideoDecoder, latents_TCHW: Tensor, *, frames_at_once: int = 16, tiles: Grid = (1, 1)
+    decoder: VideoDecoder,
+    latents_TCHW: Tensor,
+    first: int,
+    last: int,
+    *,
+    frames_at_once: int = 16,
+    tiles: Grid = (1, 1),
 ) -> Iterator[Tensor]:
-    """A video of any length as float frames (t, 3, H, W) in [-1, 1], chunk by chunk, from scaled latents.
+    """As `decode_clip`, chunk by chunk of `frames_at_once` or, at the end, fewer; nothing of no frames.
 
     Memory depends on `frames_at_once` and `decoder.radius`, not on the video's length.
     """
-    for first in range(0, len(latents_TCHW), frames_at_once):
-        last = min(first + frames_at_once, len(latents_TCHW))
-        yield decode_clip(decoder, latents_TCHW, first, last, tiles=tiles)
+    for start in range(first, last, frames_at_once):
+        yield decode_clip(decoder, latents_TCHW, start, min(start + frames_at_once, last), tiles=tiles)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drivesim.models.autoencoder import FRAMES_AT_ONCE, Autoencoder, encode
+from drivesim.models.autoencoder import Autoencoder, encode, frames_at_once
 from drivesim.nn.video_convolution import counted_as
 from drivesim.planning.as_on_device import AsOnDevice
 from drivesim.planning.demand import Demand, Phase, part_sizes, weight_bytes
@@ -202,14 +202,15 @@ def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
 def _caching(autoencoder: Autoencoder, config: TrainConfig, num_cached: int) -> Phase:
     """Encoding of the source's frames, before the first step."""
     height, width = config.size_hw
+    num = frames_at_once(height, width)
     with Tally() as tally, AsOnDevice():
-        encode(autoencoder, np.zeros((FRAMES_AT_ONCE, height, width, 3), dtype=np.uint8))
+        encode(autoencoder, np.zeros((num, height, width, 3), dtype=np.uint8))
     return Phase(
-        name=f"latents of {FRAMES_AT_ONCE} frames",
+        name=f"latents of {num} frame{'s' if num > 1 else ''}",
         peak_bytes=tally.peak_bytes,
         heap_bytes=tally.peak_heap_bytes,
         work=Work.of(tally),
-        count=num_cached / FRAMES_AT_ONCE,
+        count=num_cached / num,
     )
 
 

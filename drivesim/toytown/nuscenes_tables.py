@@ -110,7 +110,8 @@ def _write_scene(config: TownConfig, root: Path, scene_index: int) -> int:
     if part.exists():
         return scene_index
     for outdated in part.parent.glob(f"{config.scene_name(scene_index)}-*.json"):
-        outdated.unlink()  # its pictures, drawn with other settings, are about to be replaced
+        if outdated != part:  # which another process may have finished meanwhile
+            outdated.unlink(missing_ok=True)  # its pictures, drawn with other settings, are about to be replaced
     cv2.setNumThreads(1)
     episode = simulate(config, scene_index)
     camera = Camera.front(config.size_hw)

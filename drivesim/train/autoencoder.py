@@ -24,7 +24,9 @@ _log = logging.getLogger(__name__)
 class AutoencoderLossConfig(ReconstructionLossConfig):
     """Weights of the loss terms."""
 
-    kl_weight: float = 1e-6  # keeps latents near a standard normal (latent diffusion's value)
+    # Keeps latents near a standard normal. Not to be compared with latent diffusion's 1e-6: both add the KL up over a
+    # picture, but errors are summed there and are means here, so that it weighs 3 * height * width times as much.
+    kl_weight: float = 1e-6
     commit_weight: float = 1.0  # of a VQ autoencoder's codebook and commitment losses
 
 

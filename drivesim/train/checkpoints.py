@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -25,6 +26,26 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, temporary)
 
 
+class WholeStepCheckpoint(ModelCheckpoint):
+    """Writes checkpoints between optimizer steps alone.
+
+    Lightning's forgets in a resume which step it has written. The first micro-batch after it is still of that step: it
+    would write the checkpoint again, with that batch counted as seen and its gradients lost.
+    """
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Writes when the step is due and whole."""
+        if is_whole_step(trainer, batch_idx):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+
+def is_whole_step(trainer: L.Trainer, batch_idx: int) -> bool:
+    """Whether a batch is the last of its optimizer step."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
+
 class SamplePictures(L.Callback):
     """Every `every_steps` steps a picture from the first validation items, as PNG and in TensorBoard."""
 
@@ -38,7 +59,7 @@ class SamplePictures(L.Callback):
         """Draws when the step is due."""
         step = trainer.global_step
         due = step % self.every_steps == 0 or step == trainer.max_steps
-        if not due or not trainer.is_global_zero or (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if not due or not trainer.is_global_zero or not is_whole_step(trainer, batch_idx):
             return
         assert isinstance(pl_module, Stage)
         batch = trainer.datamodule.sample_batch()  # type: ignore[attr-defined]

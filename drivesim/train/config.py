@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from enum import Enum
 
 from drivesim.conditioning.driving import ConditionerConfig
-from drivesim.core.devices import number_type
+from drivesim.core.devices import check_accelerator, number_type
 from drivesim.data.batches import CropConfig
 from drivesim.data.module import DataModuleConfig
 from drivesim.diffusion.settings import PredictionSamplingConfig, SamplingConfig, ScheduleConfig
@@ -83,7 +84,8 @@ class TrainerConfig:
     max_steps: int = 1000  # optimizer steps
     accumulate: int = 1  # micro-batches of one optimizer step
     accelerator: str = "auto"  # Lightning's: auto, cpu, gpu
-    devices: int = 1  # how many
+    devices: int = 1  # how many, on all machines together: a process each
+    num_nodes: int = 1  # machines that share the devices alike and see the same disk; see the README
     precision: str = "32-true"  # Lightning's; bf16-mixed on a GPU
     num_threads: int = 1  # torch threads of a process; two processes of two threads on two cores stall
     checkpoint_every: int = 200  # steps between checkpoints
@@ -97,6 +99,25 @@ class TrainerConfig:
         self.precision = _SHORT.get(self.precision, self.precision)
         if self.precision not in PRECISIONS:
             raise ValueError(f"trainer.precision={self.precision}; valid: {', '.join(PRECISIONS)}")
+        if self.num_nodes < 1 or self.devices < 1 or self.devices % self.num_nodes:
+            raise ValueError(
+                f"trainer.devices={self.devices} on trainer.num_nodes={self.num_nodes}: devices are those of all "
+                "machines together, and must be 1 or more on each, the same number"
+            )
+
+    @property
+    def devices_per_node(self) -> int:
+        """Devices of one machine."""
+        return self.devices // self.num_nodes
+
+    def check_machine(self, out: str | None) -> None:
+        """Raises ValueError where this machine lacks devices, or its processes an `out` in common."""
+        check_accelerator(self.accelerator, self.devices, self.num_nodes)
+        if out is None and self.devices > 1 and (self.num_nodes > 1 or "RANK" in os.environ):
+            raise ValueError(
+                f"out is not given: the processes of trainer.devices={self.devices} are started one by one, and each "
+                "would name a folder by its own clock; give out=FOLDER"
+            )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -150,6 +171,12 @@ class TrainConfig:
         stage = StageName(self.stage)
         if stage is not StageName.AUTOENCODER and self.init is None:
             raise ValueError(f"stage={stage.value} needs init=FOLDER, the model of the stage before")
+        given, num_frames = max(self.prediction_loss.given), self.temporal.num_frames
+        if stage is StageName.PREDICTION and given >= num_frames:
+            raise ValueError(
+                f"prediction_loss.given={self.prediction_loss.given}: clips of temporal.num_frames={num_frames} leave "
+                f"nothing to predict after {given}; the most is {num_frames - 1}"
+            )
         if self.trainer.gradient_checkpointing and not stage.can_checkpoint_gradients:
             able = ", ".join(other.value for other in StageName if other.can_checkpoint_gradients)
             raise ValueError(f"trainer.gradient_checkpointing=true: stage {stage.value} cannot; those that can: {able}")

@@ -215,6 +215,6 @@ def redraw_by(model: DrivingModel, largest_noise: float = 0.5) -> Redraw:
         latents = encode(model.autoencoder, resize_area(frames_MHWC, model.small_hw))
         strength = torch.from_numpy(rng.uniform(0, largest_noise, size=(len(latents), 1, 1, 1))).float()
         noise = torch.randn(latents.shape, generator=torch_generator(int(rng.integers(2**31))))
-        return decode(model.autoencoder, latents + strength * noise)
+        return decode(model.autoencoder, latents + (strength * noise).to(latents))
 
     return redraw

@@ -15,14 +15,14 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.strategies import DDPStrategy
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from drivesim.core.devices import accelerator_device
 from drivesim.core.files import read_json
-from drivesim.core.run_folder import IDENTITY_FILE, MODEL_FOLDER, claim_folder
+from drivesim.core.run_folder import IDENTITY_FILE, MODEL_FOLDER, claim_folder, follow_claim
 from drivesim.core.seeds import derive_seed
 from drivesim.data.batches import FrameDataset, Item, LatentClipDataset
 from drivesim.data.frames import FrameCache, cache_frames
@@ -31,7 +31,7 @@ from drivesim.data.module import CachedDataModule
 from drivesim.data.source import ClipSource
 from drivesim.models.autoencoder import encode, measure_scale
 from drivesim.models.temporal_stack import TemporalStack
-from drivesim.train.checkpoints import AtomicCheckpointIO, SamplePictures
+from drivesim.train.checkpoints import AtomicCheckpointIO, SamplePictures, WholeStepCheckpoint
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.folders import Parts
 from drivesim.train.initial_parts import initial_parts, judge_parts
@@ -56,7 +56,8 @@ def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable
         config: the stage and its settings.
         source: where clips come from.
         out: run folder: checkpoints, logs, samples, and at the end `model/`.
-        on_claimed: called once it is certain that `out` is new or holds this very run.
+        on_claimed: called once it is certain that `out` is new or holds this very run; of several processes, in the
+            first alone.
 
     Returns:
         The model folder: the parts of `init` and the newly trained ones: averaged weights, as the stage finishes them.
@@ -66,38 +67,38 @@ def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable
             sizes that fit; where the latter shows without weights, `out` is left as it was.
     """
     torch.set_num_threads(config.trainer.num_threads)
+    config.trainer.check_machine(str(out))
     judge_parts(config)
-    _forget_fruitless_start(out)
-    claim_folder(out, _identity(config, source))
-    on_claimed()
+    trainer = _trainer(config, out)  # knows which process this is, however it was started
+    identity = _identity(config, source)
+    if trainer.is_global_zero:  # it speaks for all
+        _forget_fruitless_start(out)
+        claim_folder(out, identity)
+        on_claimed()
+    else:
+        follow_claim(out, identity)
     torch.manual_seed(derive_seed(config.seed, "weights", StageName(config.stage).value))
     folder = out / MODEL_FOLDER
     parts = initial_parts(config)
-    caches = {split: _frames(config, source, split) for split in ("train", "val")}
-    data = _data(config, parts, caches)
+    builds = trainer.is_global_zero
+    caches = {split: _frames(config, source, split, builds=builds) for split in ("train", "val")}
+    data = _data(config, parts, caches, builds=builds)
     stage = RECIPES[StageName(config.stage)].stage(config, parts)
-    trainer = _trainer(config, out)
     last = out / "checkpoints" / "last.ckpt"
     if last.is_file():
         _log.warning("going on from %s", last)
     with _stopped_as_others():
         trainer.fit(stage, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=False)
     if trainer.is_global_zero and trainer.global_step >= config.trainer.max_steps:
+        stage.trained.to(stage.ema.dtype)  # 16-bit weights would round their averages
         with stage.ema.swapped_in():
             stage.finish()
             _export(config, parts, caches["train"], folder)
     return folder
 
 
-def is_first_process() -> bool:
-    """Whether this process is the only one of a training, or the one that speaks for all."""
-    return bool(rank_zero_only(lambda: True, default=False)())
-
-
 def _forget_fruitless_start(out: Path) -> None:
     """Frees a folder that a training claimed and left before it had made anything, so that it can be corrected."""
-    if not is_first_process():  # that one has claimed it for all
-        return
     path = out / IDENTITY_FILE
     is_training = path.is_file() and {"stage", "max_steps"} <= read_json(path).keys()
     if is_training and not any((out / name).exists() for name in ("checkpoints", MODEL_FOLDER)):
@@ -135,15 +136,15 @@ def _identity(config: TrainConfig, source: ClipSource) -> dict[str, Any]:
     return settings
 
 
-def _frames(config: TrainConfig, source: ClipSource, split: str) -> FrameCache | None:
+def _frames(config: TrainConfig, source: ClipSource, split: str, *, builds: bool) -> FrameCache | None:
     if split == "val" and not source.drives("val"):
         return None
     scale = RECIPES[StageName(config.stage)].scale(config)
     size_hw = (scale * config.size_hw[0], scale * config.size_hw[1])
-    return cache_frames(source, split, size_hw, config.cache_fps, Path(config.cache_dir))
+    return cache_frames(source, split, size_hw, config.cache_fps, Path(config.cache_dir), builds=builds)
 
 
-def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None]) -> CachedDataModule:
+def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None], *, builds: bool) -> CachedDataModule:
     recipe = RECIPES[StageName(config.stage)]
 
     def dataset(split: str) -> Dataset[Item] | None:
@@ -165,8 +166,9 @@ def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None
         autoencoder = parts["autoencoder"]
         device = accelerator_device(config.trainer.accelerator)
         latents = cache_latents(  # a whole cache moves nothing
-            frames, lambda pictures: encode(autoencoder.to(device), pictures), fingerprint, Path(config.cache_dir)
-        )
+            frames, lambda pictures: encode(autoencoder.to(device), pictures), fingerprint, Path(config.cache_dir),
+            builds=builds,
+        )  # fmt: skip
         autoencoder.to("cpu")  # the trainer takes it from there
         return LatentClipDataset(latents, seed=seed, num_frames=num_frames, rates=rates, caption_weights=weights)
 
@@ -177,7 +179,7 @@ def _data(config: TrainConfig, parts: Parts, caches: dict[str, FrameCache | None
 
 def _trainer(config: TrainConfig, out: Path) -> L.Trainer:
     t = config.trainer
-    checkpoint = ModelCheckpoint(
+    checkpoint = WholeStepCheckpoint(
         dirpath=out / "checkpoints",
         filename="step_{step}",
         auto_insert_metric_name=False,
@@ -193,7 +195,10 @@ def _trainer(config: TrainConfig, out: Path) -> L.Trainer:
         max_epochs=-1,
         accumulate_grad_batches=t.accumulate,
         accelerator=t.accelerator,
-        devices=t.devices,
+        devices=t.devices_per_node,
+        num_nodes=t.num_nodes,
+        # Processes of equal weights have equal averages, and no other buffer moves: none has to be sent each step.
+        strategy=DDPStrategy(broadcast_buffers=False) if t.devices > 1 else "auto",
         precision=t.precision,  # type: ignore[arg-type]
         gradient_clip_val=config.optim.clip_norm,
         # Each start of a run gets its own version folder: CSVLogger would delete the rows of the start before.
@@ -228,12 +233,17 @@ def _export(config: TrainConfig, parts: Parts, frames: FrameCache | None, folder
 
 
 def _spread_frames(cache: FrameCache, most: int) -> Any:
-    """Frames from all drives, evenly."""
-    each = max(1, most // len(cache.conditions))
+    """So many frames or fewer, evenly from all drives, or, where there are more drives, one each from some of them."""
+    drives = list(cache.conditions.items())
+    chosen = _evenly(len(drives), most)
+    each = most // len(chosen)
     pictures = []
-    for drive, conditions in cache.conditions.items():
+    for drive, conditions in (drives[number] for number in chosen):
         valid = np.flatnonzero(conditions.valid_T)
-        pictures.append(
-            cache.read(drive, valid[np.linspace(0, len(valid) - 1, min(each, len(valid))).astype(np.int64)])
-        )
+        pictures.append(cache.read(drive, valid[_evenly(len(valid), each)]))
     return np.concatenate(pictures)
+
+
+def _evenly(num: int, most: int) -> NDArray[np.int64]:
+    """At most so many of the numbers below `num`, evenly spaced."""
+    return np.linspace(0, num - 1, min(most, num)).astype(np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,6 +111,22 @@ class PredictionLossConfig:
     given_shares: list[float] = field(default_factory=lambda: [0.2, 0.3, 0.5])  # how often each
     drop_labels: float = 0.3  # share of clips in which day or night is unknown, as it is for a photo
     box_weight: float = 0.0  # how much more an error inside a box counts; 0 = as outside
+
+    def __post_init__(self) -> None:
+        """Refuses numbers of frames that cannot be given, and shares that are not theirs."""
+        if not self.given or min(self.given) < 0:
+            raise ValueError(
+                f"prediction_loss.given={self.given}; it must list one number of frames or more, from 0 on"
+            )
+        if len(self.given_shares) != len(self.given):
+            raise ValueError(
+                f"prediction_loss.given_shares={self.given_shares}: {len(self.given_shares)} shares; "
+                f"given={self.given} needs {len(self.given)}, one each"
+            )
+        if not (min(self.given_shares) >= 0 and 0 < sum(self.given_shares) < math.inf):
+            raise ValueError(
+                f"prediction_loss.given_shares={self.given_shares}; none may be below 0, and one must be above it"
+            )
 
 
 def known_on_the_way(batch: Batch, drop_night_B: Tensor) -> DrivingConditions:

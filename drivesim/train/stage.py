@@ -34,6 +34,8 @@ class Stage(L.LightningModule):
 
     def __init__(self, trained: nn.ModuleDict, frozen: nn.ModuleDict, optim: OptimConfig, seed: int):
         super().__init__()
+        has_statistics = any(getattr(part, "running_mean", None) is not None for part in trained.modules())
+        assert not has_statistics, "batches' running statistics would differ between processes, which send no buffers"
         self.trained = trained
         self.frozen = frozen.requires_grad_(False).eval()
         self.ema = EmaWeights(self.trained, optim.ema_decay)

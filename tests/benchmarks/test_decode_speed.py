@@ -40,7 +40,7 @@ def make_decoders(device: str) -> dict[str, Decode]:
         print(f"\n{name}: {sum(p.numel() for p in module.parameters()) / 1e6:.1f} M parameters", end="")
 
     def ours(latents_TCHW: torch.Tensor) -> None:
-        for _ in decode_chunks(decoder, latents_TCHW, frames_at_once=FRAMES_AT_ONCE):
+        for _ in decode_chunks(decoder, latents_TCHW, 0, len(latents_TCHW), frames_at_once=FRAMES_AT_ONCE):
             pass  # where a rollout hands them on
 
     @torch.no_grad()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 import yaml
 
 from drivesim.core import run_folder
-from drivesim.core.run_folder import commit, record_run
+from drivesim.core.run_folder import claim_folder, commit, follow_claim, record_run
 
 
 def test_config_command_versions_and_model_are_recorded(tmp_path: Path) -> None:
@@ -41,3 +44,25 @@ def test_an_edited_checkout_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert clean is not None and len(clean) == 40
     module.write_text("edited")
     assert commit() == f"{clean}+changes"
+
+
+def test_what_a_living_process_is_writing_stays_and_what_a_kill_left_goes(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    living = tmp_path / f".tmp-{os.getppid()}-last.ckpt"
+    left = [tmp_path / f".tmp-{number}-last.ckpt" for number in (ended.pid, os.getpid(), "x")]
+    for path in (living, *left):
+        path.touch()
+    claim_folder(tmp_path, {"seed": 0})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [living.name, "run.json"]
+
+
+def test_the_other_processes_of_a_run_wait_until_the_first_has_claimed_its_folder(tmp_path: Path) -> None:
+    claimed = threading.Timer(0.3, claim_folder, (tmp_path, {"seed": 0}))
+    claimed.start()
+    follow_claim(tmp_path, {"seed": 0}, patience_s=60.0)
+    claimed.join()
+    with pytest.raises(ValueError, match="seed 0 there, 1 here.*same settings, and out=FOLDER on a disk that all"):
+        follow_claim(tmp_path, {"seed": 1}, patience_s=0.0)
+    with pytest.raises(ValueError, match="nobody has claimed it"):
+        follow_claim(tmp_path / "elsewhere", {"seed": 0}, patience_s=0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,22 @@ def test_cached_frames_are_the_sources_frames(three_videos, tmp_path: Path) -> N
     clip = source.read("b.mp4", start_s=1.0, num_frames=3, fps=4, size_hw=SIZE_HW)
     np.testing.assert_array_equal(cache.read("b.mp4", np.array([4, 5, 6])), clip.frames_THWC)
     assert not cache.conditions["b.mp4"].has_boxes
+
+
+def test_a_process_that_does_not_build_waits_for_the_one_that_does(three_videos, tmp_path: Path) -> None:
+    def never(frames_THWC) -> Tensor:
+        raise AssertionError("encoded twice")
+
+    def build() -> None:
+        cache_latents(cache_frames(source, "train", SIZE_HW, 4.0, tmp_path), encode, "mean", tmp_path)
+
+    source = VideoFolderSource(three_videos)
+    first = threading.Timer(0.5, build)
+    first.start()
+    frames = cache_frames(StopsAt(three_videos), "train", SIZE_HW, 4.0, tmp_path, builds=False)
+    latents = cache_latents(frames, never, "mean", tmp_path, builds=False)
+    first.join()
+    assert list(latents.conditions) == ["a.mp4", "b.mp4", "c.mp4"]
 
 
 def test_a_killed_cache_goes_on_to_the_same_bytes(three_videos, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -127,3 +128,13 @@ def test_two_optimizers_do_not_count_twice(tmp_path: Path) -> None:
 def test_validation_sees_the_same_items_each_time(tmp_path: Path) -> None:
     module = _fit(tmp_path, 4, module=Listens(), val_check_interval=2)
     assert module.validated == [[0, 1], [2, 3], [4]] * 2
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+def test_batches_for_a_cuda_device_lie_in_pinned_memory(device: str) -> None:
+    module = CachedDataModule(Numbers(), Numbers(), DataModuleConfig())
+    assert not module.train_dataloader().pin_memory
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    module.trainer = SimpleNamespace(global_rank=0, world_size=1, strategy=strategy)  # type: ignore[assignment]
+    loaders = [module.train_dataloader(), *module.val_dataloader()]
+    assert [loader.pin_memory for loader in loaders] == [device == "cuda"] * 2

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from drivesim.families import finishing as finishing_module
 from drivesim.families.driving import DrivingModel
 from drivesim.families.memory import MemoryConfig
 from drivesim.families.stages import StagesConfig, TextStagesConfig, Upsampling
 from drivesim.families.text import VIDEO_TILE, TextModel
+from drivesim.models import video_decoding
 from drivesim.rollout.run import RolloutConfig, run_rollout
 from drivesim.rollout.start import Start
 from tests.families.tiny_cascade import write_tiny_cascade
@@ -36,13 +36,13 @@ def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, tuple[int, int]]]:
     """Frames and grids of pieces that video decoders are asked for."""
-    decode, seen = finishing_module.decode_clip, []
+    decode, seen = video_decoding.decode_clip, []
 
     def noted(decoder: object, latents: torch.Tensor, first: int, last: int, *, tiles: tuple[int, int]) -> torch.Tensor:
         seen.append((last - first, tiles))
         return decode(decoder, latents, first, last, tiles=tiles)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(finishing_module, "decode_clip", noted)
+    monkeypatch.setattr(video_decoding, "decode_clip", noted)
     return seen
 
 

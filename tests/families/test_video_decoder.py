@@ -35,7 +35,7 @@ def compared(model: Path, videos: Iterable[Frames]) -> tuple[Reconstruction, Rec
     meters = {name: ReconstructionMeter(extractor) for name in ("image", "video")}
     for real in videos:
         latents = encode(parts["autoencoder"], real)
-        chunks = decode_chunks(parts["video_decoder"], latents)
+        chunks = decode_chunks(parts["video_decoder"], latents, 0, len(latents))
         decoded = {
             "image": decode(parts["autoencoder"], latents),
             "video": np.concatenate([to_picture_range(chunk) for chunk in chunks]),

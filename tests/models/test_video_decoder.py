@@ -107,7 +107,7 @@ def test_chunks_and_tiles_are_the_whole_video(kind: AutoencoderKind, config: dic
         wanted = decoder(latents[None])[0].clamp(-1, 1)
     assert wanted.std() > 0.1
     for frames_at_once, tiles in ((1, (1, 1)), (5, (2, 3)), (100, (6, 2))):
-        chunks = list(decode_chunks(decoder, latents, frames_at_once=frames_at_once, tiles=tiles))
+        chunks = list(decode_chunks(decoder, latents, 0, len(latents), frames_at_once=frames_at_once, tiles=tiles))
         assert max(map(len, chunks)) <= frames_at_once
         torch.testing.assert_close(torch.cat(chunks), wanted, rtol=0, atol=1e-5)
 
@@ -152,7 +152,7 @@ class LiveBytes(TorchDispatchMode):
 
 def peak_bytes(decoder: VideoDecoder, latents: Tensor, **how: Any) -> int:
     with LiveBytes() as live:
-        for _ in decode_chunks(decoder, latents, **how):
+        for _ in decode_chunks(decoder, latents, 0, len(latents), **how):
             pass
     return live.peak
 

@@ -101,6 +101,16 @@ def test_adamw_keeps_two_numbers_a_weight_and_muon_one_for_matrices() -> None:
     assert 1 < state[OptimizerName.MUON] < 1.5
 
 
+def test_averages_of_16_bit_weights_are_counted_in_32() -> None:
+    settings = config(StageName.IMAGE)
+    parts = blank_stage_parts(settings, recipe)
+    whole = training_demand(settings, parts).resident
+    settings.trainer.precision = "bf16-true"
+    short = training_demand(settings, parts).resident
+    assert short["averaged weights"] == whole["averaged weights"]
+    assert short["trained weights"] == pytest.approx(whole["trained weights"] / 2, rel=0.01)
+
+
 def test_half_the_batch_in_two_parts_is_the_same_work_in_less_memory() -> None:
     settings = config(StageName.IMAGE)
     parts = blank_stage_parts(settings, recipe)

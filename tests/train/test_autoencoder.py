@@ -5,11 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from drivesim.core.files import sha256_file
 from drivesim.families.folder import load_parts, save_parts
-from drivesim.models.autoencoder import VQModel, decode, encode, measure_scale, to_picture_range
+from drivesim.models.autoencoder import (
+    Autoencoder,
+    VQModel,
+    decode,
+    encode,
+    encode_pictures,
+    measure_scale,
+    to_picture_range,
+)
 from drivesim.models.build import AutoencoderConfig, AutoencoderKind, make_autoencoder
 from drivesim.nn.perceptual import squeezenet1_0
 from drivesim.train.autoencoder import AutoencoderLossConfig, AutoencoderStage
@@ -124,3 +133,37 @@ def test_a_perceptual_network_without_its_file_or_name_is_refused() -> None:
         PerceptualConfig(network="vgg16")
     with pytest.raises(ValueError, match="perceptual.network=vgg; valid: vgg16"):
         PerceptualConfig(network="vgg")
+
+
+@pytest.mark.parametrize(
+    ("size_hw", "parts"),
+    [((64, 128), [8, 1]), ((320, 512), [8, 1]), ((512, 1024), [2, 2, 2, 2, 1]), ((1280, 2048), [1] * 9)],
+)
+def test_the_larger_frames_are_the_fewer_are_encoded_at_once(size_hw: tuple[int, int], parts: list[int]) -> None:
+    net, seen = stage().autoencoder.to("meta"), []
+    net.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    assert encode_pictures(net, torch.zeros(9, 3, *size_hw, device="meta")).shape[0] == 9
+    assert seen == parts
+
+
+class OnApple(torch.Tensor):
+    """A tensor that has float32 at most until it comes to the CPU."""
+
+    def cpu(self) -> torch.Tensor:  # type: ignore[override]
+        """Where there is float64."""
+        return self.as_subclass(torch.Tensor)
+
+    def double(self) -> torch.Tensor:
+        """What MPS says."""
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
+
+
+def test_the_scale_is_measured_in_float64_also_of_a_device_that_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, frames = stage().autoencoder, to_picture_range(batch()["frames_BTCHW"].flatten(0, 1))
+    here = measure_scale(net, frames)
+
+    def encode_there(autoencoder: Autoencoder, frames_THWC: NDArray[np.uint8]) -> OnApple:
+        return encode(autoencoder, frames_THWC).as_subclass(OnApple)
+
+    monkeypatch.setattr("drivesim.models.autoencoder.encode", encode_there)
+    assert measure_scale(net, frames) == here

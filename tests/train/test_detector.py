@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from drivesim.core.boxes import Boxes2D, ObjectClass
 from drivesim.evaluate.detector import Detector
 from drivesim.evaluate.detector_network import DetectorNetwork, DetectorNetworkConfig
 from drivesim.toytown import TownConfig
-from drivesim.train.detector import DetectorTraining, focal_loss, train_detector
+from drivesim.train.detector import DetectorTraining, focal_loss, redraw_by, train_detector
 from drivesim.train.detector_pictures import (
     DetectorPicture,
     DetectorScenes,
@@ -50,6 +53,23 @@ def test_boxes_follow_crop_and_mirror(seed: int) -> None:
     found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     np.testing.assert_allclose(sample.boxes.xyxy_px[0], found, atol=2.5)
     assert sample.is_night is False
+
+
+def test_pictures_are_redrawn_where_the_autoencoder_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = SimpleNamespace(autoencoder=None, small_hw=(8, 16))
+    asked: list[torch.Tensor] = []
+
+    def encode_there(autoencoder: None, frames: NDArray[np.uint8]) -> torch.Tensor:
+        return torch.zeros(len(frames), 4, 1, 2, device="meta", dtype=torch.bfloat16)
+
+    def decode_there(autoencoder: None, latents: torch.Tensor) -> NDArray[np.uint8]:
+        asked.append(latents)
+        return np.zeros((len(latents), 8, 16, 3), dtype=np.uint8)
+
+    monkeypatch.setattr("drivesim.train.detector.encode", encode_there)
+    monkeypatch.setattr("drivesim.train.detector.decode", decode_there)
+    redraw_by(model)(np.zeros((2, 16, 32, 3), dtype=np.uint8), np.random.default_rng(0))
+    assert [(latents.device.type, latents.dtype) for latents in asked] == [("meta", torch.bfloat16)]
 
 
 def test_a_redrawn_copy_takes_the_place_of_the_picture() -> None:

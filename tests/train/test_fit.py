@@ -7,6 +7,8 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
 from drivesim.conditioning.driving import ConditionerConfig
-from drivesim.core.devices import accelerator_device
+from drivesim.core.devices import accelerator_device, check_accelerator
 from drivesim.core.picture import load_picture
 from drivesim.data import NuScenesConfig, make_source
 from drivesim.data.batches import CropConfig
@@ -32,7 +34,7 @@ from drivesim.models.upsampler import UpsamplerConfig, UpsamplerTemporalConfig
 from drivesim.models.video_decoder import VideoDecoderConfig
 from drivesim.toytown import TownConfig, write_nuscenes
 from drivesim.train.config import StageName, TrainConfig, TrainerConfig
-from drivesim.train.fit import _LATER, fit
+from drivesim.train.fit import _LATER, _spread_frames, fit
 from drivesim.train.latent_ldm import ImageLossConfig, ImageStage
 from drivesim.train.optim import LearningRate, OptimConfig, OptimizerName
 from drivesim.train.stage import Batch, Stage
@@ -157,9 +159,55 @@ def test_frames_are_encoded_on_the_device_that_trains(
 
 def test_the_device_of_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drivesim.core.devices.devices", lambda: ["cpu", "cuda", "cuda:0", "cuda:1"])
+    for key in ("LOCAL_RANK", "SLURM_LOCALID"):
+        monkeypatch.delenv(key, raising=False)
     assert [accelerator_device(name) for name in ("auto", "gpu", "cuda", "cpu")] == ["cuda", "cuda", "cuda", "cpu"]
+    monkeypatch.setenv("SLURM_LOCALID", "0")
+    assert accelerator_device("auto") == "cuda:0"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert [accelerator_device(name) for name in ("gpu", "cpu")] == ["cuda:1", "cpu"]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert accelerator_device("auto") == "cuda", "each process is shown its own GPU alone"
     monkeypatch.setattr("drivesim.core.devices.devices", lambda: ["cpu"])
     assert accelerator_device("auto") == "cpu"
+
+
+def test_more_devices_than_there_are_need_more_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drivesim.core.devices.devices", lambda: ["cpu", "cuda"])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    check_accelerator("auto", 40, 5)
+    with pytest.raises(
+        ValueError, match="devices=40 on trainer.num_nodes=1: this machine has 8 GPUs; set trainer.num_n"
+    ):
+        check_accelerator("gpu", 40)
+    with pytest.raises(
+        ValueError, match="set trainer.num_nodes=4 and start the command on each .* or trainer.devices=24"
+    ):
+        check_accelerator("gpu", 28, 3)
+    monkeypatch.setattr("drivesim.core.devices.devices", lambda: ["cpu"])
+    check_accelerator("cpu", 40)
+    with pytest.raises(ValueError, match="processors and no GPU"):
+        check_accelerator("auto", 4096)
+
+
+@pytest.mark.parametrize(("devices", "num_nodes"), [(16, 3), (0, 1), (1, 2), (4, 0)])
+def test_devices_that_machines_cannot_share_alike_are_refused(devices: int, num_nodes: int) -> None:
+    assert TrainerConfig(devices=16, num_nodes=2).devices_per_node == 8
+    with pytest.raises(ValueError, match=f"devices={devices} on trainer.num_nodes={num_nodes}: .*must be 1 or more on"):
+        TrainerConfig(devices=devices, num_nodes=num_nodes)
+
+
+def test_processes_that_are_started_one_by_one_have_to_be_told_their_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    alone, pair = (TrainerConfig(devices=devices, accelerator="cpu") for devices in (1, 2))
+    pair.check_machine(None)  # Lightning starts the second and tells it
+    monkeypatch.setenv("RANK", "0")
+    alone.check_machine(None)
+    pair.check_machine("run")
+    for settings in (pair, TrainerConfig(devices=2, num_nodes=2, accelerator="cpu")):
+        with pytest.raises(ValueError, match="trainer.devices=2 are started one by one.*give out=FOLDER"):
+            settings.check_machine(None)
+        monkeypatch.delenv("RANK", raising=False)
 
 
 def test_the_last_stage_exports_a_model_that_designs_and_predicts(family: dict[str, Path]) -> None:
@@ -218,6 +266,26 @@ def test_an_interpolation_of_other_rates_than_the_index_says_is_refused(
         DrivingModel.from_pretrained(tmp_path / "model")
 
 
+@pytest.mark.parametrize(("num_drives", "num_frames"), [(1, 12), (5, 10), (13, 12), (100, 12)])
+def test_the_latent_scale_is_measured_on_so_many_frames_of_however_many_drives(
+    num_drives: int, num_frames: int
+) -> None:
+    read: list[str] = []
+
+    def read_frames(drive: str, frames: NDArray[np.int64]) -> NDArray[np.int64]:
+        read.append(drive)
+        return frames
+
+    valid = SimpleNamespace(valid_T=np.arange(30) > 4)
+    cache: Any = SimpleNamespace(conditions={f"{n}": valid for n in range(num_drives)}, read=read_frames)
+    frames = _spread_frames(cache, 12)
+    assert len(frames) == num_frames
+    assert frames.min() == 5
+    assert read[0] == "0"
+    assert read[-1] == f"{num_drives - 1}"
+    assert len(set(read)) == len(read) == min(num_drives, 12)
+
+
 def test_latents_have_unit_scale_after_training(family: dict[str, Path], source: ClipSource) -> None:
     model = DrivingModel.from_pretrained(family["prediction"])
     clip = source.read("toytown-0000", start_s=0.0, num_frames=16, fps=4.0, size_hw=(32, 64))
@@ -231,26 +299,45 @@ def test_latents_have_unit_scale_after_training(family: dict[str, Path], source:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_killed_run_goes_on_with_the_same_losses(
+def test_a_run_that_was_killed_twice_goes_on_with_the_same_losses(
     stage: StageName, family: dict[str, Path], source: ClipSource, tmp_path: Path
 ) -> None:
     settings = config(stage, family["cache"], init_of(stage, family))
     step_of = Stage.training_step
+    for kill_at in (3, 2):  # the second time within the step that follows the checkpoint, which is of two batches
+        batches: list[int] = []
 
-    def killed_in_step_three(self: Stage, batch: Batch, batch_idx: int) -> torch.Tensor:
-        if self.global_step == 3:
-            raise SystemExit("killed")
-        return step_of(self, batch, batch_idx)
+        def killed(
+            self: Stage, batch: Batch, batch_idx: int, kill_at: int = kill_at, batches: list[int] = batches
+        ) -> torch.Tensor:
+            if self.global_step == kill_at:
+                batches.append(batch_idx)
+            if len(batches) == 2:
+                raise SystemExit("killed")
+            return step_of(self, batch, batch_idx)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit, match="killed"):
-        patch.setattr(Stage, "training_step", killed_in_step_three)
-        fit(settings, source, tmp_path)
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit, match="killed"):
+            patch.setattr(Stage, "training_step", killed)
+            fit(settings, source, tmp_path)
     assert not (tmp_path / "model").exists()
     fit(settings, source, tmp_path)
     whole = losses(family["root"] / stage.value)
     assert sorted(whole) == [0, 1, 2, 3]
     assert whole == losses(tmp_path)
     assert weights(family["root"] / stage.value / "model") == weights(tmp_path / "model")
+
+
+def test_weights_of_16_bits_leave_averages_of_32(family: dict[str, Path], source: ClipSource, tmp_path: Path) -> None:
+    settings = config(StageName.PREDICTION, family["cache"], family["image"])
+    settings.trainer.precision = "bf16-true"
+    model = fit(settings, source, tmp_path)
+    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=False)["state_dict"]
+    assert {t.dtype for name, t in last.items() if name.startswith("trained.")} == {torch.bfloat16}
+    averages = {name.removeprefix("ema.temporal/"): t for name, t in last.items() if name.startswith("ema.")}
+    made = load_parts(model, ["temporal"])["temporal"].state_dict()
+    for name, average in averages.items():
+        assert torch.equal(made[name.replace("/", ".")], average)
+    assert any(not torch.equal(average, average.bfloat16().float()) for average in averages.values())
 
 
 @pytest.fixture

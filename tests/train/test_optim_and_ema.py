@@ -43,3 +43,29 @@ def test_averages_forget_fresh_weights_early() -> None:
     ema.update(step=0)
     with ema.swapped_in():
         assert torch.allclose(net.weight, before + 0.9)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_averages_have_32_bits_or_more_and_follow_weights_of_16(dtype: torch.dtype) -> None:
+    owner = nn.ModuleDict({"net": nn.Linear(1, 1)})
+    owner["ema"] = EmaWeights(owner["net"], decay=0.999)
+    owner.to(dtype)
+    ema = owner["ema"]
+    assert isinstance(ema, EmaWeights)
+    assert ema.dtype is (torch.float64 if dtype is torch.float64 else torch.float32)
+    nn.init.ones_(owner["net"].weight)
+    ema.get_buffer("weight").fill_(0.9)
+    ema.update(step=100_000)
+    assert ema.get_buffer("weight").item() == pytest.approx(0.9001, abs=1e-6)
+    with ema.swapped_in():
+        assert owner["net"].weight.dtype is dtype
+        assert owner["net"].weight.item() == pytest.approx(0.9001, rel=torch.finfo(dtype).eps)
+    assert owner["net"].weight.item() == 1.0
+    assert ema.to("meta").get_buffer("weight").is_meta
+
+
+def test_averages_of_16_bits_in_an_older_checkpoint_are_read() -> None:
+    ema = EmaWeights(nn.Linear(1, 1), decay=0.999)
+    ema.load_state_dict({name: torch.full_like(t, 0.5, dtype=torch.bfloat16) for name, t in ema.state_dict().items()})
+    assert ema.dtype is torch.float32
+    assert ema.get_buffer("weight").item() == 0.5

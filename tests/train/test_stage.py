@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from drivesim.train import stage as stage_module
+from drivesim.train.config import TrainConfig, TrainerConfig
+from drivesim.train.fit import _trainer
+from drivesim.train.optim import OptimConfig
 from drivesim.train.stage import VALIDATION_SEED, Stage
 
 
@@ -27,3 +35,29 @@ def test_each_process_validates_with_noise_of_its_own(world: int, monkeypatch: p
         for rank in range(world):
             validate(rank, number)
     assert keys == [(VALIDATION_SEED, "val", number) for number in range(2 * world)]
+
+
+class OneLayer(Stage):
+    """A stage that trains one layer."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__(nn.ModuleDict({"layer": layer}), nn.ModuleDict(), OptimConfig(), seed=0)
+
+    def loss(self, *_: object) -> dict[str, torch.Tensor]:
+        """Never asked for."""
+        raise AssertionError
+
+    sample_pictures = loss  # type: ignore[assignment]
+
+
+def test_processes_send_each_other_no_averages(tmp_path: Path) -> None:
+    trainer = _trainer(TrainConfig(trainer=TrainerConfig(devices=2, accelerator="cpu", progress=False)), tmp_path)
+    with patch("lightning.pytorch.strategies.ddp.DistributedDataParallel", spec=DistributedDataParallel) as made:
+        trainer.strategy._setup_model(OneLayer(nn.Linear(1, 1)))  # type: ignore[attr-defined]
+    assert made.call_args.kwargs["broadcast_buffers"] is False
+
+
+def test_running_statistics_of_batches_are_not_trained_since_each_process_would_have_its_own() -> None:
+    OneLayer(nn.BatchNorm1d(2, track_running_stats=False))
+    with pytest.raises(AssertionError, match="running statistics would differ between processes"):
+        OneLayer(nn.Sequential(nn.BatchNorm1d(2)))
