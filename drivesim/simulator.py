@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from drivesim.conditioning.driving import DrivingConditions
+from drivesim.core.devices import check_device
 from drivesim.core.picture import check_size, crop_to_aspect, resize_area, save_png
+from drivesim.core.run_folder import claim_folder
 from drivesim.core.scene import Scene
 from drivesim.core.seeds import torch_generator
 from drivesim.families.driving import DrivingModel
@@ -43,6 +46,10 @@ class Simulator:
     def __init__(self, model: DrivingModel | TextModel):
         self.model = model
 
+    def __repr__(self) -> str:
+        height, width = self.size_hw
+        return f"Simulator({self.model.name!r}, {height} x {width} at {self.fps:g} fps)"
+
     @classmethod
     def from_pretrained(
         cls,
@@ -68,6 +75,9 @@ class Simulator:
         Raises:
             ValueError: no such model, or a folder that is not whole: says which part.
         """
+        check_device(device)
+        if "weights" in text:
+            raise ValueError(f"weights={text['weights']}: from Python it is dtype=torch.{text['weights']}")
         if family_of(find_model(folder_or_name)) == FAMILY:
             own = {name: text.pop(name) for name in ("image", "upscaler", "base_text", "lora") if name in text}
             if not isinstance(stages, TextStagesConfig | None):
@@ -111,12 +121,25 @@ class Simulator:
         """The same with its latents, from which a rollout starts without encoding the frame again."""
         if not isinstance(self.model, DrivingModel):
             raise ValueError(f"model {self.model.name!r} makes videos from prompts; scenes are for driving models")
+        if not isinstance(scene, Scene):
+            raise ValueError(f"scene is {scene!r}; expected a Scene, such as Scene.load('conf/scenes/cut_in.yaml')")
         conditions = DrivingConditions.of_pictures(
             [scene.picture_boxes(self.size_hw)], self.size_hw, [scene.is_night], [scene.count_cars()]
         )
         latents = self.model.design(conditions, [torch_generator(seed, scene.name, index, "design")])
         frame_HWC = self.model.picture(latents[0], key=(seed, scene.name, index, "design"))
         return Start(name=scene.name, frame_HWC=frame_HWC, conditions=scene.is_night, latents_CHW=latents[0].cpu())
+
+    def claim_designs(self, folder: Path, scene: Scene, *, seed: int = 0) -> None:
+        """Notes what a folder of start frames is made by: frames of one folder are of one scene, model and seed.
+
+        Raises:
+            ValueError: the folder holds others; names what differs.
+        """
+        digest = hashlib.sha256(repr(scene).encode()).hexdigest()
+        claim_folder(
+            folder, {"model": self.model.fingerprint, "scene": scene.name, "scene_sha256": digest, "seed": seed}
+        )
 
     def design_into(self, folder: Path, scene: Scene, *, seed: int = 0, num_frames: int = 1) -> None:
         """Writes a scene's file, its start frames, and copies with the boxes drawn over them."""
@@ -168,6 +191,8 @@ class Simulator:
         """
         said = self._said(prompt, negative_prompt, is_night)
         num_frames = self._num_frames(seconds, minutes)
+        if future < 0:
+            raise ValueError(f"rollout: future={future}; must be 0 or more")
         start = self._begin(start, name, said, on_step)
         world = World(
             self.model,
@@ -221,11 +246,21 @@ class Simulator:
         if both or (isinstance(self.model, DrivingModel) and seconds is None and minutes is None):
             raise ValueError("rollout: give either seconds or minutes")
         length_s = 60.0 * minutes if minutes is not None else seconds
-        return RolloutConfig(seconds=length_s).num_frames(self.model)
+        config = RolloutConfig(seconds=length_s)
+        config.validate()
+        return config.num_frames(self.model)
 
     def _start_of_picture(self, frame_HWC: NDArray[np.uint8] | None, name: str | None) -> Start:
         if frame_HWC is None:
             return Start(name=name or NO_START, frame_HWC=None)
+        if not isinstance(frame_HWC, np.ndarray) or frame_HWC.ndim != 3 or frame_HWC.shape[2] != 3:
+            found = f"of shape {frame_HWC.shape}" if isinstance(frame_HWC, np.ndarray) else repr(frame_HWC)
+            raise ValueError(
+                f"start is {found}; expected an array (H, W, 3), or a Start: Simulator.start(scene) of a scene, "
+                "rollout.start.start_from_file(path, simulator.model.start_hw) of a picture or a video"
+            )
+        if frame_HWC.dtype != np.uint8:
+            raise ValueError(f"start has numbers of type {frame_HWC.dtype}; expected uint8, 0 to 255")
         height, width = self.model.start_hw
         part, _ = crop_to_aspect(frame_HWC, width / height)
         check_size(part, (height, width), name or "start")

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # it stands above both.
 LAYERS: list[set[str]] = [
     {"cli"},
-    {"evaluate_command"},
+    {"evaluate_command", "rollout_command"},
     {"config"},
     {"sweep"},
     {"simulator", "planning"},

@@ -50,7 +50,14 @@ def test_the_parts_are_those_of_the_design() -> None:
     folders = {path.name for path in (ROOT / "drivesim").iterdir() if path.is_dir() and path.name != "__pycache__"}
     modules = {path.name for path in (ROOT / "drivesim").glob("*.py")}
     assert folders == PACKAGES
-    assert modules == {"__init__.py", "cli.py", "config.py", "evaluate_command.py", "simulator.py"}
+    assert modules == {
+        "__init__.py",
+        "cli.py",
+        "config.py",
+        "evaluate_command.py",
+        "rollout_command.py",
+        "simulator.py",
+    }
 
 
 @pytest.mark.parametrize("folder", ["datasets", "evaluation"])

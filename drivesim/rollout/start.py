@@ -52,21 +52,20 @@ def is_scene(start: str) -> bool:
 
 
 def check_scene(start: str, start_s: float, conditions: Conditions) -> None:
-    """Raises ValueError for what is said beside a scene of pictures and videos alone.
+    """Raises ValueError for what is said beside a start that it is not for.
 
     Args:
         start: a scene, or a picture or video, which may be said more of.
         start_s: 0 = nothing is said.
         conditions: None = nothing is said.
     """
-    said = {"start_s": f"{start_s:g}" if start_s else "", "is_night": "" if conditions is None else f"{conditions}"}
-    if is_scene(start):
-        for name, value in said.items():
-            if value:
-                raise ValueError(
-                    f"start={start} is a scene, which says itself what it shows: {name}={value.lower()} is for "
-                    "pictures and videos; leave it out, or change the scene (time: night or day)"
-                )
+    if start_s and (is_scene(start) or Path(start).suffix.lower() in PICTURE_SUFFIXES):
+        raise ValueError(f"start={start} is no video: start_s={start_s:g} is a time in one; leave it out")
+    if conditions is not None and is_scene(start):
+        raise ValueError(
+            f"start={start} is a scene, which says itself what it shows: is_night={str(conditions).lower()} is for "
+            "pictures and videos; leave it out, or change the scene (time: night or day)"
+        )
 
 
 def start_from_file(
@@ -83,6 +82,9 @@ def start_from_file(
         return start_from_image(path, size_hw, conditions=conditions)
     if suffix in VIDEO_SUFFIXES:
         return start_from_clip(path, size_hw, start_s=start_s, conditions=conditions)
+    file, at, seconds = str(path).rpartition("@")
+    if at and Path(file).suffix.lower() in VIDEO_SUFFIXES:
+        raise ValueError(f"{path}: a rollout takes the video and the time apart: start={file} start_s={seconds}")
     choices = f"pictures ({', '.join(PICTURE_SUFFIXES)}) or videos ({', '.join(VIDEO_SUFFIXES)})"
     raise ValueError(f"{path}: a rollout starts from {choices}; this name ends in {suffix!r}")
 

@@ -78,12 +78,24 @@ def test_a_clip_gives_the_frame_shown_at_the_wanted_time(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("said", "told"),
-    [({"start_s": 5.0}, "start_s=5"), ({"is_night": True}, "is_night=true"), ({"is_night": False}, "is_night=false")],
+    [
+        ({"start_s": 5.0}, "no video: start_s=5 is"),
+        ({"is_night": True}, "a scene, which says itself what it shows: is_night=true is"),
+        ({"is_night": False}, "a scene, which says itself what it shows: is_night=false is"),
+    ],
 )
 def test_what_a_scene_says_itself_is_refused_beside_it(said: dict[str, Any], told: str) -> None:
     spoken = {"start_s": 0.0, "is_night": None} | said
     for scene in ("cut_in", "mine/cut_in.yaml"):
-        with pytest.raises(ValueError, match=f"^start={scene} is a scene, which says itself what it shows: {told} is"):
+        with pytest.raises(ValueError, match=f"^start={scene} is {told}"):
             check_scene(scene, spoken["start_s"], spoken["is_night"])
         check_scene(scene, 0.0, None)
     check_scene("drive.mp4", spoken["start_s"], spoken["is_night"])
+
+
+def test_times_are_of_videos_alone() -> None:
+    with pytest.raises(ValueError, match="^start=photo.jpg is no video: start_s=2 is a time in one; leave it out"):
+        check_scene("photo.jpg", 2.0, None)
+    check_scene("photo.jpg", 0.0, True)
+    with pytest.raises(ValueError, match=r"the time apart: start=a/drive.mp4 start_s=2.5"):
+        start_from_file("a/drive.mp4@2.5", SIZE_HW)
