@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import math
 import os
+import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -20,11 +25,13 @@ from omegaconf import DictConfig, OmegaConf
 from drivesim.config import (
     COMMANDS,
     HYDRA_ERRORS,
+    PLANNED,
     DesignCommand,
     EvaluateCommand,
     PrepareCommand,
     RolloutCommand,
     ToytownData,
+    choices_of,
     conf_dir,
     config_name,
     errors_as_they_are,
@@ -34,6 +41,7 @@ from drivesim.config import (
     to_typed,
 )
 from drivesim.core.arguments import compare_key
+from drivesim.core.field_comments import field_comments
 from drivesim.core.files import write_json
 from drivesim.core.machine import is_out_of_memory
 from drivesim.core.run_folder import IDENTITY_FILE, record_run, versions
@@ -49,6 +57,14 @@ if TYPE_CHECKING:
 GO_ON = ("prepare", "train", "rollout", "evaluate")  # commands that keep what was done when they are stopped
 CLAIMING = ("train", "rollout")  # commands that check by themselves whose run a folder holds
 ADDING = (*CLAIMING, "design", "plan")  # commands that may write into a folder that holds a run
+_HELP = {"--help", "-h"}
+_GROUPS = {  # by the config file that they belong to
+    "prepare": ("data", "export"),
+    "train": ("experiment", "data"),
+    "design": ("sampler",),
+    "rollout": ("family", "pool", "sampler", "preset"),
+    "evaluate": ("protocol", "pool", "claims"),
+}
 Record = Callable[..., None]  # writes config and origin into the run folder
 
 
@@ -92,9 +108,56 @@ def _overview() -> str:
     )
 
 
+def _help(command: str, overrides: Sequence[str]) -> str:
+    """All keys of a command, as they stand after the overrides, with what they are."""
+    if command == "plan" and not overrides:
+        choices = " and ".join(f"drivesim plan {planned} --help" for planned in PLANNED)
+        return f"drivesim plan {'|'.join(PLANNED)} key=value ...: {COMMANDS['plan']}\n\n{choices} list the keys."
+    name, overrides = config_name(command, overrides)
+    register(command, name)
+    try:
+        with errors_as_they_are(), hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+            composed = hydra.compose(config_name=name, overrides=list(overrides))
+    except HYDRA_ERRORS as error:
+        raise ValueError(explain(error, overrides)) from error
+    chosen = [f"  {group}: {', '.join(choices_of(group))}" for group in _GROUPS[name]]
+    lines = [
+        f"drivesim {command} key=value ...: {COMMANDS[command]}", "", *_explained(composed), "",
+        "Groups, as in group=choice:", *chosen, "",
+        "--cfg job prints the config and stops; -m runs once for each of several values (seed=1,2,3).",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _explained(node: DictConfig, indent: str = "") -> Iterator[str]:
+    """A line a key: its value, and the comment that stands behind it where it is declared."""
+    schema = OmegaConf.get_type(node)
+    comments = field_comments(schema) if dataclasses.is_dataclass(schema) else {}
+    for key in map(str, node):
+        inner = None if OmegaConf.is_missing(node, key) else node[key]
+        if OmegaConf.is_missing(node, key):
+            value = " ???"
+        else:
+            value = "" if isinstance(inner, DictConfig) else f" {_as_yaml(inner)}"
+        line = f"{indent}{key}:{value}"
+        comment = re.sub(r"\bNone\b", "null", comments.get(key, ""))
+        yield f"{line:38}  # {comment}" if comment else line
+        if isinstance(inner, DictConfig):
+            yield from _explained(inner, indent + "  ")
+
+
+def _as_yaml(value: Any) -> str:
+    plain = OmegaConf.to_container(value, enum_to_str=True) if OmegaConf.is_config(value) else value
+    plain = plain.name if isinstance(plain, Enum) else plain
+    return yaml.safe_dump(plain, default_flow_style=True, width=math.inf).removesuffix("\n").removesuffix("\n...")
+
+
 def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
     """Hands over to Hydra, which calls back with the composed config: once, or for each job of -m."""
     typed = overrides
+    if _HELP & set(overrides):
+        print(_help(command, [argument for argument in overrides if argument not in _HELP]))
+        return
     name, overrides = config_name(command, typed)
     register(command, name)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)

@@ -273,7 +273,7 @@ def compose(command: str, overrides: Sequence[str] = ()) -> Any:
 
 def recipe_that_writes(model_folder: str) -> Any | None:
     """The config of the shipped recipe whose run folder that is, or the model's in it; None = there is none."""
-    for experiment in _choices("experiment"):
+    for experiment in choices_of("experiment"):
         values = yaml.safe_load((conf_dir() / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8"))
         if "out" in values and Path(model_folder) in (Path(values["out"]), Path(values["out"]) / MODEL_FOLDER):
             return compose("train", [f"experiment={experiment}"])
@@ -326,7 +326,7 @@ def explain(error: BaseException, overrides: Sequence[str]) -> str:
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
         group, _, choice = str(error.missing_cfg_file).partition("/")
-        choices = sorted({*_choices(group), *(error.options or [])})
+        choices = sorted({*choices_of(group), *(error.options or [])})
         return f"unknown {group} '{choice}'{_hint(choice, choices)}; valid: {', '.join(choices) or 'none'}"
     if isinstance(cause, ValidationError):
         enum = re.search(r"'(.*)', expected one of \[(.*)\]", line := str(cause).splitlines()[0])  # in capitals
@@ -346,7 +346,7 @@ def explain(error: BaseException, overrides: Sequence[str]) -> str:
     return f"cannot read '{given}': {str(error).splitlines()[0]}; {quoting}" if given else str(error)
 
 
-def _choices(group: str) -> list[str]:
+def choices_of(group: str) -> list[str]:
     """The shipped choices of a group, those in sub-folders included."""
     folder = conf_dir() / group
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))

@@ -43,7 +43,7 @@ _LABELS = (Measure.NIGHT, Measure.CARS, Measure.CARS_BIAS)
 class ObedienceConfig:
     """How obedience is measured."""
 
-    detector: DetectorConfig = field(default_factory=DetectorConfig)
+    detector: DetectorConfig = field(default_factory=DetectorConfig)  # what it finds, and what counts as found
     min_overlap: float = 0.5  # intersection over union from which on a found box is the wanted one
     level: float = 0.95  # of the intervals
     resamples: int = 500  # scenes are drawn with replacement so many times

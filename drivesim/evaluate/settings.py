@@ -16,15 +16,15 @@ from drivesim.evaluate.uncertainty import UncertaintyConfig
 class EvaluateConfig:
     """What is scored, beside what, and what is written."""
 
-    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)  # group protocol: which clips, which networks
     networks: list[NetworkFile] = field(default_factory=list)  # files and devices of the protocols' extractors
-    controls: ControlsConfig = field(default_factory=ControlsConfig)
-    uncertainty: UncertaintyConfig = field(default_factory=UncertaintyConfig)
-    report: ReportConfig = field(default_factory=ReportConfig)
+    controls: ControlsConfig = field(default_factory=ControlsConfig)  # scores beside those of the generated videos
+    uncertainty: UncertaintyConfig = field(default_factory=UncertaintyConfig)  # how sure scores are
+    report: ReportConfig = field(default_factory=ReportConfig)  # what the page shows
     features: str | None = None  # folder of stored features, which evaluations may share; None = `features` in `out`
     drives: str | None = None  # JSON file: pattern of video names -> drive; None = each video is a drive of its own
     diversity: bool = True  # also measure how far futures of one start frame part
-    drift: DriftConfig = field(default_factory=DriftConfig)
+    drift: DriftConfig = field(default_factory=DriftConfig)  # what changes in the course of videos
     batch_clips: int = 8  # clips that an extractor takes at once; does not change the scores
 
 

@@ -32,7 +32,7 @@ class PoolKind(str, Enum):
 class PoolConfig:
     """Who makes the futures. Frames do not depend on `kind` and `workers`."""
 
-    kind: PoolKind = PoolKind.HERE
+    kind: PoolKind = PoolKind.HERE  # who makes them
     workers: int | None = None  # Ray: processes at once; None = as many as the cores serve
     threads: int = 1  # torch threads a process, in both pools: sums round differently with another number
     gpus_per_worker: float = 0.0  # Ray: share of a GPU that each worker takes; 0 = it sees none

@@ -37,7 +37,7 @@ class RolloutConfig:
     seed: int = 0  # same seed, start and model = same bytes
     segment_chunks: int = 1  # chunks (8 key frames each) after which a segment is closed; a kill costs at most one
     crf: int = 18  # x264's quality of the videos: 0 lossless .. 51 worst
-    pool: PoolConfig = field(default_factory=PoolConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)  # group pool: who makes the futures
 
     def validate(self) -> None:
         """Raises ValueError for numbers that make no rollout."""
