@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from drivesim.config import COMMANDS, compose
+from drivesim.core.boxes import CLASSES
+from drivesim.core.scene import Scene
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -59,3 +61,17 @@ def test_the_python_example_names_what_there_is() -> None:
 def test_paths_of_the_readme_exist() -> None:
     for path in re.findall(r"\b(conf/[a-z_/]+(?:\.yaml)?)", README):
         assert (ROOT / path).exists(), path
+
+
+def test_the_scene_of_the_readme_is_one(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    path = tmp_path / "scene.yaml"
+    path.write_text(text)
+    scene = Scene.load(path)
+    assert (scene.name, scene.is_night, scene.count_cars(), len(scene.picture_boxes((128, 256)))) == (
+        "mine",
+        True,
+        4,
+        3,
+    )
+    assert all(f"{kind.value}" in README.split("Classes are")[1].split(".")[0] for kind in CLASSES)

@@ -12,7 +12,7 @@ from functools import cache
 
 @cache
 def field_comments(of: type) -> dict[str, str]:
-    """Comments by field, behind or above it, of a dataclass and those that it inherits from; choices of enums are added.
+    """Comments by field, behind or above it, of a dataclass and its parents; choices of enums are added.
 
     Args:
         of: a dataclass whose source is there.

@@ -170,12 +170,12 @@ def _read_boxes_2d(box_fields: list[Field], size_hw: tuple[int, int]) -> Boxes2D
             raise keys["box"].error(
                 "the box has no area; expected [left, top, right, bottom] with left < right and top < bottom"
             )
-        if left < 0 or top < 0 or right > width or bottom > height:
+        if right <= 0 or bottom <= 0 or left >= width or top >= height:
             raise keys["box"].error(
                 f"the box is outside the picture of {height} x {width} pixels; "
                 f"valid: 0 to {width} across, 0 to {height} down"
             )
-        rows.append([left, top, right, bottom])
+        rows.append([max(left, 0), max(top, 0), min(right, width), min(bottom, height)])  # as cameras see it
     return Boxes2D(
         xyxy_px=np.array(rows, dtype=np.float64).reshape(-1, 4),
         class_ids=np.array(class_ids, dtype=np.int64),

@@ -101,8 +101,12 @@ MISTAKES = {
     "neither metres nor pixels": (GOOD.replace(", at: [20, 0]", ""), 7, ["boxes[0]", "'at:", "'box:"]),
     "metres and pixels": (GOOD.replace("{class: truck,", "{class: truck, at: [9, 0],"), 11, ["boxes[2]"]),
     "pixels with a heading": (GOOD.replace("70]}", "70], heading_deg: 3}"), 11, ["boxes[2].heading_deg", "class, box"]),
-    "box right of the picture": (GOOD.replace("60, 70", "300, 70"), 11, ["boxes[2].box", "outside", "128 x 256"]),
-    "box left of the picture": (GOOD.replace("[10, 20", "[-1, 20"), 11, ["boxes[2].box", "outside"]),
+    "box right of the picture": (
+        GOOD.replace("10, 20, 60, 70", "256, 20, 300, 70"),
+        11,
+        ["boxes[2].box", "outside", "128 x 256"],
+    ),
+    "box left of the picture": (GOOD.replace("10, 20, 60, 70", "-60, 20, 0, 70"), 11, ["boxes[2].box", "outside"]),
     "box of no area": (GOOD.replace("60, 70", "10, 70"), 11, ["boxes[2].box", "no area"]),
     "box upside down": (GOOD.replace("60, 70", "60, 5"), 11, ["boxes[2].box", "no area"]),
     "box behind the camera": (GOOD.replace("[20, 0]", "[-20, 0]"), 7, ["boxes[0].at", "outside the picture"]),
@@ -173,3 +177,9 @@ def test_a_pixel_box_may_say_how_far_it_is(tmp_path: Path) -> None:
     np.testing.assert_array_equal(Scene.load(tmp_path / "again.yaml").boxes_2d.depth_m, [12.5, np.nan])
     with pytest.raises(ValueError, match=r"depth_m.*above 0"):
         Scene.load(write(tmp_path, text.replace("12.5", "0")))
+
+
+def test_boxes_in_pixels_end_at_the_picture_s_edges(tmp_path: Path) -> None:
+    path = tmp_path / "cut.yaml"
+    path.write_text("boxes:\n  - {class: car, box: [-50, 58, 60, 188]}\n  - {class: bus, box: [200, -9, 300, 40]}")
+    assert Scene.load(path).boxes_2d.xyxy_px.tolist() == [[0, 58, 60, 128], [200, 0, 256, 40]]
