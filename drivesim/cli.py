@@ -38,6 +38,7 @@ from drivesim.core.files import write_json
 from drivesim.core.machine import is_out_of_memory
 from drivesim.core.run_folder import IDENTITY_FILE, record_run, versions
 from drivesim.core.terminal import Counter
+from drivesim.core.wording import number_of
 from drivesim.core.yaml_fields import nearest
 from drivesim.data import ClipSource, make_source
 from drivesim.planning.advice import what_fits
@@ -132,7 +133,7 @@ def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
     except HYDRA_ERRORS as error:
         raise ValueError(explain(error, overrides)) from error
     if failed_jobs:
-        _fail(f"{len(failed_jobs)} jobs failed: {', '.join(map(str, failed_jobs))}", 1)
+        _fail(f"{number_of(len(failed_jobs), 'job')} failed: {', '.join(map(str, failed_jobs))}", 1)
 
 
 def _run(command: str, composed: DictConfig, overrides: Sequence[str]) -> None:

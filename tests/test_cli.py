@@ -232,7 +232,7 @@ def test_a_job_that_fails_in_a_multirun_leaves_the_others_alone(
     said = capsys.readouterr().err
     assert "job 0 (" in said
     assert "broken.yaml:2: wrong: unknown key" in said
-    assert "1 jobs failed: 0" in said
+    assert "1 job failed: 0" in said
     assert (tmp_path / "many" / "1" / "frame_000.png").is_file()
 
 

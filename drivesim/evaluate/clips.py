@@ -15,6 +15,7 @@ from PIL import Image
 
 from drivesim.core.picture import crop_to_aspect, resize_area
 from drivesim.core.seeds import numpy_generator
+from drivesim.core.wording import number_of
 from drivesim.evaluate.protocol import AFTER_CROPS, ClipChoice, Crop, ProtocolConfig, ResizeFilter
 from drivesim.evaluate.videos import Frame, Video
 
@@ -183,8 +184,9 @@ class ClipCutter:
         span = self.config.span_frames
         if len(self._window) < span:
             raise ValueError(
-                f"{self.name}: {self._num_frames} frames at the protocol's rate, of which {self.skip_frames} are "
-                f"given; a clip needs {span} more. Lower protocol.num_frames or score longer videos"
+                f"{self.name}: {number_of(self._num_frames, 'frame')} at the protocol's rate, of which "
+                f"{self.skip_frames} are given; a clip needs {span} more. Lower protocol.num_frames or score longer "
+                "videos"
             )
         if self._random is not None:
             yield self._random

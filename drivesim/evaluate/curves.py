@@ -13,6 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from drivesim.core.wording import number_of
 from drivesim.evaluate.picture_statistics import PictureStatistics, StepMeter, StepStatistics, picture_statistics
 from drivesim.evaluate.videos import Frame
 
@@ -80,7 +81,9 @@ class CurveMeter:
             ValueError: fewer than two frames, which have no course.
         """
         if len(self._pictures) < 2:
-            raise ValueError(f"a video of {len(self._pictures)} frames has no course; at least 2 are needed")
+            raise ValueError(
+                f"a video of {number_of(len(self._pictures), 'frame')} has no course; at least 2 are needed"
+            )
         pictures = {
             name: np.array([getattr(picture, name) for picture in self._pictures], dtype=np.float64)
             for name in ("brightness", "contrast", "sharpness", "saturation")

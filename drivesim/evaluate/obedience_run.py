@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from drivesim.core.files import append_row, sha256_file, write_json
 from drivesim.core.picture import load_picture
 from drivesim.core.scene import Scene
+from drivesim.core.wording import number_of
 from drivesim.evaluate.detector import Detections, Detector
 from drivesim.evaluate.drift_report import plain
 from drivesim.evaluate.obedience import ObedienceConfig, ObedienceMeter, ObedienceRow, Wanted, with_ceiling
@@ -221,5 +222,5 @@ def _warnings(cards: dict[str, SceneSetCard]) -> list[str]:
     elif set(cards["generated"].scenes_sha256) - set(cards["real"].scenes_sha256):
         warnings.append("the real pictures are of other scenes: the ceilings are those of other boxes and labels")
     if cards["generated"].num_scenes < 3:
-        warnings.append(f"no intervals: {cards['generated'].num_scenes} scenes, 3 are needed")
+        warnings.append(f"no intervals: {number_of(cards['generated'].num_scenes, 'scene')}, 3 are needed")
     return warnings

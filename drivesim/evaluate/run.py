@@ -339,10 +339,10 @@ def _warnings(scorer: Scorer, found: list[RowsOfExtractor]) -> list[str]:
     """What a reader of the scores has to know."""
     warnings = []
     if same := len(set(scorer.digests[Side.GENERATED]) & set(scorer.digests[Side.REAL])):
-        warnings.append(f"{same} generated videos are real videos, byte for byte: the same folder given twice?")
+        warnings.append(f"real videos among the generated ones, byte for byte: {same}; the same folder given twice?")
     for side in Side:
         if copies := len(scorer.digests[side]) - len(set(scorer.digests[side])):
-            warnings.append(f"{copies} {side.value} videos are copies of others there, byte for byte: they count twice")
+            warnings.append(f"copies of other {side.value} videos, byte for byte: {copies}; each counts twice")
     warnings += _size_warnings(scorer) + _length_warnings(scorer)
     codecs = [scorer.cards[side].codecs for side in Side]
     if set(codecs[0]) != set(codecs[1]):
@@ -355,7 +355,7 @@ def _warnings(scorer: Scorer, found: list[RowsOfExtractor]) -> list[str]:
     for side, num in scorer.num_untimed.items():
         if num and rate is not None:
             warnings.append(
-                f"{num} {side.value} videos carry no rate and are taken to have the protocol's, {rate:g} frames a "
+                f"{side.value} videos without a rate: {num}, taken to have the protocol's, {rate:g} frames a "
                 "second: set protocol.untimed_fps to theirs"
             )
     if scorer.protocol.fps is None:

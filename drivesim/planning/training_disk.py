@@ -6,6 +6,7 @@ import math
 
 from torch import nn
 
+from drivesim.core.wording import number_of
 from drivesim.families.folder import PARTS
 from drivesim.models.autoencoder import downsampling
 from drivesim.planning.demand import Demand
@@ -38,7 +39,7 @@ def training_disk(
         pictures: ClassPictures = parts["class_pictures"]
         num = AT_ONCE * -(-pictures.config.num_class_pictures // AT_ONCE)
         value = num * math.prod(pictures.shape) * 4
-        rows.append(Row(name="latents of class pictures", value=value, note=f"{num:,} pictures, float32"))
+        rows.append(Row(name="latents of class pictures", value=value, note=f"{number_of(num, 'picture')}, float32"))
     kept = sum(demand.resident[name] for name in ("trained weights", "averaged weights", "optimizer state"))
     rows.append(Row(name="checkpoints", value=_CHECKPOINTS * kept, note=f"up to {_CHECKPOINTS}, float32"))
     names = _exported(config, parts, find_recipe)
