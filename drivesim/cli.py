@@ -171,7 +171,7 @@ def _out_folder(command: str, wanted: str | None) -> Path:
 def _plan(config: Any, out: Path, record: Record) -> None:
     from drivesim.planning.command import plan_command
 
-    plan = plan_command(config, recipe_that_writes)
+    plan = plan_command(config, recipe_that_writes, out)
     write_json(out / "plan.json", plan.to_json())
     print(plan.text(), f"plan: {out / 'plan.json'}", sep="\n")
 

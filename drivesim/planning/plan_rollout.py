@@ -65,7 +65,7 @@ def plan_rollout(command: Any, wanted: PlanConfig, find_recipe: Callable[[str], 
         rows = _memory(smaller, changed.pool, num, on, now_bytes)
         return int(sum(row.value for row in rows)), on.memory_bytes
 
-    if wanted.changes or not plan.fits:
+    if wanted.changes or not plan.fits_memory:
         decoded_hw = None if model.finishing.video_decoder is None else model.latent_hw
         candidates = rollout_changes(command, workers, is_gpu=hardware.is_gpu, decoded_hw=decoded_hw)
         plan.changes = fitting(candidates, needs, plan.memory_bytes)

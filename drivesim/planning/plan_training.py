@@ -66,7 +66,7 @@ def plan_training(config: TrainConfig, wanted: PlanConfig, find_recipe: FindReci
         rows = _memory(changed, process_bytes, hardware)
         return int(sum(row.value for row in rows)), hardware.memory_bytes
 
-    if wanted.changes or not plan.fits:
+    if wanted.changes or not plan.fits_memory:
         plan.changes = fitting(training_changes(config), needs, plan.memory_bytes)
     return plan
 
