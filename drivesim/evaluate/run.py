@@ -171,7 +171,7 @@ def _scores(config: EvaluateConfig, scorer: Scorer, out_dir: Path) -> Scores:
     card = make_card(
         scorer.protocol, list(scorer.extractors), scorer.size_hw, scorer.cards[Side.GENERATED], scorer.cards[Side.REAL]
     )
-    found = [
+    tables = [
         Table(
             index=index,
             extractor=network,
@@ -181,9 +181,13 @@ def _scores(config: EvaluateConfig, scorer: Scorer, out_dir: Path) -> Scores:
             config=config.uncertainty,
             covariance=scorer.protocol.covariance,
             root_eps=scorer.protocol.root_eps,
-        ).rows()
+        )
         for index, network in enumerate(scorer.extractors)
     ]
+    try:
+        found = [table.rows() for table in tables]
+    except ValueError as error:  # often for want of the videos that were left out
+        raise ValueError(f"{error}{scorer.left_out()}") from error
     published, not_shown = published_beside(card, published_folder())
     neighbours, no_neighbours = real_neighbours(scorer.sets, scorer.extractors)
     return Scores(
@@ -312,9 +316,11 @@ def _size_warnings(scorer: Scorer) -> list[str]:
         for side in Side
     )
     height, width = scorer.size_hw
+    wanted_hw = sizes[Side.GENERATED].most_common(1) or [(scorer.size_hw, 0)]
+    own = "[{},{}]".format(*wanted_hw[0][0])
     return [
         f"videos of different sizes (height x width): {shown}; all are brought to {height} x {width} as the protocol "
-        "says, which alone can move a score: export both sides at one size"
+        f"says, which alone can move a score: export both sides at one size (drivesim prepare: export.size_hw={own})"
     ]
 
 

@@ -156,7 +156,10 @@ def test_a_text_similarity_without_prompts_says_where_they_belong(tmp_path: Path
         evaluate(CONFIG, videos(range(2)), videos(range(2, 4)), tmp_path, extractors=[network])
     some = [replace(videos(range(1))[0], prompt="red"), *videos(range(1, 4))]
     scores = evaluate(CONFIG, some, videos(range(4, 6)), tmp_path, extractors=[network])
-    assert any("generated videos without a prompt, left out of the text similarity: 3" in warning for warning in scores.warnings)
+    assert any(
+        "generated videos without a prompt, left out of the text similarity: 3" in warning
+        for warning in scores.warnings
+    )
 
 
 @pytest.mark.parametrize(
