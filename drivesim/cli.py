@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,7 @@ from drivesim.config import (
     conf_dir,
     config_name,
     errors_as_they_are,
+    experiment_that_writes,
     explain,
     recipe_that_writes,
     register,
@@ -209,13 +209,12 @@ def _prepare(config: PrepareCommand, out: Path, record: Record) -> None:
 def _train(config: Any, out: Path, record: Record) -> None:
     from drivesim.data.source import problems_line
     from drivesim.train.fit import fit
-    from drivesim.train.initial_parts import judge_parts
+    from drivesim.train.initial_parts import check_sources, judge_parts
+    from drivesim.train.quiet import quiet_lightning
 
-    lightning_log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    lightning_log.addFilter(lambda record: "litlogger" not in record.getMessage())  # an advertisement
-    for message in (".* module.s. in eval mode at the start", ".*isinstance.treespec, LeafSpec"):  # frozen parts are
-        warnings.filterwarnings("ignore", message)
+    quiet_lightning()
     config.trainer.check_machine(config.out)
+    check_sources(config, experiment_that_writes)
     if isinstance(config.data, ToytownData):
         judge_parts(config)  # as `fit` does, but before anything is drawn for it
     source = _source(config.data)
