@@ -139,7 +139,8 @@ def _row(curve: DriftCurve) -> str:
         cells[1] = f"{curve.band.low[-1]:.3f} to {curve.band.high[-1]:.3f}"
         cells[2] = f"{len(left)} of {len(curve.leaves_s)}"
         cells[3] = f"{left[0]:.2f} s" if left else ""
-    return f"<tr><th>{curve.measure.value}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    name = html.escape(f"{curve.measure.full_name}, {curve.measure.unit}")
+    return f"<tr><th>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 
 def _seam_text(made: Seams | None, real: Seams | None) -> str:
