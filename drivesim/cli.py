@@ -9,7 +9,6 @@ import os
 import re
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from functools import partial
@@ -35,6 +34,7 @@ from drivesim.config import (
     conf_dir,
     config_name,
     errors_as_they_are,
+    experiment_that_writes,
     explain,
     recipe_that_writes,
     register,
@@ -46,6 +46,7 @@ from drivesim.core.files import write_json
 from drivesim.core.machine import is_out_of_memory
 from drivesim.core.run_folder import IDENTITY_FILE, record_run, versions
 from drivesim.core.terminal import Counter
+from drivesim.core.wording import number_of
 from drivesim.core.yaml_fields import nearest
 from drivesim.data import ClipSource, make_source
 from drivesim.planning.advice import what_fits
@@ -195,7 +196,7 @@ def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
     except HYDRA_ERRORS as error:
         raise ValueError(explain(error, overrides)) from error
     if failed_jobs:
-        _fail(f"{len(failed_jobs)} jobs failed: {', '.join(map(str, failed_jobs))}", 1)
+        _fail(f"{number_of(len(failed_jobs), 'job')} failed: {', '.join(map(str, failed_jobs))}", 1)
 
 
 def _run(command: str, composed: DictConfig, overrides: Sequence[str]) -> None:
@@ -233,7 +234,7 @@ def _out_folder(command: str, wanted: str | None) -> Path:
 def _plan(config: Any, out: Path, record: Record) -> None:
     from drivesim.planning.command import plan_command
 
-    plan = plan_command(config, recipe_that_writes)
+    plan = plan_command(config, recipe_that_writes, out)
     write_json(out / "plan.json", plan.to_json())
     print(plan.text(), f"plan: {out / 'plan.json'}", sep="\n")
 
@@ -271,13 +272,12 @@ def _prepare(config: PrepareCommand, out: Path, record: Record) -> None:
 def _train(config: Any, out: Path, record: Record) -> None:
     from drivesim.data.source import problems_line
     from drivesim.train.fit import fit
-    from drivesim.train.initial_parts import judge_parts
+    from drivesim.train.initial_parts import check_sources, judge_parts
+    from drivesim.train.quiet import quiet_lightning
 
-    lightning_log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    lightning_log.addFilter(lambda record: "litlogger" not in record.getMessage())  # an advertisement
-    for message in (".* module.s. in eval mode at the start", ".*isinstance.treespec, LeafSpec"):  # frozen parts are
-        warnings.filterwarnings("ignore", message)
+    quiet_lightning()
     config.trainer.check_machine(config.out)
+    check_sources(config, experiment_that_writes)
     if isinstance(config.data, ToytownData):
         judge_parts(config)  # as `fit` does, but before anything is drawn for it
     source = _source(config.data)

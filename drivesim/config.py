@@ -173,11 +173,7 @@ COMMANDS = {
 }
 PLANNED = ("train", "rollout")  # commands that can be planned
 
-_COMMAND_SCHEMAS: dict[str, type] = {
-    "prepare": PrepareCommand,
-    "design": DesignCommand,
-    "evaluate": EvaluateCommand,
-}
+_COMMAND_SCHEMAS: dict[str, type] = {"prepare": PrepareCommand, "design": DesignCommand, "evaluate": EvaluateCommand}
 
 # Schemas that group files begin with, such as conf/data/videos.yaml.
 _SCHEMAS: dict[str, type] = {
@@ -271,13 +267,19 @@ def compose(command: str, overrides: Sequence[str] = ()) -> Any:
             raise ValueError(explain(error, overrides)) from error
 
 
-def recipe_that_writes(model_folder: str) -> Any | None:
-    """The config of the shipped recipe whose run folder that is, or the model's in it; None = there is none."""
+def experiment_that_writes(model_folder: str) -> str | None:
+    """The shipped recipe whose run folder that is, or the model's in it; None = there is none."""
     for experiment in choices_of("experiment"):
         values = yaml.safe_load((conf_dir() / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8"))
         if "out" in values and Path(model_folder) in (Path(values["out"]), Path(values["out"]) / MODEL_FOLDER):
-            return compose("train", [f"experiment={experiment}"])
+            return experiment
     return None
+
+
+def recipe_that_writes(model_folder: str) -> Any | None:
+    """The config of that recipe; None = there is none."""
+    experiment = experiment_that_writes(model_folder)
+    return None if experiment is None else compose("train", [f"experiment={experiment}"])
 
 
 def compose_protocols(names: Sequence[str], overrides: Sequence[str]) -> list[ProtocolConfig]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from drivesim.config import EvaluateCommand, compose, compose_protocols, scene_paths
 from drivesim.core.devices import check_device
 from drivesim.core.terminal import Counter
+from drivesim.core.wording import number_of
 from drivesim.data import ClipSource
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.rollout_folder import given_frames
@@ -216,4 +217,6 @@ def _sweep(config: EvaluateCommand, out: Path, record: Record, line: CommandLine
     for text in [*sweep.notes, *sweep.failures]:
         print(text, file=sys.stderr)
     if sweep.failures:
-        raise SystemExit(f"drivesim: {len(sweep.failures)} failures; again with out={out} tries them again")
+        raise SystemExit(
+            f"drivesim: {number_of(len(sweep.failures), 'failure')}; again with out={out} tries them again"
+        )

@@ -16,6 +16,7 @@ from drivesim.core.devices import check_device, number_type
 from drivesim.core.run_folder import CONFIG_FILE
 from drivesim.core.scene import Scene
 from drivesim.core.terminal import show
+from drivesim.core.wording import number_of
 from drivesim.planning.advice import what_fits
 from drivesim.rollout.rows import OUT_OF_MEMORY
 from drivesim.rollout.text import TextRolloutCommand
@@ -56,7 +57,7 @@ def design_command(config: DesignCommand, out: Path, record: Record) -> None:
     record(fingerprint=simulator.model.fingerprint)
     for folder, scene in designs:
         simulator.design_into(folder, scene, seed=config.seed, num_frames=config.num_frames)
-    print(f"{config.num_frames * len(scenes)} start frames: {out}")
+    print(f"{number_of(config.num_frames * len(scenes), 'start frame')}: {out}")
 
 
 def rollout_command(config: RolloutCommand | TextRolloutCommand, out: Path, record: Record) -> None:
@@ -82,7 +83,7 @@ def rollout_command(config: RolloutCommand | TextRolloutCommand, out: Path, reco
     if videos:
         contact_sheet(videos, out / "contact_sheet.png")
     _report_failures(rows, out)
-    print(f"{len(videos)} futures of {start.name}: {out}")
+    print(f"{number_of(len(videos), 'future')} of {start.name}: {out}")
 
 
 Beginning = tuple[Any, "Start", dict[str, NDArray[np.uint8]]]  # loads the model once; the start; its pictures
@@ -173,7 +174,8 @@ def _report_failures(rows: list[Row], out: Path) -> None:
     if causes:
         print(what_fits("rollout", sys.argv[2:], causes[0]), file=sys.stderr)
     if failed:
-        raise SystemExit(f"drivesim: {len(failed)} of {len(rows)} futures failed; again with out={out} goes on")
+        num = number_of(len(rows), "future")
+        raise SystemExit(f"drivesim: {len(failed)} of {num} failed; again with out={out} goes on")
 
 
 def show_progress(progress: Progress) -> None:

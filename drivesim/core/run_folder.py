@@ -8,7 +8,7 @@ import platform
 import shlex
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +104,18 @@ def follow_claim(folder: Path, identity: Mapping[str, Any], patience_s: float = 
 
 def _differences(held: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
     """What differs between a folder's run and this one; "" = nothing."""
-    return "; ".join(
-        f"{key} {held.get(key)!r} there, {identity.get(key)!r} here"
-        for key in sorted({*held, *identity})
-        if held.get(key) != identity.get(key)
-    )
+    return "; ".join(_each_difference(held, identity))
+
+
+def _each_difference(held: Mapping[str, Any], wanted: Mapping[str, Any], place: str = "") -> Iterator[str]:
+    """What differs, each with its key; of values that are mappings the keys inside alone."""
+    for key in sorted({*held, *wanted}):
+        there, here = held.get(key), wanted.get(key)
+        if isinstance(there, Mapping) and isinstance(here, Mapping):
+            yield from _each_difference(there, here, f"{place}{key}.")
+        elif there != here:
+            was, is_now = (repr(side[key]) if key in side else "not said" for side in (held, wanted))
+            yield f"{place}{key} {was} there, {is_now} here"
 
 
 def _is_alive(process: int | None) -> bool:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from drivesim.core.files import atomic_path, read_json, wait_for, write_json
+from drivesim.core.wording import number_of
 from drivesim.data.conditions import Conditions, ConditionsBuilder
 from drivesim.data.reading import num_frames_at, read_drive
 from drivesim.data.sampling import is_too_fast
@@ -119,7 +120,7 @@ def _cache_drive(source: ClipSource, drive: Drive, size_hw: tuple[int, int], fps
         del pictures
     problems = []
     if errors:
-        detail = f"{len(errors)} of {num_frames} frames cannot be read: {errors[0]}"
+        detail = f"{len(errors)} of {number_of(num_frames, 'frame')} cannot be read: {errors[0]}"
         problems.append(Problem(where=drive.name, kind=ProblemKind.UNREADABLE, detail=detail))
     if builder.valid_T.any():
         conditions = builder.build()

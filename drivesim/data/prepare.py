@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from drivesim.core.camera import project_boxes
 from drivesim.core.clip import Clip
 from drivesim.core.files import atomic_path, read_json, write_json
+from drivesim.core.wording import number_of
 from drivesim.data.duplicates import shared_clips, signatures
 from drivesim.data.frames import file_stem
 from drivesim.data.reading import read_drive
@@ -73,16 +74,21 @@ class Report:
 
     def text(self) -> str:
         """The report for people: drives by split, then problems by kind with the first of each."""
-        lines = [f"{self.source_name}: {len(self.drives)} drives, {self.num_checked} frames decoded", ""]
+        counted = (number_of(len(self.drives), "drive"), number_of(self.num_checked, "frame"))
+        lines = [f"{self.source_name}: {', '.join(counted)} decoded", ""]
         lines.append(f"{'split':8}{'drives':>8}{'frames':>10}{'minutes':>10}{'night':>8}{'fps':>16}")
         for split in SPLITS:
             drives = [drive for drive in self.drives if drive.split == split]
             if drives:
                 lines.append(_split_line(split, drives))
-        lines += ["", f"{self.num_boxes} boxes in the pictures" if self.num_boxes else "no boxes", ""]
+        lines += [
+            "",
+            f"{number_of(self.num_boxes, 'box', 'boxes')} in the pictures" if self.num_boxes else "no boxes",
+            "",
+        ]
         wrong = [problem for problem in self.problems if problem.kind not in _NOTES]
         notes = [problem for problem in self.problems if problem.kind in _NOTES]
-        lines += [f"wrong, {len(wrong)} rows:", *_rows(wrong)] if wrong else ["nothing wrong was found"]
+        lines += [f"wrong, {number_of(len(wrong), 'row')}:", *_rows(wrong)] if wrong else ["nothing wrong was found"]
         if notes:
             lines += ["", "worth knowing:", *_rows(notes)]
         return "\n".join(lines) + "\n"
@@ -185,7 +191,7 @@ def _check(
         pieces.append(signatures(piece.clip.frames_THWC))
         _count_outside(piece.clip, outside)
     if errors:
-        detail = f"{len(errors)} frames cannot be read, the first {errors[0]}"
+        detail = f"{number_of(len(errors), 'frame')} cannot be read, the first {errors[0]}"
         report.problems.append(Problem(where=drive.name, kind=ProblemKind.UNREADABLE, detail=detail))
     if outside["outside"]:
         detail = (

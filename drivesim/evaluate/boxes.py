@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drivesim.core.boxes import Boxes2D
+from drivesim.core.wording import number_of
 
 _EDGE_BLUR_PX = 1.5  # edges count as the same when they are about this near
 
@@ -111,7 +112,7 @@ class BoxObedienceMeter:
             ValueError: fewer than two scenes, which have no standard error.
         """
         if len(self._own) < 2:
-            raise ValueError(f"{len(self._own)} scenes; box obedience needs at least 2")
+            raise ValueError(f"{number_of(len(self._own), 'scene')}; box obedience needs at least 2")
         inside = _gain(self._own, self._shuffled, "inside")
         outside = _gain(self._own, self._shuffled, "outside")
         edges = _gain(self._own, self._shuffled, "inside_edges")

@@ -15,10 +15,11 @@ from PIL import Image
 
 from drivesim.core.picture import crop_to_aspect, resize_area
 from drivesim.core.seeds import numpy_generator
+from drivesim.core.wording import number_of
 from drivesim.evaluate.protocol import AFTER_CROPS, ClipChoice, Crop, ProtocolConfig, ResizeFilter
 from drivesim.evaluate.videos import Frame, Video
 
-_RATE_TOLERANCE = 1.05  # a video this much slower than the protocol still counts as of its rate
+RATE_TOLERANCE = 1.05  # a video this much slower than the protocol still counts as of its rate
 _EPSILON_S = 1e-9
 _OPENCV_FILTERS = {ResizeFilter.BILINEAR: cv2.INTER_LINEAR, ResizeFilter.BICUBIC: cv2.INTER_CUBIC}
 _PILLOW_FILTERS = {
@@ -50,7 +51,7 @@ class Resampler:
         if before is None:
             return
         self._interval_s = time_s - before[0]
-        if self._interval_s > _RATE_TOLERANCE / self.fps:
+        if self._interval_s > RATE_TOLERANCE / self.fps:
             raise ValueError(
                 f"{self.name}: {1 / self._interval_s:.3g} frames a second at {time_s:.2f} s, "
                 f"the protocol asks for {self.fps:g}; lower protocol.fps"
@@ -183,8 +184,9 @@ class ClipCutter:
         span = self.config.span_frames
         if len(self._window) < span:
             raise ValueError(
-                f"{self.name}: {self._num_frames} frames at the protocol's rate, of which {self.skip_frames} are "
-                f"given; a clip needs {span} more. Lower protocol.num_frames or score longer videos"
+                f"{self.name}: {number_of(self._num_frames, 'frame')} at the protocol's rate, of which "
+                f"{self.skip_frames} are given; a clip needs {span} more. Lower protocol.num_frames or score longer "
+                "videos"
             )
         if self._random is not None:
             yield self._random

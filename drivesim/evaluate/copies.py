@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from drivesim.core.wording import number_of
 from drivesim.evaluate.controls import Variant
 from drivesim.evaluate.copying import nearest_real
 from drivesim.evaluate.extractors import Extractor, FeatureKind
@@ -89,7 +90,9 @@ def neighbour_lines(entries: Sequence[RealNeighbours]) -> Iterator[str]:
         yield f"distance to the nearest real clip {_measured(entry)}"
         shown = _nearest(entry)
         for video in shown:
-            copies = f"; {video.num_copies} of {video.num_clips} clips are copies" if video.num_copies else ""
+            copies = (
+                f"; {video.num_copies} of {number_of(video.num_clips, 'clip')} are copies" if video.num_copies else ""
+            )
             yield f"{video.ratio:12.3f}  {video.name}: nearest {video.nearest}{copies}"
         if more := _left_out(entry):
             yield f"{'':12}  {more}"

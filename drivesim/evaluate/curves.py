@@ -13,6 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from drivesim.core.wording import number_of
 from drivesim.evaluate.picture_statistics import PictureStatistics, StepMeter, StepStatistics, picture_statistics
 from drivesim.evaluate.videos import Frame
 
@@ -32,6 +33,34 @@ class Measure(str, Enum):
     FLICKER = "flicker"  # size of the gain from frame to frame, log, median over neighbours
     MOTION = "motion"  # log of 1 + grey levels that change from frame to frame
     DISORDER = "disorder"  # share of frames that are nearer to an older frame than to the one before
+
+    @property
+    def full_name(self) -> str:
+        """The name with what it is of."""
+        return f"{self.value}: {_OF[self]}"
+
+    @property
+    def unit(self) -> str:
+        """What a curve's numbers are; ln(x / start) of 0.1 is a tenth more than in the first frame."""
+        return _UNITS.get(self, "ln(value / start)")
+
+
+_OF = {
+    Measure.SHARPNESS: "share of fine detail",
+    Measure.CONTRAST: "spread of grey levels",
+    Measure.BRIGHTNESS: "mean grey level",
+    Measure.SATURATION: "share of colour",
+    Measure.LIGHT: "gain of what stays in view",
+    Measure.FLICKER: "gain from frame to frame",
+    Measure.MOTION: "grey levels of change a frame",
+    Measure.DISORDER: "frames out of order",
+}
+_UNITS = {  # of those that are no changes since the first frame
+    Measure.LIGHT: "ln(gain)",
+    Measure.FLICKER: "|ln(gain)|",
+    Measure.MOTION: "ln(1 + levels)",
+    Measure.DISORDER: "share of frames",
+}
 
 
 # Measures that start from anywhere and do not spread with time; the others are changes since the first frame.
@@ -80,7 +109,9 @@ class CurveMeter:
             ValueError: fewer than two frames, which have no course.
         """
         if len(self._pictures) < 2:
-            raise ValueError(f"a video of {len(self._pictures)} frames has no course; at least 2 are needed")
+            raise ValueError(
+                f"a video of {number_of(len(self._pictures), 'frame')} has no course; at least 2 are needed"
+            )
         pictures = {
             name: np.array([getattr(picture, name) for picture in self._pictures], dtype=np.float64)
             for name in ("brightness", "contrast", "sharpness", "saturation")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from drivesim.core.wording import number_of
 from drivesim.evaluate.drive_jackknife import Jackknife, jackknife_difference
 from drivesim.evaluate.extractors import ClassScores
 from drivesim.evaluate.feature_store import FeatureSet
@@ -59,7 +60,7 @@ class Pair:
         if kind is MetricKind.KERNEL:
             fewest = min(side.num_drives for side in (first, second, real))
             if fewest < self.config.min_drives:
-                return None, f"{fewest} drives: an interval asks for {self.config.min_drives} on each side"
+                return None, f"{number_of(fewest, 'drive')}: an interval asks for {self.config.min_drives} on each side"
             return kernel_difference(first, second, real, self.config), None
         if problem := why_no_interval([first, second, real], self.config):
             return None, problem

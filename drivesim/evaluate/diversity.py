@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drivesim.core.video import VideoWriter
+from drivesim.core.wording import number_of
 from drivesim.evaluate.clips import resample
 from drivesim.evaluate.videos import Frame, Video
 
@@ -46,7 +47,7 @@ def pairwise_spread(videos: Sequence[Iterable[Frame]]) -> NDArray[np.float64]:
         ValueError: fewer than two videos, or frames of different sizes.
     """
     if len(videos) < 2:
-        raise ValueError(f"{len(videos)} videos; a spread needs at least 2")
+        raise ValueError(f"{number_of(len(videos), 'video')}; a spread needs at least 2")
     spread = []
     for frames in zip(*videos, strict=False):  # the shortest video ends it
         if len({frame.shape for frame in frames}) > 1:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drivesim.core.files import append_row
+from drivesim.core.wording import number_of
 from drivesim.evaluate.curves import STEADY, Measure, VideoCurves, course
 from drivesim.evaluate.detector import Detector
 from drivesim.evaluate.drift_pass import UNKNOWN_FPS, CourseReader, Courses
@@ -198,11 +199,11 @@ def _as_long(real: list[VideoCurves], num_frames: int) -> list[VideoCurves]:
 
 def _band_warnings(usable: Sequence[VideoCurves], num_frames: int) -> list[str]:
     if len(usable) < MIN_VIDEOS:
-        return [f"{len(usable)} real videos: no band of real video, which needs {MIN_VIDEOS}"]
+        return [f"{number_of(len(usable), 'real video')}: no band of real video, which needs {MIN_VIDEOS}"]
     if len(usable[0]) < num_frames:
         return [
-            f"generated videos of up to {num_frames} frames, real ones of {len(usable[0])}: beyond that, the band "
-            "stays as it is at its end; give longer real videos"
+            f"generated videos of up to {number_of(num_frames, 'frame')}, real ones of {len(usable[0])}: beyond "
+            "that, the band stays as it is at its end; give longer real videos"
         ]
     return []
 

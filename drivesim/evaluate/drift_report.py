@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from drivesim.core.wording import number_of
 from drivesim.evaluate.drift import Drift, DriftCurve
 from drivesim.evaluate.faults import Fault, FaultKind
 from drivesim.evaluate.frechet_curve import leaves_floor_s
@@ -60,7 +61,8 @@ def drift_lines(drift: Drift | None) -> Iterator[str]:
     yield from (f"note: {text}" for text in _first(drift.warnings))
     for curve in drift.curves:
         if left := _left(curve):
-            what = f"{len(left)} of {len(curve.leaves_s)} videos leave real video's band, the first at {left[0]:.2f} s"
+            videos = number_of(len(curve.leaves_s), "video")
+            what = f"{len(left)} of {videos} leave real video's band, the first at {left[0]:.2f} s"
             yield f"{curve.generated[-1]:12.3f}  {curve.measure.value} at the end: {what}"
     if drift.curves and all(curve.band is not None and not _left(curve) for curve in drift.curves):
         yield f"{'':12}  no measure of any video leaves the band of real video"
@@ -88,16 +90,15 @@ def _frechet_text(drift: Drift) -> str:
         return ""
     text = (
         f"Fréchet distance in sliding windows: {curve.distance[0]:.4g} in the first, {curve.distance[-1]:.4g} in the "
-        f"last ({min(curve.num_clips)} clips or more in each)"
+        f"last ({number_of(min(curve.num_clips), 'clip')} or more in each)"
     )
     if floor is None or not np.isfinite(floor.distance).any():
         return text
     left = leaves_floor_s(curve, floor)
     most = float(np.nanmax(floor.distance, initial=0.0))
     where = "never" if left is None else f"from {left:.2f} s on"
-    return (
-        f"{text}; {where} above that of real video against itself ({most:.4g} at most, of {min(floor.num_clips)} clips)"
-    )
+    clips = number_of(min(floor.num_clips), "clip")
+    return f"{text}; {where} above that of real video against itself ({most:.4g} at most, of {clips})"
 
 
 def drift_section(drift: Drift | None) -> str:
@@ -138,7 +139,8 @@ def _row(curve: DriftCurve) -> str:
         cells[1] = f"{curve.band.low[-1]:.3f} to {curve.band.high[-1]:.3f}"
         cells[2] = f"{len(left)} of {len(curve.leaves_s)}"
         cells[3] = f"{left[0]:.2f} s" if left else ""
-    return f"<tr><th>{curve.measure.value}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    name = html.escape(f"{curve.measure.full_name}, {curve.measure.unit}")
+    return f"<tr><th>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 
 def _seam_text(made: Seams | None, real: Seams | None) -> str:

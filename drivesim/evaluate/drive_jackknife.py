@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from drivesim.core.wording import number_of
 from drivesim.evaluate.uncertainty import Interval, interval_of
 
 Array = NDArray[np.float64]
@@ -31,7 +32,7 @@ class Jackknife:
     def why_no_interval(self, min_drives: int) -> str | None:
         """What it would take; None = there can be an interval."""
         if len(self.drives_K) < min_drives:
-            return f"{len(self.drives_K)} drives: an interval asks for {min_drives}"
+            return f"{number_of(len(self.drives_K), 'drive')}: an interval asks for {min_drives}"
         if not (finite_K := np.isfinite(self.without_K)).all():
             return f"there is no score without {self.drives_K[~finite_K][0]}: an interval asks for more drives"
         return None

@@ -11,6 +11,8 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
+from drivesim.core.wording import number_of
+
 
 class Covariance(str, Enum):
     """How the scatter is divided; published scores differ by it, so the protocol card states it."""
@@ -83,7 +85,7 @@ class FrechetStatistics:
             ValueError: fewer than two vectors; a covariance of 0 there would pass for a result.
         """
         if self.count < 2:
-            raise ValueError(f"{self.count} feature vectors; a covariance needs at least 2")
+            raise ValueError(f"{number_of(self.count, 'feature vector')}; a covariance needs at least 2")
         return self.scatter / (self.count - 1 if kind is Covariance.UNBIASED else self.count)
 
     def packed(self) -> NDArray[np.float64]:

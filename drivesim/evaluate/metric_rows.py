@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from drivesim.core.wording import number_of
 from drivesim.evaluate.controls import Variant
 from drivesim.evaluate.drive_jackknife import Jackknife
 from drivesim.evaluate.extractors import ClassScores, Extractor
@@ -110,8 +111,8 @@ class Table:
         in_split, classes = scores[0].num_left // NUM_SPLITS, self.extractor.feature_dim
         if in_split < classes:
             part.warnings.append(
-                f"{scores[0].metric}: {in_split} clips in each of {NUM_SPLITS} splits for {classes} classes: "
-                "it is biased downwards; compare it with scores of equal counts alone"
+                f"{scores[0].metric}: {number_of(in_split, 'clip')} in each of {NUM_SPLITS} splits for {classes} "
+                "classes: it is biased downwards; compare it with scores of equal counts alone"
             )
         return part
 
@@ -126,7 +127,7 @@ class Table:
                 'captions.jsonl ({"file": ..., "prompt": ...} a line) beside the videos'
             )
         if num := sum(prompt is None for prompt in prompts[ScoreRow.GENERATED]):
-            problems.append(f"{num} generated videos without a prompt are left out of the text similarity")
+            problems.append(f"generated videos without a prompt, left out of the text similarity: {num}")
         own[ScoreRow.OTHER_PROMPTS] = generated
         prompts[ScoreRow.OTHER_PROMPTS] = _others_prompts(prompts[ScoreRow.GENERATED])
         network = self.extractor
@@ -160,7 +161,7 @@ class Table:
 
     def _too_few(self, drives: int) -> str | None:
         least = self.config.min_drives
-        return None if drives >= least else f"{drives} drives: an interval asks for {least}"
+        return None if drives >= least else f"{number_of(drives, 'drive')}: an interval asks for {least}"
 
     def _with_warnings(self, scores: list[Score], problems: list[str]) -> RowsOfExtractor:
         warnings = [f"{scores[0].metric}: no interval: {problem}" for problem in problems]

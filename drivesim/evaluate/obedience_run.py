@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from drivesim.core.files import append_row, sha256_file, write_json
 from drivesim.core.picture import load_picture
 from drivesim.core.scene import Scene
+from drivesim.core.wording import number_of
 from drivesim.evaluate.detector import Detections, Detector
 from drivesim.evaluate.drift_report import plain
 from drivesim.evaluate.obedience import ObedienceConfig, ObedienceMeter, ObedienceRow, Wanted, with_ceiling
@@ -23,6 +24,10 @@ from drivesim.evaluate.videos import MOVING_SUFFIXES, PICTURE_SUFFIXES
 SCENE_FILE = "scene.yaml"
 OBEDIENCE_FILE = "obedience.json"
 ROWS_FILE = "rows.jsonl"
+_MAKERS = {  # of each side's folders
+    "generated": "drivesim design scene=FOLDER out=FOLDER",
+    "real": "drivesim prepare data=... export=videos export.scenes_every_s=30 out=FOLDER, as FOLDER/scenes",
+}
 _DRAWN_OVER = "_boxes"  # ends the name of a copy with boxes drawn over it, which is for eyes alone
 
 
@@ -91,13 +96,14 @@ def evaluate_obedience(
         detector: In place of the shipped one.
 
     Raises:
-        ValueError: no picture on one side can be read.
+        FileNotFoundError: no such folder.
+        ValueError: a folder without scenes that have pictures, or no picture on one side can be read.
     """
     out_dir = Path(out_dir)
+    sides = _sides(generated, real)
     detector = detector or Detector.shipped(config.detector)
     rows = out_dir / ROWS_FILE
     rows.unlink(missing_ok=True)
-    sides = {"generated": Path(generated)} | ({} if real is None else {"real": Path(real)})
     meters = {side: ObedienceMeter(config) for side in sides}
     cards = {side: SceneSetCard(name=folder.name) for side, folder in sides.items()}
     shown: list[ShownPicture] = []
@@ -128,6 +134,24 @@ def evaluate_obedience(
     write_json(out_dir / OBEDIENCE_FILE, plain(result))
     write_obedience_report(result.rows, result.warnings, asdict(result.card), shown, result.report)
     return result
+
+
+def _sides(generated: str | Path, real: str | Path | None) -> dict[str, Path]:
+    """The folders by side; raises errors as `_check_side`."""
+    sides = {"generated": Path(generated)} | ({} if real is None else {"real": Path(real)})
+    for side, folder in sides.items():
+        _check_side(side, folder)
+    return sides
+
+
+def _check_side(side: str, folder: Path) -> None:
+    """Raises an error for a folder that holds nothing to look at; says what makes one that does."""
+    if not folder.exists():
+        raise FileNotFoundError(f"{side}={folder}: no such folder")
+    if any(_pictures(scene) for scene in scene_folders(folder)):
+        return
+    what = f"no scene with a picture in it, which is a folder with {SCENE_FILE} and PNG or JPEG files"
+    raise ValueError(f"{side}={folder}: {what}; such folders come from {_MAKERS[side]}")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -221,5 +245,5 @@ def _warnings(cards: dict[str, SceneSetCard]) -> list[str]:
     elif set(cards["generated"].scenes_sha256) - set(cards["real"].scenes_sha256):
         warnings.append("the real pictures are of other scenes: the ceilings are those of other boxes and labels")
     if cards["generated"].num_scenes < 3:
-        warnings.append(f"no intervals: {cards['generated'].num_scenes} scenes, 3 are needed")
+        warnings.append(f"no intervals: {number_of(cards['generated'].num_scenes, 'scene')}, 3 are needed")
     return warnings

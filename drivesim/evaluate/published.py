@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from drivesim.core.wording import number_of
 from drivesim.evaluate.protocol import ProtocolCard, ProtocolConfig
 
 PUBLISHED_FILE = "published.yaml"
@@ -46,7 +47,7 @@ class PublishedProtocol:
                 return f"protocol.{name} is {card.protocol[name]!r}, theirs {wanted!r}"
         for side in (card.generated, card.real):
             if self.num_clips is not None and side.num_clips != self.num_clips:
-                return f"{side.num_clips} clips of {side.name}, theirs {self.num_clips}"
+                return f"{number_of(side.num_clips, 'clip')} of {side.name}, theirs {self.num_clips}"
         return None
 
 

@@ -9,6 +9,7 @@ from string import Template
 
 import numpy as np
 
+from drivesim.core.wording import number_of
 from drivesim.evaluate.diversity import Diversity
 from drivesim.evaluate.extractors import FeatureKind
 from drivesim.evaluate.protocol import SetCard
@@ -47,7 +48,7 @@ def protocol_section(scores: Scores, is_one_of_several: bool) -> str:
 
 
 def _set(card: SetCard) -> str:
-    return f"{card.name} ({card.num_videos} videos, {card.num_clips} clips)"
+    return f"{card.name} ({number_of(card.num_videos, 'video')}, {number_of(card.num_clips, 'clip')})"
 
 
 def _verdict(scores: Scores) -> str:

@@ -171,7 +171,7 @@ def _scores(config: EvaluateConfig, scorer: Scorer, out_dir: Path) -> Scores:
     card = make_card(
         scorer.protocol, list(scorer.extractors), scorer.size_hw, scorer.cards[Side.GENERATED], scorer.cards[Side.REAL]
     )
-    found = [
+    tables = [
         Table(
             index=index,
             extractor=network,
@@ -181,9 +181,13 @@ def _scores(config: EvaluateConfig, scorer: Scorer, out_dir: Path) -> Scores:
             config=config.uncertainty,
             covariance=scorer.protocol.covariance,
             root_eps=scorer.protocol.root_eps,
-        ).rows()
+        )
         for index, network in enumerate(scorer.extractors)
     ]
+    try:
+        found = [table.rows() for table in tables]
+    except ValueError as error:  # often for want of the videos that were left out
+        raise ValueError(f"{error}{scorer.left_out()}") from error
     published, not_shown = published_beside(card, published_folder())
     neighbours, no_neighbours = real_neighbours(scorer.sets, scorer.extractors)
     return Scores(
@@ -312,9 +316,11 @@ def _size_warnings(scorer: Scorer) -> list[str]:
         for side in Side
     )
     height, width = scorer.size_hw
+    wanted_hw = sizes[Side.GENERATED].most_common(1) or [(scorer.size_hw, 0)]
+    own = "[{},{}]".format(*wanted_hw[0][0])
     return [
         f"videos of different sizes (height x width): {shown}; all are brought to {height} x {width} as the protocol "
-        "says, which alone can move a score: export both sides at one size"
+        f"says, which alone can move a score: export both sides at one size (drivesim prepare: export.size_hw={own})"
     ]
 
 
@@ -339,10 +345,10 @@ def _warnings(scorer: Scorer, found: list[RowsOfExtractor]) -> list[str]:
     """What a reader of the scores has to know."""
     warnings = []
     if same := len(set(scorer.digests[Side.GENERATED]) & set(scorer.digests[Side.REAL])):
-        warnings.append(f"{same} generated videos are real videos, byte for byte: the same folder given twice?")
+        warnings.append(f"real videos among the generated ones, byte for byte: {same}; the same folder given twice?")
     for side in Side:
         if copies := len(scorer.digests[side]) - len(set(scorer.digests[side])):
-            warnings.append(f"{copies} {side.value} videos are copies of others there, byte for byte: they count twice")
+            warnings.append(f"copies of other {side.value} videos, byte for byte: {copies}; each counts twice")
     warnings += _size_warnings(scorer) + _length_warnings(scorer)
     codecs = [scorer.cards[side].codecs for side in Side]
     if set(codecs[0]) != set(codecs[1]):
@@ -355,7 +361,7 @@ def _warnings(scorer: Scorer, found: list[RowsOfExtractor]) -> list[str]:
     for side, num in scorer.num_untimed.items():
         if num and rate is not None:
             warnings.append(
-                f"{num} {side.value} videos carry no rate and are taken to have the protocol's, {rate:g} frames a "
+                f"{side.value} videos without a rate: {num}, taken to have the protocol's, {rate:g} frames a "
                 "second: set protocol.untimed_fps to theirs"
             )
     if scorer.protocol.fps is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from drivesim.core.wording import number_of
 from drivesim.evaluate.controls import Variant
 from drivesim.evaluate.extractors import Extractor, FeatureKind
 from drivesim.evaluate.feature_store import FeatureSet
@@ -151,8 +152,8 @@ def _warnings(
     own = [samples[side] for side in pairs[ScoreRow.GENERATED] if samples]
     if extractor.kind is FeatureKind.CLIP and min(generated.num_left, generated.num_right) <= extractor.feature_dim:
         found.append(
-            f"{min(generated.num_left, generated.num_right)} clips for {extractor.feature_dim} features of "
-            f"{extractor.name}: the distance is biased upwards; compare it with scores of equal counts alone"
+            f"{number_of(min(generated.num_left, generated.num_right), 'clip')} for {extractor.feature_dim} features "
+            f"of {extractor.name}: the distance is biased upwards; compare it with scores of equal counts alone"
         )
     if not own:
         found.append(f"{name}: no interval: {extractor.feature_dim} features, above uncertainty.max_features")
@@ -163,7 +164,8 @@ def _warnings(
         there = generated.interval.num_drives
         if generated.interval.low <= 0:
             found.append(
-                f"{name}: the interval reaches 0: with {there} drives these videos are not told from real ones"
+                f"{name}: the interval reaches 0: with {number_of(there, 'drive')} these videos are not told from "
+                "real ones"
             )
         elif wanted is not None and wanted > there:
             found.append(

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from drivesim.core.files import append_row
+from drivesim.core.wording import number_of
 from drivesim.evaluate.clips import ClipCutter
 from drivesim.evaluate.controls import ControlsConfig, Variant
 from drivesim.evaluate.extractors import Extractor, FeatureKind
@@ -147,6 +148,16 @@ class Scorer:
         """Counts a video that cannot be scored."""
         self.cards[side].num_left_out += 1
         self.causes[side].append(cause)
+
+    def left_out(self) -> str:
+        """How many videos of each side were left out and the first causes, to go behind an error; "" = none were."""
+        found = [
+            f"{card.num_left_out} of {number_of(card.num_videos + card.num_left_out, f'{side.value} video')} left out: "
+            f"{first_causes(self.causes[side])}"
+            for side, card in self.cards.items()
+            if card.num_left_out
+        ]
+        return "".join(f"; {text}" for text in found) + (f" ({self.reading.rows} has all)" if found else "")
 
     def end(self, side: Side) -> None:
         """Completes a side's card.

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drivesim.core.seeds import numpy_generator
+from drivesim.core.wording import number_of
 from drivesim.evaluate.frechet import Covariance, FrechetStatistics, frechet_distance, frechet_influence
 
 Array = NDArray[np.float64]
@@ -93,9 +94,10 @@ def why_no_interval(samples: Sequence[Sample], config: UncertaintyConfig) -> str
     if num_features > config.max_features:
         return f"{num_features} features, above uncertainty.max_features {config.max_features}"
     if fewest <= num_features:
-        return f"{fewest} vectors for {num_features} features: an interval asks for more vectors than features"
+        vectors = number_of(fewest, "vector")
+        return f"{vectors} for {num_features} features: an interval asks for more vectors than features"
     if drives < config.min_drives:
-        return f"{drives} drives: an interval asks for {config.min_drives} on each side"
+        return f"{number_of(drives, 'drive')}: an interval asks for {config.min_drives} on each side"
     return None
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from drivesim.core.machine import memory_bytes, num_cores
+from drivesim.core.wording import number_of
 
 GIB = 1 << 30
 # Measured on Linux (glibc 2.36, torch 2.13). The peaks of five tiny trainings lay 116, 130, 189, 283 and 327 MiB above
@@ -110,7 +111,7 @@ def choose_hardware(config: PlanConfig, device: str) -> Hardware:
         memory = memory or found.total_memory
         return Hardware(name=found.name, memory_bytes=memory, is_gpu=True, device=device)
     # Apple's GPUs share the machine's memory.
-    name = f"{device}, {num_cores()} cores" if device == "cpu" else device
+    name = f"{device}, {number_of(num_cores(), 'core')}" if device == "cpu" else device
     return Hardware(name=name, memory_bytes=memory or memory_bytes(), is_gpu=False, device=device)
 
 

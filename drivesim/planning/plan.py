@@ -10,7 +10,7 @@ from drivesim.planning.hardware import Hardware
 from drivesim.planning.speed import SHARE_OF_BANDWIDTH, SHARE_OF_PEAK, Speed
 
 _WIDTH = 34  # of the first column
-VERDICTS = ("fits: ", "does not fit: ")  # how the last lines of a plan begin
+VERDICTS = ("fits: ", "does not fit: ", "fits the memory: ")  # how the last lines of a plan begin
 
 
 @dataclass(kw_only=True, slots=True)
@@ -20,6 +20,37 @@ class Row:
     name: str
     value: float  # bytes, seconds or FLOPs
     note: str = ""  # how it comes about
+
+
+@dataclass(kw_only=True, slots=True)
+class DiskRow(Row):
+    """Bytes that a run writes."""
+
+    key: str = "out"  # whose folder they lie in
+
+
+@dataclass(kw_only=True, slots=True)
+class DiskSpace:
+    """A disk that a run writes to."""
+
+    keys: list[str]  # whose folders lie on it
+    folder: str  # one of these, or the nearest folder above it that is there
+    needed_bytes: int
+    free_bytes: int
+    shrinks: str  # keys that make a run write less
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is room for all of it."""
+        return self.needed_bytes <= self.free_bytes
+
+    def text(self) -> str:
+        """How much is missing, and what to do about it."""
+        keys = " or ".join(f"{key}=" for key in self.keys)
+        return (
+            f"does not fit the disk: {in_bytes(self.needed_bytes)} needed, {in_bytes(self.free_bytes)} free at "
+            f"{self.folder}: lower {self.shrinks}, or give {keys} on another disk"
+        )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -39,10 +70,11 @@ class Plan:
     parts: list[Part]
     memory: list[Row]  # bytes; their sum is the peak
     flops: list[Row]
-    disk: list[Row]  # bytes
+    disk: list[DiskRow]  # bytes
     time: list[Row] = field(default_factory=list)  # seconds; empty = not measured
     notes: list[str] = field(default_factory=list)  # what is assumed
     changes: list[Change] | None = None  # that fit and need less; None = not looked for
+    spaces: list[DiskSpace] = field(default_factory=list)  # disks that are written to; empty = not looked at
 
     @property
     def memory_bytes(self) -> int:
@@ -50,14 +82,19 @@ class Plan:
         return int(sum(row.value for row in self.memory))
 
     @property
-    def fits(self) -> bool:
+    def fits_memory(self) -> bool:
         """Whether the peak is within the hardware's memory."""
         return self.memory_bytes <= self.hardware.memory_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether memory and disks are large enough."""
+        return self.fits_memory and all(space.fits for space in self.spaces)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, with the sums."""
         plain = asdict(self)
-        plain |= {"fits": self.fits, "memory_bytes": self.memory_bytes}
+        plain |= {"fits": self.fits, "fits_memory": self.fits_memory, "memory_bytes": self.memory_bytes}
         plain |= {f"{name}_total": sum(row.value for row in getattr(self, name)) for name in ("flops", "disk", "time")}
         return plain
 
@@ -87,13 +124,18 @@ class Plan:
     def verdict(self) -> list[str]:
         """Whether it fits, and what would."""
         need, have = in_bytes(self.memory_bytes), in_bytes(self.hardware.memory_bytes)
-        fits, does_not = VERDICTS
-        lines = [f"{fits}{need} of {have}" if self.fits else f"{does_not}{need} needed, {have} there"]
+        fits, does_not, fits_memory = VERDICTS
+        lines = [space.text() for space in self.spaces if not space.fits]
+        if self.fits_memory:
+            lines.append(f"{fits_memory if lines else fits}{need} of {have}")
+        else:
+            lines.append(f"{does_not}{need} needed, {have} there")
         if self.changes is None:
             return lines
+        is_smaller = self.fits_memory
         if not self.changes:
-            return [*lines, f"no change of the configured keys {'needs less' if self.fits else 'would make it fit'}"]
-        lines.append("these changes need less:" if self.fits else "these changes would make it fit:")
+            return [*lines, f"no change of the configured keys {'needs less' if is_smaller else 'would make it fit'}"]
+        lines.append("these changes need less:" if is_smaller else "these changes would make it fit:")
         return [*lines, *(f"  {' '.join(c.overrides)}  ({in_bytes(c.memory_bytes)})" for c in self.changes)]
 
 

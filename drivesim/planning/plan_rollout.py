@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from drivesim.core.machine import num_cores, resident_bytes
+from drivesim.core.wording import number_of
 from drivesim.families.driving import DrivingModel
 from drivesim.families.text import TextModel
 from drivesim.nn.video_convolution import counted_as
@@ -45,7 +46,7 @@ def plan_rollout(command: Any, wanted: PlanConfig, find_recipe: Callable[[str], 
     with torch_threads(command.pool.threads):
         speed = choose_speed(hardware, [phase.work for phase in demand.phases], wanted.measure_s)
     plan = Plan(
-        what=f"{command.futures} futures of {command.num_frames(model) / model.fps:.4g} s by {model.name}",
+        what=f"{number_of(command.futures, 'future')} of {command.num_frames(model) / model.fps:.4g} s by {model.name}",
         hardware=hardware,
         parts=demand.parts,
         memory=_memory(demand, command.pool, workers, hardware, now_bytes),
@@ -64,7 +65,7 @@ def plan_rollout(command: Any, wanted: PlanConfig, find_recipe: Callable[[str], 
         rows = _memory(smaller, changed.pool, num, on, now_bytes)
         return int(sum(row.value for row in rows)), on.memory_bytes
 
-    if wanted.changes or not plan.fits:
+    if wanted.changes or not plan.fits_memory:
         decoded_hw = None if model.finishing.video_decoder is None else model.latent_hw
         candidates = rollout_changes(command, workers, is_gpu=hardware.is_gpu, decoded_hw=decoded_hw)
         plan.changes = fitting(candidates, needs, plan.memory_bytes)

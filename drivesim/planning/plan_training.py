@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from drivesim.core.machine import resident_bytes
+from drivesim.core.wording import number_of
 from drivesim.data.source import ClipSource
 from drivesim.families.text_published import SizedTokenizer
 from drivesim.nn.video_convolution import counted_as
@@ -65,7 +66,7 @@ def plan_training(config: TrainConfig, wanted: PlanConfig, find_recipe: FindReci
         rows = _memory(changed, process_bytes, hardware)
         return int(sum(row.value for row in rows)), hardware.memory_bytes
 
-    if wanted.changes or not plan.fits:
+    if wanted.changes or not plan.fits_memory:
         plan.changes = fitting(training_changes(config), needs, plan.memory_bytes)
     return plan
 
@@ -96,8 +97,8 @@ def _batch(config: TrainConfig, parts: Parts) -> str:
     size, accumulate, devices = config.loader.batch_size, config.trainer.accumulate, config.trainer.devices
     number = size * accumulate * devices
     one = "picture" if RECIPES[StageName(config.stage)].num_frames(config) == 1 else "clip"
-    seen = f"{number:,} {one}{'s' if number > 1 else ''}"
+    seen = number_of(number, one)
     if makes_class_pictures(config, parts):
         seen += " and as many of the class"
     batches = f" x trainer.accumulate={accumulate}" if accumulate > 1 else ""
-    return f"a step sees {seen}: loader.batch_size={size}{batches} on {devices} device{'s' if devices > 1 else ''}"
+    return f"a step sees {seen}: loader.batch_size={size}{batches} on {number_of(devices, 'device')}"

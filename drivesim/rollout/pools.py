@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from drivesim.core.limits import check_at_least
 from drivesim.core.machine import num_cores
 from drivesim.rollout.future import Task, run_future
 from drivesim.rollout.loading import LoadModel
@@ -40,15 +41,11 @@ class PoolConfig:
 
     def validate(self) -> None:
         """Raises ValueError for numbers that make no pool."""
-        if self.threads < 1 or (self.workers is not None and self.workers < 1):
-            raise ValueError(f"pool: workers={self.workers}, threads={self.threads}; must be 1 or more")
-        if self.max_retries < 0 or self.gpus_per_worker < 0:
-            raise ValueError(
-                f"pool: max_retries={self.max_retries}, gpus_per_worker={self.gpus_per_worker}; must be 0 or more"
-            )
+        check_at_least(1, "pool.", workers=self.workers, threads=self.threads)
+        check_at_least(0, "pool.", max_retries=self.max_retries, gpus_per_worker=self.gpus_per_worker)
         if self.gpus_per_worker > 1 and self.gpus_per_worker != int(self.gpus_per_worker):
             raise ValueError(
-                f"pool: gpus_per_worker={self.gpus_per_worker}; must be a share of one GPU, up to 1, or a whole number"
+                f"pool.gpus_per_worker={self.gpus_per_worker}; must be a share of one GPU, up to 1, or a whole number"
             )
 
     def check_device(self, device: str) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from drivesim.core.devices import check_device, number_type
 from drivesim.core.files import sha256_file
+from drivesim.core.limits import check_at_least
 from drivesim.core.run_folder import claim_folder
 from drivesim.families.memory import MemoryConfig
 from drivesim.rollout.future import Task
@@ -41,14 +42,11 @@ class RolloutConfig:
 
     def validate(self) -> None:
         """Raises ValueError for numbers that make no rollout."""
-        if self.futures < 1 or self.segment_chunks < 1:
-            raise ValueError(
-                f"rollout: futures={self.futures}, segment_chunks={self.segment_chunks}; must be 1 or more"
-            )
+        check_at_least(1, futures=self.futures, segment_chunks=self.segment_chunks)
         if self.seconds is not None and not 0 < self.seconds < math.inf:
-            raise ValueError(f"rollout: seconds={self.seconds}; must be a number above 0")
+            raise ValueError(f"seconds={self.seconds}; must be a number above 0")
         if not 0 <= self.crf <= 51:
-            raise ValueError(f"rollout: crf={self.crf}; must be 0 (lossless) to 51 (worst)")
+            raise ValueError(f"crf={self.crf}; must be 0 (lossless) to 51 (worst)")
         self.pool.validate()
 
     def num_frames(self, model: PredictionModel) -> int:

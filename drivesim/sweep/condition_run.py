@@ -14,6 +14,7 @@ import numpy as np
 from drivesim.core.files import atomic_path
 from drivesim.core.scene import Scene
 from drivesim.core.terminal import show
+from drivesim.core.wording import number_of
 from drivesim.diffusion.settings import PredictionOverrides, SamplerOverrides, TextOverrides, as_facts
 from drivesim.evaluate.condition_use import (
     MIN_ITEMS,
@@ -162,7 +163,9 @@ def _test_driving(config: ConditionUseConfig, name: str, out: Path, find_scenes:
     )
     texts = [path for text in config.start for path in _each(text, find_scenes)]
     if len(texts) < MIN_ITEMS:
-        raise ValueError(f"condition_use.start: {len(texts)} starts; it takes at least {MIN_ITEMS}, better 7")
+        raise ValueError(
+            f"condition_use.start: {number_of(len(texts), 'start')}; it takes at least {MIN_ITEMS}, better 7"
+        )
     starts, scenes = _starts(config, texts, Simulator(model))
     given = []
     for start in starts:

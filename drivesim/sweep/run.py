@@ -13,6 +13,7 @@ from typing import Any
 
 from drivesim.core.devices import check_device
 from drivesim.core.files import sha256_file
+from drivesim.evaluate.clips import RATE_TOLERANCE
 from drivesim.evaluate.drift import Drift
 from drivesim.evaluate.extractors import Extractor
 from drivesim.evaluate.networks import load_networks, network_configs
@@ -24,6 +25,7 @@ from drivesim.evaluate.spans import span_scores
 from drivesim.evaluate.stored_scores import StoredScores
 from drivesim.evaluate.videos import Video, find_videos
 from drivesim.families.folder import find_model
+from drivesim.families.stages import StagesConfig
 from drivesim.rollout.loading import OnceLoaded
 from drivesim.rollout.pools import PoolConfig, kept_running, torch_threads
 from drivesim.rollout.rows import Row
@@ -71,14 +73,15 @@ def run_sweep(config: SweepConfig, inputs: SweepInputs, out: Path) -> Sweep:
 
     Raises:
         FileNotFoundError: a start or the real videos are not there.
-        ValueError: settings that make no sweep, no such model, an unusable start, or other rollouts in `out`.
+        ValueError: settings that make no sweep, no such model or too slow a one, an unusable start, or other rollouts
+            in `out`.
     """
     config.validate()
     inputs.pool.check_device(config.device)
     check_device(config.device)
     _check_length(config, inputs.settings.protocol)
     for model in config.model:
-        find_model(model)
+        _check_rate(find_model(model), config.stages, inputs.settings.protocol)
     for start in config.start:
         scene_of(start, inputs.find_scene)
     cells, sweep = config.cells(), Sweep()
@@ -99,6 +102,19 @@ def _check_length(config: SweepConfig, protocol: ProtocolConfig) -> None:
         raise ValueError(
             f"sweep.seconds is {config.seconds}: a clip of protocol {protocol.name} with what is given before it takes "
             f"{needed} frames at {protocol.fps:g} a second: sweep.seconds=[{needed / protocol.fps:g}] or more"
+        )
+
+
+def _check_rate(model: Path, stages: StagesConfig, protocol: ProtocolConfig) -> None:
+    """Refuses a model whose videos would be too slow for the protocol, as cutting clips out of them would."""
+    from drivesim.families.driving import model_facts  # here: diffusers takes seconds to import
+
+    facts = model_facts(model, stages)
+    fps = float([facts["fps"], *facts.get("rates", [])][-1])
+    if protocol.fps is not None and protocol.fps > fps * RATE_TOLERANCE:
+        raise ValueError(
+            f"protocol.fps={protocol.fps:g}, but videos of {model} with these stages have {fps:.3g} frames a second; "
+            f"give protocol.fps={fps:.3g} or lower"
         )
 
 

@@ -8,6 +8,7 @@ from enum import Enum
 
 from drivesim.conditioning.driving import ConditionerConfig
 from drivesim.core.devices import check_accelerator, number_type
+from drivesim.core.limits import check_at_least
 from drivesim.data.batches import CropConfig
 from drivesim.data.module import DataModuleConfig
 from drivesim.diffusion.settings import PredictionSamplingConfig, SamplingConfig, ScheduleConfig
@@ -99,6 +100,9 @@ class TrainerConfig:
         self.precision = _SHORT.get(self.precision, self.precision)
         if self.precision not in PRECISIONS:
             raise ValueError(f"trainer.precision={self.precision}; valid: {', '.join(PRECISIONS)}")
+        counts = ("max_steps", "accumulate", "num_threads")  # devices: below
+        intervals = ("checkpoint_every", "validate_every", "picture_every", "log_every")
+        check_at_least(1, "trainer.", **{name: getattr(self, name) for name in counts + intervals})
         if self.num_nodes < 1 or self.devices < 1 or self.devices % self.num_nodes:
             raise ValueError(
                 f"trainer.devices={self.devices} on trainer.num_nodes={self.num_nodes}: devices are those of all "

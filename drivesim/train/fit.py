@@ -33,6 +33,7 @@ from drivesim.models.autoencoder import encode, measure_scale
 from drivesim.models.temporal_stack import TemporalStack
 from drivesim.train.checkpoints import AtomicCheckpointIO, SamplePictures, WholeStepCheckpoint
 from drivesim.train.config import StageName, TrainConfig
+from drivesim.train.exported import RECORD, forget_export, is_exported, note_export
 from drivesim.train.folders import Parts
 from drivesim.train.initial_parts import initial_parts, judge_parts
 from drivesim.train.recipes import RECIPES, made_parts, trained_parts
@@ -50,7 +51,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
 
 
 def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable[[], object] = lambda: None) -> Path:
-    """Trains a stage, going on from the last checkpoint in `out` if there is one.
+    """Trains a stage, going on from the last checkpoint in `out` if there is one; a finished run is left as it is.
 
     Args:
         config: the stage and its settings.
@@ -77,6 +78,9 @@ def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable
         on_claimed()
     else:
         follow_claim(out, identity)
+    if is_exported(config, out):
+        _log.warning("%s is finished, nothing is left to do; remove its %s to export its model again", out, RECORD)
+        return out / MODEL_FOLDER
     torch.manual_seed(derive_seed(config.seed, "weights", StageName(config.stage).value))
     folder = out / MODEL_FOLDER
     parts = initial_parts(config)
@@ -93,7 +97,9 @@ def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable
         stage.trained.to(stage.ema.dtype)  # 16-bit weights would round their averages
         with stage.ema.swapped_in():
             stage.finish()
+            forget_export(out)
             _export(config, parts, caches["train"], folder)
+            note_export(config, out)
     return folder
 
 

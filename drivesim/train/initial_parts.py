@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,26 @@ from drivesim.models.temporal_stack import TemporalStack
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.folders import Parts
 from drivesim.train.recipes import RECIPES, trained_parts
+
+
+def check_sources(config: TrainConfig, find_experiment: Callable[[str], str | None]) -> None:
+    """Refuses model folders that are not there and that another recipe writes.
+
+    Args:
+        config: of the training.
+        find_experiment: the shipped recipe that writes a model folder; None = there is none.
+
+    Raises:
+        ValueError: one of `init`, `joins`, `warm_start`; says which recipe makes it.
+    """
+    given = [("init", config.init), *(("joins", source) for source in config.joins), ("warm_start", config.warm_start)]
+    for key, source in given:
+        experiment = None if source is None or Path(source).is_dir() else find_experiment(source)
+        if experiment is not None:
+            raise ValueError(
+                f"{key}={source}: no such model folder yet; drivesim train experiment={experiment} makes it, or give "
+                f"another {key}="
+            )
 
 
 def judge_parts(config: TrainConfig) -> None:

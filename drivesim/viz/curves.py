@@ -31,6 +31,7 @@ class CurvePanel:
     title: str
     times_s: Line  # (T,)
     values: Line  # (T,) nan = a gap
+    unit: str = ""  # of the values
     band_times_s: Line | None = None  # None = there is no band
     band_low: Line | None = None  # lower edge at those times
     band_high: Line | None = None  # upper edge
@@ -47,24 +48,21 @@ class CurvePanel:
                 raise ValueError(f"panel {self.title}: {len(values)} values for {len(times_s)} times")
 
 
-def draw_curves(panels: Sequence[CurvePanel], out_png: str | Path, *, num_columns: int = 3) -> None:
+def draw_curves(panels: Sequence[CurvePanel], out_png: str | Path, *, num_columns: int = 3, caption: str = "") -> None:
     """Writes all panels as one PNG.
 
     Args:
         panels: In reading order.
         out_png: Where the picture goes.
         num_columns: Panels side by side.
+        caption: One line above all panels, such as what the band is.
 
     Raises:
         ValueError: no panels, or arrays that do not belong together.
     """
     for panel in panels:
         panel.validate()
-    draw_panels(panels, _draw, out_png, num_columns=num_columns, panel_inches=_PANEL_INCHES, margins=_margins)
-
-
-def _margins(num_rows: int) -> dict[str, float]:
-    return {"left": 0.06, "right": 0.98, "bottom": 0.2 / num_rows, "top": 1 - 0.12 / num_rows, "hspace": 0.5}
+    draw_panels(panels, _draw, out_png, num_columns=num_columns, panel_inches=_PANEL_INCHES, caption=caption)
 
 
 def _draw(axis: Axes, panel: CurvePanel) -> None:
@@ -73,5 +71,6 @@ def _draw(axis: Axes, panel: CurvePanel) -> None:
     axis.plot(panel.times_s, panel.values, color=_INK, linewidth=1.5)
     axis.set_title(panel.title, fontsize=10, loc="left")
     axis.tick_params(labelsize=8)
-    axis.set_xlabel("s", fontsize=8)
+    axis.set_xlabel("time (s)", fontsize=8)
+    axis.set_ylabel(panel.unit, fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,7 +23,7 @@ def draw_panels(
     *,
     num_columns: int,
     panel_inches: tuple[float, float],
-    margins: Callable[[int], Mapping[str, float]] | None = None,
+    caption: str = "",
 ) -> None:
     """Writes all panels as one PNG, in reading order.
 
@@ -33,7 +33,7 @@ def draw_panels(
         out_png: Where the picture goes.
         num_columns: Panels side by side.
         panel_inches: Width and height of a panel.
-        margins: matplotlib's margins for a number of rows; None = as wide as names and legends need.
+        caption: One line above all panels.
 
     Raises:
         ValueError: no panels, or no column.
@@ -46,9 +46,9 @@ def draw_panels(
     num_columns = min(num_columns, len(panels))
     num_rows = -(-len(panels) // num_columns)
     size = (panel_inches[0] * num_columns, panel_inches[1] * num_rows)
-    figure = Figure(figsize=size, layout="constrained" if margins is None else None)
-    if margins is not None:
-        figure.subplots_adjust(**margins(num_rows))
+    figure = Figure(figsize=size, layout="constrained")
+    if caption:
+        figure.suptitle(caption, fontsize=9, x=0.01, ha="left")
     axes = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
     for axis, panel in zip(axes, panels, strict=False):
         draw(axis, panel)

@@ -26,6 +26,18 @@ def test_config_command_versions_and_model_are_recorded(tmp_path: Path) -> None:
     assert origin["versions"]["torch"] != "not installed"
 
 
+def test_another_run_is_told_by_the_keys_that_differ_alone(tmp_path: Path) -> None:
+    held = {"optim": {"learning_rate": 0.0005, "clip_norm": 1.0}, "init": None, "seed": 0}
+    claim_folder(tmp_path, held)
+    claim_folder(tmp_path, held)
+    with pytest.raises(ValueError) as refused:
+        claim_folder(
+            tmp_path, held | {"optim": {"learning_rate": 0.0001, "clip_norm": 1.0}, "init": {"a": 1}, "fps": 4}
+        )
+    told = "fps not said there, 4 here; init None there, {'a': 1} here; optim.learning_rate 0.0005 there, 0.0001 here"
+    assert f"holds another run ({told}); choose" in str(refused.value)
+
+
 def test_an_edited_checkout_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def git(*arguments: str) -> None:
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]

@@ -69,9 +69,9 @@ def test_a_fault_and_the_futures_are_found_in_any_kind_of_video(kind: str, tmp_p
     assert (fault.kind.value, fault.onset_frame) == ("gain", ONSET)
     assert fault.size == pytest.approx(0.5, abs=0.03)
     assert len(scores.diversity) == 1 and scores.diversity[0].num_futures == 2
-    told = [text for text in scores.warnings if "carry no rate" in text]
+    told = [text for text in scores.warnings if "without a rate" in text]
     assert bool(told) == (kind in ("npy", "png"))
-    assert all("2 generated videos" in text and "protocol.untimed_fps" in text for text in told)
+    assert all("generated videos without a rate: 2" in text and "protocol.untimed_fps" in text for text in told)
 
 
 def test_the_rate_of_an_npz_file_is_the_protocol_s_where_that_leaves_it_open(tmp_path: Path) -> None:

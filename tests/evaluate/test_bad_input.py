@@ -67,8 +67,22 @@ def test_videos_of_different_sizes_are_told_with_the_remedy(tmp_path: Path) -> N
     mixed = [*videos(range(5, 7), (16, 16)), *videos(range(7, 8))]
     for _ in range(2):  # the second time from the store
         found = warnings(videos(range(3)), mixed, tmp_path)
-        assert any(expected in text and "export both sides at one size" in text for text in found)
+        assert any(expected in text and "one size (drivesim prepare: export.size_hw=[8,16])" in text for text in found)
     assert not any("sizes" in text for text in warnings(videos(range(3)), videos(range(5, 8)), tmp_path))
+
+
+def test_a_score_that_cannot_be_made_tells_of_the_videos_that_were_left_out(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "made" / "a.mp4", 4.0) as writer:
+        for frame in frames(0, num_frames=4):
+            writer.write(frame)
+    whole = (tmp_path / "made" / "a.mp4").read_bytes()
+    for name, data in (("b", b"no video"), ("c", whole[: len(whole) // 2]), ("d", b"")):
+        (tmp_path / "made" / f"{name}.mp4").write_bytes(data)
+    with pytest.raises(ValueError) as refused:
+        evaluate(CONFIG, tmp_path / "made", videos(range(5, 8)), tmp_path / "out", extractors=[Colour()])
+    told = str(refused.value)
+    assert told.startswith("1 feature vector; a covariance needs at least 2; 3 of 4 generated videos left out: ")
+    assert all(f"{name}.mp4" in told for name in "bcd") and told.endswith("rows.jsonl has all)")
 
 
 def test_a_faster_real_side_is_sampled_and_a_slower_one_refused(tmp_path: Path) -> None:
@@ -139,9 +153,13 @@ def test_frames_that_are_no_pictures_are_a_row_with_the_remedy(value: float, wor
 
 def test_the_real_set_given_twice_and_copies_in_a_set_are_noticed(tmp_path: Path) -> None:
     real = videos(range(5, 8))
-    assert any("3 generated videos are real videos, byte for byte" in text for text in warnings(real, real, tmp_path))
+    assert any(
+        "real videos among the generated ones, byte for byte: 3" in text for text in warnings(real, real, tmp_path)
+    )
     copies = [*videos(range(3)), replace(videos(range(1))[0], name="again")]
-    assert any("1 generated videos are copies of others" in text for text in warnings(copies, real, tmp_path))
+    assert any(
+        "copies of other generated videos, byte for byte: 1;" in text for text in warnings(copies, real, tmp_path)
+    )
 
 
 def test_sides_that_went_through_other_codecs_are_told(tmp_path: Path) -> None:

@@ -227,5 +227,21 @@ def test_ceilings_of_other_scenes_are_told_and_empty_folders_refused(tmp_path: P
     )  # fmt: skip
     assert any("other scenes" in warning for warning in found.warnings)
     assert scene_folders(tmp_path / "nothing") == []
-    with pytest.raises(ValueError, match="no generated picture"):
-        evaluate_obedience(ObedienceConfig(), tmp_path / "nothing", None, tmp_path / "out", detector)  # type: ignore[arg-type]
+    for picture in (tmp_path / "real").rglob("*.png"):
+        picture.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="no real picture of a scene can be read"):
+        evaluate_obedience(ObedienceConfig(), tmp_path / "made", tmp_path / "real", tmp_path / "out", detector)  # type: ignore[arg-type]
+
+
+def test_folders_without_scenes_and_pictures_are_refused_with_what_makes_them(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "made", [0])
+    with pytest.raises(FileNotFoundError, match="real=.*nothere: no such folder"):
+        evaluate_obedience(ObedienceConfig(), tmp_path / "made", tmp_path / "nothere", tmp_path / "out")
+    write_scenes(tmp_path / "real", [0])
+    for picture in (tmp_path / "real").rglob("*.png"):
+        picture.unlink()
+    with pytest.raises(ValueError, match="real=.*drivesim prepare .* export.scenes_every_s="):
+        evaluate_obedience(ObedienceConfig(), tmp_path / "made", tmp_path / "real", tmp_path / "out")
+    with pytest.raises(ValueError, match="generated=.*drivesim design"):
+        evaluate_obedience(ObedienceConfig(), tmp_path / "real", None, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

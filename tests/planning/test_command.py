@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,8 @@ from drivesim.core.machine import is_out_of_memory
 from drivesim.families.driving import DrivingModel
 from drivesim.planning import advice
 from drivesim.planning.command import plan_command
+from drivesim.planning.free_disk import disk_spaces
+from drivesim.planning.plan import DiskRow
 from drivesim.planning.training_demand import blank_stage_parts
 from drivesim.rollout.rows import OUT_OF_MEMORY
 from tests.command_line import drivesim
@@ -45,7 +49,8 @@ def advised(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     def here(arguments: list[str]) -> str:  # not by the command line: Hydra runs one at a time in a process
         asked.append(arguments)
-        return plan_command(compose(arguments[0], arguments[1:]), recipe_that_writes).text() + "\nplan: plan.json\n"
+        config = compose(arguments[0], arguments[1:])
+        return plan_command(config, recipe_that_writes, Path("run")).text() + "\nplan: plan.json\n"
 
     monkeypatch.setattr(advice, "_run", here)
     return asked
@@ -67,6 +72,30 @@ def test_a_rollout_is_planned_by_writing_plan_in_front(
     assert {part["name"] for part in plan["parts"]} == {"autoencoder", "conditioner", "backbone", "temporal"}
     assert plan["time_total"] > 0
     assert drivesim(*command, "start=cut_in") == 0, "a plan in its folder is in a run's way"
+
+
+def test_a_rollout_that_does_not_fit_the_disk_says_so_and_what_to_change(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = ["rollout", f"model={model}", "seconds=1e9", "plan.measure_s=0"]
+    assert drivesim("plan", *long, "out=far/away/run") == 0
+    printed = capsys.readouterr().out
+    assert f"free at {tmp_path}: lower seconds or futures, or give out= on another disk" in printed
+    assert "\nfits the memory: " in printed and "\nfits: " not in printed
+    plan = json.loads((tmp_path / "far" / "away" / "run" / "plan.json").read_text())
+    assert (plan["fits"], plan["fits_memory"]) == (False, True)
+    assert drivesim("plan", *long, "plan.hardware=h100", "out=run") == 0
+    assert "the disk:" not in capsys.readouterr().out, "another machine's disks are not these"
+
+
+def test_the_disks_of_a_training_are_those_of_its_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rows = [DiskRow(name="cache of frames", value=300, key="cache_dir"), DiskRow(name="checkpoints", value=500)]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=700))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.ckpt").write_bytes(bytes(99))
+    (space,) = disk_spaces(rows, {"out": tmp_path / "run", "cache_dir": tmp_path / "cache"}, "size_hw")
+    assert (space.needed_bytes, space.free_bytes, space.fits) == (800, 799, False)
+    assert "lower size_hw, or give out= or cache_dir= on another disk" in space.text()
 
 
 def test_a_training_that_does_not_fit_is_no_failure_of_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
@@ -194,6 +223,7 @@ def test_a_full_size_text_recipe_is_planned_without_data(monkeypatch: pytest.Mon
     plan = plan_command(
         compose("plan", ["train", "experiment=text/image", "trainer.devices=1", "plan.hardware=h100"]),
         recipe_that_writes,
+        Path("run"),
     )
     assert plan.memory_bytes > 2**34
     assert "the data are not there yet" in plan.text()
@@ -202,7 +232,9 @@ def test_a_full_size_text_recipe_is_planned_without_data(monkeypatch: pytest.Mon
 
 def test_a_personal_model_is_planned_before_its_pictures_are_there() -> None:
     plan = plan_command(
-        compose("plan", ["train", "experiment=toytown_text/dreambooth", "plan.hardware=h100"]), recipe_that_writes
+        compose("plan", ["train", "experiment=toytown_text/dreambooth", "plan.hardware=h100"]),
+        recipe_that_writes,
+        Path("run"),
     )
     for rows in (plan.flops, plan.time):
         names = {row.name: row.note for row in rows}

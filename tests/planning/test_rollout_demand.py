@@ -168,7 +168,7 @@ def test_the_command_finds_the_recipes_of_a_rollout(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(plan_rollout_module, "blank_model", lambda *a: found(*a[:-1], find_recipe=a[-1]))
     command = compose("plan", ["rollout", "start=photo.jpg", "model=runs/driving/upsampler/model"])
     with pytest.raises(ValueError, match="that will do"):
-        plan_command(command, recipe_that_writes)
+        plan_command(command, recipe_that_writes, Path("run"))
     assert seen == ["runs/driving/upsampler/model"]
     recipe = recipe_that_writes(seen[0])
     assert recipe is not None

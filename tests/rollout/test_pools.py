@@ -108,5 +108,5 @@ def test_the_here_pool_restores_the_number_of_threads(tmp_path: Path) -> None:
     "wrong", [{"workers": 0}, {"threads": 0}, {"max_retries": -1}, {"gpus_per_worker": -1.0}, {"gpus_per_worker": 1.5}]
 )
 def test_numbers_that_make_no_pool_are_refused_by_name(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))}"):
+    with pytest.raises(ValueError, match=f"^pool.{next(iter(wrong))}={next(iter(wrong.values()))}; must"):
         PoolConfig(**wrong).validate()  # type: ignore[arg-type]

@@ -13,8 +13,8 @@ from drivesim import Simulator
 from drivesim.core.picture import load_picture, save_png
 from drivesim.core.video import probe
 from drivesim.data import make_source
-from drivesim.evaluate.given_frames import given_frames
 from drivesim.evaluate.protocol import ProtocolConfig
+from drivesim.evaluate.rollout_folder import given_frames
 from drivesim.evaluate_command import CommandLine, without_given_frames
 from drivesim.families.prompts import Prompts
 from drivesim.families.stages import StagesConfig, TextStagesConfig

@@ -149,7 +149,7 @@ def test_a_prompt_is_taken_away_shuffled_and_swapped(text_model: Path, tmp_path:
 @pytest.mark.parametrize(
     ("keys", "complaint"),
     [
-        (["start=[cut_in]"], "1 starts; it takes at least 3"),
+        (["start=[cut_in]"], "1 start; it takes at least 3"),
         (["start=[cut_in,cut_in,junction]"], "two starts are called cut_in"),
         (["start=[cut_in,junction,nowhere]"], "no scene file nowhere"),
         (["start=[cut_in,junction,crowd]", "seeds=[1]"], "give at least 2 different ones"),

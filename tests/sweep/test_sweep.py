@@ -20,11 +20,13 @@ from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.report import ReportConfig
 from drivesim.evaluate.settings import EvaluateConfig
 from drivesim.families.driving import DrivingModel
+from drivesim.families.stages import StagesConfig
 from drivesim.rollout.pools import PoolConfig
 from drivesim.sweep import run as sweep_run
 from drivesim.sweep.report import write_sweep
 from drivesim.sweep.run import Sweep, SweepInputs, run_sweep
 from drivesim.sweep.settings import SweepConfig
+from tests.families.tiny_cascade import write_tiny_cascade
 from tests.families.tiny_family import write_tiny_family
 
 
@@ -169,6 +171,18 @@ def test_rollouts_that_hold_no_clip_are_refused_before_anything_is_made(place: P
     with pytest.raises(ValueError, match=r"takes 5 frames at 4 a second: sweep\.seconds=\[1\.25\] or more"):
         run_sweep(short, inputs(place, protocol=ProtocolConfig(num_frames=4, fps=4.0)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_models_too_slow_for_the_protocol_are_refused_before_anything_is_made(place: Path, tmp_path: Path) -> None:
+    slow = write_tiny_cascade(tmp_path / "slow")  # key frames at 1 a second, 2 with those in between
+    changes = {"start": [str(place / "one.png")], "model": [str(place / "model"), str(slow)], "seconds": [6.0]}
+    key_frames = replace(config(place), **changes, stages=StagesConfig(interpolate=False))  # type: ignore[arg-type]
+    asked = ProtocolConfig(num_frames=4, fps=2.0)
+    with pytest.raises(ValueError, match=r"protocol.fps=2, .*slow with these stages have 1 frames a second; give prot"):
+        run_sweep(key_frames, inputs(place, protocol=asked), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    sweep_run._check_rate(slow, StagesConfig(), asked)
+    sweep_run._check_rate(slow, StagesConfig(interpolate=False), replace(asked, fps=1.05))
 
 
 def test_futures_that_fail_are_named_and_the_rest_is_scored(

@@ -2,9 +2,11 @@
 
 import csv
 import json
+import logging
 import re
 import shutil
 import signal
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,10 +35,13 @@ from drivesim.models.build import AutoencoderConfig, BackboneConfig, Interpolati
 from drivesim.models.upsampler import UpsamplerConfig, UpsamplerTemporalConfig
 from drivesim.models.video_decoder import VideoDecoderConfig
 from drivesim.toytown import TownConfig, write_nuscenes
+from drivesim.train import fit as fit_module
 from drivesim.train.config import StageName, TrainConfig, TrainerConfig
+from drivesim.train.exported import RECORD
 from drivesim.train.fit import _LATER, _spread_frames, fit
 from drivesim.train.latent_ldm import ImageLossConfig, ImageStage
 from drivesim.train.optim import LearningRate, OptimConfig, OptimizerName
+from drivesim.train.quiet import quiet_lightning
 from drivesim.train.stage import Batch, Stage
 from drivesim.train.upsampler import UpsamplerLossConfig
 from drivesim.train.video_decoder import VideoDecoderLossConfig
@@ -420,8 +425,9 @@ def test_a_video_decoder_is_left_part_of_the_way_back_to_the_image_decoder(
     for name, weight in whole.items():
         half = weight / 2 if "convs" in name else (weight + image.get(name, weight)) / 2
         torch.testing.assert_close(made[name], half)
+    (tmp_path / RECORD).unlink()
     fit(settings, source, tmp_path)
-    assert weights(model) == before, "a finished run that is started again goes no further back"
+    assert weights(model) == before, "a finished run that is exported again goes no further back"
     with pytest.raises(ValueError, match="image_share=1.5; it must be at least 0 and below 1"):
         VideoDecoderLossConfig(image_share=1.5)
 
@@ -437,7 +443,7 @@ def test_settings_that_came_later_are_part_of_a_run_only_where_they_are_set(
         assert name not in identity[part]
     other = config(StageName.VIDEO_DECODER, family["cache"], init_of(StageName.VIDEO_DECODER, family))
     other.video_decoder_loss.image_share = 0.5
-    with pytest.raises(ValueError, match="holds another run .*'image_share': 0.5"):
+    with pytest.raises(ValueError, match="holds another run .*video_decoder_loss.image_share not said there, 0.5 here"):
         fit(other, source, family["root"] / "video_decoder")
 
 
@@ -469,11 +475,48 @@ def test_a_truncated_model_before_leaves_the_run_folder_alone(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_finished_run_started_again_exports_the_same_weights(family: dict[str, Path], source: ClipSource) -> None:
+def test_a_finished_run_started_again_is_left_as_it_is_unless_its_export_is_not_whole(
+    family: dict[str, Path], source: ClipSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = family["root"] / "prediction"
     before = weights(run / "model")
-    fit(config(StageName.PREDICTION, family["cache"], family["image"]), source, run)
+    settings = config(StageName.PREDICTION, family["cache"], family["image"])
+    with monkeypatch.context() as patched:
+        patched.setattr(fit_module, "initial_parts", lambda _: pytest.fail("a finished run was loaded"))
+        assert fit(settings, source, run) == run / "model"
+    for spoil in (
+        lambda: (run / RECORD).unlink(),  # as a kill while the model is written leaves it
+        lambda: next((run / "model").rglob("*.safetensors")).unlink(),
+    ):
+        spoil()
+        fit(settings, source, run)
+        assert weights(run / "model") == before and (run / RECORD).is_file()
+    with monkeypatch.context() as patched:
+        patched.setattr(fit_module, "_export", lambda *_: pytest.fail("killed"))
+        settings.joins = [str(family["image"])]  # what is carried along is not what was
+        with pytest.raises(pytest.fail.Exception, match="killed"):
+            fit(settings, source, run)
+    assert not (run / RECORD).exists()
+    settings.joins = []
+    fit(settings, source, run)
     assert weights(run / "model") == before
+
+
+@pytest.mark.parametrize("key", ["max_steps", "accumulate", "num_threads", "picture_every", "validate_every"])
+def test_a_trainer_of_nothing_is_refused_by_its_key(key: str) -> None:
+    with pytest.raises(ValueError, match=f"^trainer.{key}=0; must be 1 or more"):
+        TrainerConfig(**{key: 0})  # type: ignore[arg-type]
+
+
+def test_lightning_speaks_of_real_problems_alone() -> None:
+    quiet_lightning()
+    assert not logging.getLogger("lightning.pytorch.utilities.rank_zero").isEnabledFor(logging.INFO)
+    assert logging.getLogger("lightning.pytorch.utilities.rank_zero").isEnabledFor(logging.WARNING)
+    with warnings.catch_warnings(record=True) as told:
+        quiet_lightning()
+        warnings.warn("Checkpoint directory a/b exists and is not empty.", stacklevel=1)
+        warnings.warn("GPU available but not used.", stacklevel=1)
+    assert [str(warning.message) for warning in told] == ["GPU available but not used."]
 
 
 def test_a_folder_that_holds_another_run_is_refused(family: dict[str, Path], source: ClipSource) -> None:
