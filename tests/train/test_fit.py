@@ -2,11 +2,9 @@
 
 import csv
 import json
-import logging
 import re
 import shutil
 import signal
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +17,6 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
 from drivesim.conditioning.driving import ConditionerConfig
-from drivesim.core.devices import accelerator_device, check_accelerator
 from drivesim.core.picture import load_picture
 from drivesim.data import NuScenesConfig, make_source
 from drivesim.data.batches import CropConfig
@@ -41,10 +38,10 @@ from drivesim.train.exported import RECORD
 from drivesim.train.fit import _LATER, _spread_frames, fit
 from drivesim.train.latent_ldm import ImageLossConfig, ImageStage
 from drivesim.train.optim import LearningRate, OptimConfig, OptimizerName
-from drivesim.train.quiet import quiet_lightning
 from drivesim.train.stage import Batch, Stage
 from drivesim.train.upsampler import UpsamplerLossConfig
 from drivesim.train.video_decoder import VideoDecoderLossConfig
+from tests.train.killing import killed_within
 
 STAGES = [stage for stage in StageName if not stage.is_text]
 
@@ -162,59 +159,6 @@ def test_frames_are_encoded_on_the_device_that_trains(
     assert re.fullmatch("(the cpu (encode )+cpu ?){2}", " ".join(seen))  # of training and validation, there and back
 
 
-def test_the_device_of_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drivesim.core.devices.devices", lambda: ["cpu", "cuda", "cuda:0", "cuda:1"])
-    for key in ("LOCAL_RANK", "SLURM_LOCALID"):
-        monkeypatch.delenv(key, raising=False)
-    assert [accelerator_device(name) for name in ("auto", "gpu", "cuda", "cpu")] == ["cuda", "cuda", "cuda", "cpu"]
-    monkeypatch.setenv("SLURM_LOCALID", "0")
-    assert accelerator_device("auto") == "cuda:0"
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert [accelerator_device(name) for name in ("gpu", "cpu")] == ["cuda:1", "cpu"]
-    monkeypatch.setenv("LOCAL_RANK", "2")
-    assert accelerator_device("auto") == "cuda", "each process is shown its own GPU alone"
-    monkeypatch.setattr("drivesim.core.devices.devices", lambda: ["cpu"])
-    assert accelerator_device("auto") == "cpu"
-
-
-def test_more_devices_than_there_are_need_more_machines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drivesim.core.devices.devices", lambda: ["cpu", "cuda"])
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    check_accelerator("auto", 40, 5)
-    with pytest.raises(
-        ValueError, match="devices=40 on trainer.num_nodes=1: this machine has 8 GPUs; set trainer.num_n"
-    ):
-        check_accelerator("gpu", 40)
-    with pytest.raises(
-        ValueError, match="set trainer.num_nodes=4 and start the command on each .* or trainer.devices=24"
-    ):
-        check_accelerator("gpu", 28, 3)
-    monkeypatch.setattr("drivesim.core.devices.devices", lambda: ["cpu"])
-    check_accelerator("cpu", 40)
-    with pytest.raises(ValueError, match="processors and no GPU"):
-        check_accelerator("auto", 4096)
-
-
-@pytest.mark.parametrize(("devices", "num_nodes"), [(16, 3), (0, 1), (1, 2), (4, 0)])
-def test_devices_that_machines_cannot_share_alike_are_refused(devices: int, num_nodes: int) -> None:
-    assert TrainerConfig(devices=16, num_nodes=2).devices_per_node == 8
-    with pytest.raises(ValueError, match=f"devices={devices} on trainer.num_nodes={num_nodes}: .*must be 1 or more on"):
-        TrainerConfig(devices=devices, num_nodes=num_nodes)
-
-
-def test_processes_that_are_started_one_by_one_have_to_be_told_their_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RANK", raising=False)
-    alone, pair = (TrainerConfig(devices=devices, accelerator="cpu") for devices in (1, 2))
-    pair.check_machine(None)  # Lightning starts the second and tells it
-    monkeypatch.setenv("RANK", "0")
-    alone.check_machine(None)
-    pair.check_machine("run")
-    for settings in (pair, TrainerConfig(devices=2, num_nodes=2, accelerator="cpu")):
-        with pytest.raises(ValueError, match="trainer.devices=2 are started one by one.*give out=FOLDER"):
-            settings.check_machine(None)
-        monkeypatch.delenv("RANK", raising=False)
-
-
 def test_the_last_stage_exports_a_model_that_designs_and_predicts(family: dict[str, Path]) -> None:
     model = DrivingModel.from_pretrained(family["prediction"])
     frame = load_picture(family["root"] / "autoencoder" / "samples" / "step_000004.png")[:32, :64]
@@ -308,21 +252,8 @@ def test_a_run_that_was_killed_twice_goes_on_with_the_same_losses(
     stage: StageName, family: dict[str, Path], source: ClipSource, tmp_path: Path
 ) -> None:
     settings = config(stage, family["cache"], init_of(stage, family))
-    step_of = Stage.training_step
-    for kill_at in (3, 2):  # the second time within the step that follows the checkpoint, which is of two batches
-        batches: list[int] = []
-
-        def killed(
-            self: Stage, batch: Batch, batch_idx: int, kill_at: int = kill_at, batches: list[int] = batches
-        ) -> torch.Tensor:
-            if self.global_step == kill_at:
-                batches.append(batch_idx)
-            if len(batches) == 2:
-                raise SystemExit("killed")
-            return step_of(self, batch, batch_idx)
-
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit, match="killed"):
-            patch.setattr(Stage, "training_step", killed)
+    for step in (3, 2):  # the second time within the step that follows the checkpoint
+        with killed_within(step):
             fit(settings, source, tmp_path)
     assert not (tmp_path / "model").exists()
     fit(settings, source, tmp_path)
@@ -500,23 +431,6 @@ def test_a_finished_run_started_again_is_left_as_it_is_unless_its_export_is_not_
     settings.joins = []
     fit(settings, source, run)
     assert weights(run / "model") == before
-
-
-@pytest.mark.parametrize("key", ["max_steps", "accumulate", "num_threads", "picture_every", "validate_every"])
-def test_a_trainer_of_nothing_is_refused_by_its_key(key: str) -> None:
-    with pytest.raises(ValueError, match=f"^trainer.{key}=0; must be 1 or more"):
-        TrainerConfig(**{key: 0})  # type: ignore[arg-type]
-
-
-def test_lightning_speaks_of_real_problems_alone() -> None:
-    quiet_lightning()
-    assert not logging.getLogger("lightning.pytorch.utilities.rank_zero").isEnabledFor(logging.INFO)
-    assert logging.getLogger("lightning.pytorch.utilities.rank_zero").isEnabledFor(logging.WARNING)
-    with warnings.catch_warnings(record=True) as told:
-        quiet_lightning()
-        warnings.warn("Checkpoint directory a/b exists and is not empty.", stacklevel=1)
-        warnings.warn("GPU available but not used.", stacklevel=1)
-    assert [str(warning.message) for warning in told] == ["GPU available but not used."]
 
 
 def test_a_folder_that_holds_another_run_is_refused(family: dict[str, Path], source: ClipSource) -> None:

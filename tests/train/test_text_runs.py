@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from drivesim.toytown import TownConfig, write_nuscenes
 from drivesim.train.config import StageName, TrainConfig
 from drivesim.train.fit import fit
 from drivesim.train.stage import Batch, Stage
+from tests.train.killing import killed_within
 from tests.train.test_fit import losses, weights
 from tests.train.tiny_text_training import STAGES, SUBJECTS, Beginnings, settings
 
@@ -100,23 +100,12 @@ def test_a_run_that_was_killed_twice_goes_on_to_the_same_bytes(
     runs_of: Callable[[StageName], Runs], tmp_path: Path
 ) -> None:
     runs = runs_of(StageName.DREAMBOOTH_LORA)
-    config, step_of = runs.settings(), Stage.training_step
+    config = runs.settings()
     config.trainer.accumulate = 2
-    for kill_at in (KILLED_STEP, KILLED_STEP, None):  # the second time after the first batch of two since then
-        batches: list[int] = []
-
-        def killed(
-            self: Stage, batch: Batch, batch_idx: int, kill_at: int | None = kill_at, batches: list[int] = batches
-        ) -> torch.Tensor:
-            if self.global_step == kill_at:
-                batches.append(batch_idx)
-            if len(batches) == 2:
-                raise SystemExit("killed")
-            return step_of(self, batch, batch_idx)
-
-        with pytest.MonkeyPatch.context() as patch, nullcontext() if kill_at is None else pytest.raises(SystemExit):
-            patch.setattr(Stage, "training_step", killed)
+    for _ in range(2):  # the second time after the first batch of two since then
+        with killed_within(KILLED_STEP):
             fit(config, runs.source, tmp_path / "killed")
+    fit(config, runs.source, tmp_path / "killed")
     whole = fit(config, runs.source, tmp_path / "whole")
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
     assert weights(tmp_path / "killed" / "model") == weights(whole) != {}
