@@ -204,6 +204,7 @@ def _run(command: str, composed: DictConfig, overrides: Sequence[str]) -> None:
     out = _out_folder(command, config.out)
     if command not in ADDING and (out / IDENTITY_FILE).exists():
         raise ValueError(f"out={out} holds a training or a rollout, whose record would be lost; choose another")
+    _check_place(out)
     plain: Any = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     record = partial(record_run, out, plain, ["drivesim", command, *overrides])
     runners: dict[str, Callable[[Any, Path, Record], None]] = {
@@ -229,6 +230,15 @@ def _out_folder(command: str, wanted: str | None) -> Path:
     folder = wanted or (hydra_config.sweep.dir if is_sweep else f"runs/{command}/{time.strftime('%Y%m%d-%H%M%S')}")
     sys.argv += [] if wanted else [f"out={folder}"]  # Lightning starts other processes by it, maybe a second later
     return Path(folder) / str(hydra_config.job.num) if is_sweep else Path(folder)
+
+
+def _check_place(out: Path) -> None:
+    """Raises ValueError for a folder that cannot be made or written into."""
+    folder = out.absolute()
+    place = next(part for part in (folder, *folder.parents) if part.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        cause = "may not be written into" if place.is_dir() else "is a file"
+        raise ValueError(f"out={out} cannot be made there: {place} {cause}; choose another folder")
 
 
 def _plan(config: Any, out: Path, record: Record) -> None:
@@ -275,6 +285,11 @@ def _train(config: Any, out: Path, record: Record) -> None:
     from drivesim.train.initial_parts import check_sources, judge_parts
     from drivesim.train.quiet import quiet_lightning
 
+    typed = HydraConfig.get().overrides.task
+    if not any(key.startswith(("experiment=", "stage=", "data", "autoencoder")) for key in typed):
+        raise ValueError(
+            "train what? experiment=FAMILY/STAGE names a recipe (--help lists them), or give a stage=STAGE"
+        )
     quiet_lightning()
     config.trainer.check_machine(config.out)
     check_sources(config, experiment_that_writes)

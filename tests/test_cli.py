@@ -326,6 +326,15 @@ def test_a_folder_that_holds_a_rollout_is_not_written_over(
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
 
 
+@pytest.mark.parametrize(("out", "named"), [("afile", "afile is a file"), ("afile/deep/er", "afile is a file")])
+def test_a_place_where_no_folder_can_be_is_refused(
+    out: str, named: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "afile").write_text("text")
+    assert drivesim("design", "scene=cut_in", f"model={model}", f"out={out}") == 2
+    assert f"out={out} cannot be made there: {tmp_path / named}; choose another" in capsys.readouterr().err
+
+
 def test_a_folder_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert drivesim("evaluate", "generated=nowhere", "real=nowhere") == 2
     assert "nowhere" in capsys.readouterr().err

@@ -30,3 +30,9 @@ def test_a_model_that_is_not_there_is_told_with_the_recipe_that_makes_it(
     assert drivesim("train", f"experiment={experiment}", key, "data.root=town", "out=run") == 2
     assert f"no such model folder yet; drivesim train experiment={makes} makes it" in capsys.readouterr().err
     assert not list(Path().iterdir())
+
+
+def test_a_training_of_nothing_in_particular_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert drivesim("train", f"out={tmp_path / 'run'}") == 2
+    assert "train what? experiment=FAMILY/STAGE" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

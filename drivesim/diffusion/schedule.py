@@ -31,13 +31,20 @@ def training_schedule(config: ScheduleConfig, *, ends_clean: bool = False) -> DD
 
 
 def make_sampler(schedule: DDIMScheduler, config: SamplingConfig) -> Any:
-    """A fresh sampler with its steps set; samplers keep state, so each call of a model needs its own."""
+    """A fresh sampler with its steps set; samplers keep state, so each call of a model needs its own.
+
+    Raises:
+        ValueError: more steps than the schedule has.
+    """
     classes = {
         Sampler.DDIM: DDIMScheduler,
         Sampler.UNIPC: UniPCMultistepScheduler,
         Sampler.DPM_SOLVER: DPMSolverMultistepScheduler,
         Sampler.LCM: LCMScheduler,
     }
+    most = int(schedule.config.num_train_timesteps)
+    if config.steps > most:
+        raise ValueError(f"sampling steps: {config.steps}; the model knows {most} steps of noise, so many at most")
     sampler = classes[Sampler(config.sampler)].from_config(schedule.config)
     sampler.set_timesteps(config.steps)
     return sampler

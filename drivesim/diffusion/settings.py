@@ -56,6 +56,8 @@ class SamplingConfig:
                 f"eta={self.eta} needs sampler ddim, and sampler {Sampler(self.sampler).value} has none: leave eta "
                 "out, make it null, or choose ddim (preset=paper sets an eta for each stage)"
             )
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta={self.eta}: a share of fresh noise, from 0 to 1")
         if Sampler(self.sampler) is Sampler.LCM and self.steps > MOST_LCM_STEPS:
             raise ValueError(f"sampling steps: {self.steps}; sampler lcm takes at most {MOST_LCM_STEPS}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -17,6 +18,7 @@ from drivesim.core.devices import check_device, number_type
 from drivesim.core.files import sha256_file
 from drivesim.core.limits import check_at_least
 from drivesim.core.run_folder import claim_folder
+from drivesim.core.wording import number_of
 from drivesim.families.memory import MemoryConfig
 from drivesim.rollout.future import Task
 from drivesim.rollout.loading import LoadModel, once_loaded
@@ -27,6 +29,7 @@ from drivesim.rollout.start import Start, start_latents
 from drivesim.rollout.writer import FutureWriter
 
 OnProgress = Callable[[Progress], None]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -154,6 +157,10 @@ class _Run:
         self.rows_path = folder / "rows.jsonl"
         self.rows = {future: row for future, row in last_rows(self.rows_path).items() if _is_whole(row, folder)}
         self._writer = partial(FutureWriter, folder, fps=model.fps, crf=config.crf)
+        begun = [task.future for task in self.missing() if self._writer(task.future).parts.is_dir()]
+        if self.rows or begun:
+            made = number_of(len(self.rows), "future")
+            _log.info("%s: goes on; %s made before, %d begun", folder, made, len(begun))
         for future in self.rows:  # a kill between a row and this leaves them behind
             self._writer(future).remove_parts()
 

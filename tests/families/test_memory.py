@@ -85,7 +85,10 @@ def test_a_run_goes_on_with_the_pieces_that_it_began_with(folder: Path, tmp_path
 
     begun = run(tile=2)
     for other in ({}, {"tile": 1}, {"tile": 2, "chunk": 2}):
-        with pytest.raises(ValueError, match="holds another run .model"):
+        with pytest.raises(
+            ValueError,
+            match="holds another run .model is another: other weights, or other keys of sampler, stages, memory",
+        ):
             run(**other)
     assert run(tile=2) == begun
 
