@@ -16,7 +16,8 @@ from drivesim.core.devices import devices
 from drivesim.core.files import read_rows
 from drivesim.core.picture import load_picture, save_png
 from drivesim.core.seeds import numpy_generator
-from drivesim.core.video import VideoWriter, probe
+from drivesim.core.video import probe
+from drivesim.core.video_writing import VideoWriter
 from drivesim.simulator import Simulator
 from tests.command_line import drivesim
 from tests.families.tiny_family import write_tiny_family

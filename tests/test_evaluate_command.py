@@ -11,7 +11,7 @@ from drivesim.config import compose
 from drivesim.core.files import read_rows
 from drivesim.core.picture import save_png
 from drivesim.core.seeds import numpy_generator
-from drivesim.core.video import VideoWriter
+from drivesim.core.video_writing import VideoWriter
 from drivesim.sweep.settings import Measure
 from tests.families.tiny_family import write_tiny_family
 from tests.test_cli import drivesim

@@ -1,28 +1,23 @@
-"""Video files through PyAV: probe, read by timestamps, write H.264 that browsers play, join without re-encoding.
+"""Video files read through PyAV: probed, and read by timestamps or as a whole.
 
 Times are seconds since the file's first shown frame, whatever offset the container starts at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
-from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from drivesim.core.files import atomic_path
 from drivesim.core.tar_member import TarMember
 
 VideoFile = str | Path | TarMember  # where a video's bytes are
@@ -32,12 +27,8 @@ VIDEO_SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".ogv", ".flv", ".wmv",
 )  # fmt: skip
 
-_DEFAULT_CRF = 18  # x264: visually lossless for most eyes
-_BT601 = 6  # AVCOL_SPC_SMPTE170M
-_LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG
 # SWS_BILINEAR, SWS_ACCURATE_RND, SWS_FULL_CHR_H_INT: plain, swscale truncates, and frames get a grey level darker.
 _ROUNDED = 0x2 | 0x40000 | 0x2000
-_KEY_FRAME_EVERY_S = 4.0  # how far a browser has to decode after a jump
 
 
 @dataclass(kw_only=True, slots=True)
@@ -54,8 +45,12 @@ class VideoInfo:
     pixel_format: str | None  # FFmpeg's name, "yuv420p"; None = unknown before decoding
 
 
+class _DamagedFrameError(Exception):
+    """A frame that was decoded from data with errors."""
+
+
 @contextmanager
-def _opened(path: VideoFile) -> Iterator[tuple[InputContainer, VideoStream]]:
+def opened(path: VideoFile) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The container and its first video stream; FFmpeg's errors become ValueErrors that name the file."""
     try:
         with ExitStack() as stack:
@@ -71,9 +66,10 @@ def _opened(path: VideoFile) -> Iterator[tuple[InputContainer, VideoStream]]:
             if stream.time_base is None:
                 raise ValueError(f"{path}: no timestamps in it")
             yield container, stream
-    except av.error.FFmpegError as error:
+    except (av.error.FFmpegError, _DamagedFrameError) as error:
+        cause = error.strerror if isinstance(error, av.error.FFmpegError) else error
         remedy = "the file is damaged, cut short or no video; write it anew"
-        raise ValueError(f"{path}: cannot be read as video: {error.strerror}; {remedy}") from error
+        raise ValueError(f"{path}: cannot be read as video: {cause}; {remedy}") from error
 
 
 def _time_s(pts: int, stream: VideoStream) -> float:
@@ -93,7 +89,7 @@ def probe(path: VideoFile) -> VideoInfo:
         FileNotFoundError: there is no such file.
         ValueError: the file is no video, or holds no frame.
     """
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         ticks, num_hidden = [], 0
         for packet in container.demux(stream):
             pts = packet.dts if packet.pts is None else packet.pts
@@ -126,7 +122,7 @@ def codec_of(path: VideoFile) -> str:
     Raises:
         FileNotFoundError, ValueError: as `probe`.
     """
-    with _opened(path) as (_, stream):
+    with opened(path) as (_, stream):
         return str(stream.codec_context.name)
 
 
@@ -142,7 +138,13 @@ def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[tuple[f
 
 
 def _to_rgb(frame: VideoFrame) -> NDArray[np.uint8]:
-    """The picture as shown: uint8 RGB (H, W, 3), with the container's rotation applied."""
+    """The picture as shown: uint8 RGB (H, W, 3), with the container's rotation applied.
+
+    Raises:
+        _DamagedFrameError: decoders fill in what is missing, and show smears.
+    """
+    if frame.is_corrupt:
+        raise _DamagedFrameError(f"the frame with time stamp {frame.pts} is damaged")
     picture: NDArray[Any] = frame.to_ndarray(format="rgb24", interpolation=_ROUNDED)
     if frame.rotation:
         picture = np.rot90(picture, k=round(frame.rotation / 90))
@@ -155,7 +157,7 @@ def iter_frames(path: VideoFile) -> Iterator[tuple[float, NDArray[np.uint8]]]:
     Raises:
         FileNotFoundError, ValueError: as `probe`, and ValueError where the data is damaged.
     """
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         for time_s, frame in _decoded(container, stream):
             yield time_s, _to_rgb(frame)
 
@@ -194,7 +196,7 @@ def _read_from(
     path: VideoFile, times_s: NDArray[np.float64], tolerance_s: float | None, *, is_seeking: bool
 ) -> NDArray[np.uint8] | None:
     """`read_at` with or without a jump to the earliest time; None = nothing decoded, or landed too late."""
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         half_s = 0.5 / float(stream.average_rate or stream.guessed_rate or 25)
         early_s = half_s if tolerance_s is None else tolerance_s
         is_seeking = is_seeking and not _counts_frames(container)
@@ -256,139 +258,3 @@ def read_all(path: VideoFile) -> tuple[NDArray[np.uint8], float]:
     if len(frames) == 1:
         return np.stack(frames), probe(path).fps
     return np.stack(frames), (len(frames) - 1) / (times_s[-1] - times_s[0])
-
-
-class VideoWriter:
-    """Streams RGB frames into an MP4 that plays in browsers: H.264, yuv420p, index in front.
-
-    The file has its name only once it is whole: inside `with` it is written under a temporary name,
-    and an error removes it. One encoder thread and no B-frames: the same frames give the same
-    bytes, and files of one size and rate can be joined (`join_videos`).
-    """
-
-    def __init__(self, path: str | Path, fps: float, crf: int = _DEFAULT_CRF) -> None:
-        """Opens nothing yet.
-
-        Args:
-            path: Where the MP4 goes; must end in .mp4.
-            fps: Frames per second.
-            crf: x264's constant quality, 0 (lossless) to 51.
-        """
-        self.path = Path(path)
-        if self.path.suffix != ".mp4":
-            raise ValueError(f"{path}: videos are written as .mp4")
-        if not fps > 0:
-            raise ValueError(f"{fps} frames per second; must be above 0")
-        self.rate = Fraction(fps).limit_denominator(1001)
-        self.crf = crf
-        self.num_frames = 0
-        self._stack = ExitStack()
-        self._stream: VideoStream | None = None
-
-    def __enter__(self) -> VideoWriter:
-        with ExitStack() as stack:  # closes what is open if the next line fails
-            temporary = stack.enter_context(atomic_path(self.path))
-            self._container = stack.enter_context(av.open(str(temporary), mode="w", options={"movflags": "+faststart"}))
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self._stack.__exit__(kind, error, trace)
-            return
-        with self._stack:
-            if self._stream is None:
-                raise ValueError(f"{self.path}: a video without a frame")
-            self._container.mux(self._stream.encode(None))
-
-    def write(self, frame_HWC: NDArray[np.uint8]) -> None:
-        """Adds one uint8 RGB frame (H, W, 3); all have the first one's even height and width."""
-        if self._stream is None:
-            self._stream = self._add_stream(frame_HWC)
-        expected = (self._stream.height, self._stream.width, 3)
-        if frame_HWC.dtype != np.uint8 or frame_HWC.shape != expected:
-            raise ValueError(f"{self.path}: frame is {frame_HWC.dtype} {frame_HWC.shape}, expected uint8 {expected}")
-        frame = VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")
-        frame.pts = self.num_frames
-        frame.time_base = 1 / self.rate
-        self._container.mux(self._stream.encode(frame))
-        self.num_frames += 1
-
-    def _add_stream(self, frame_HWC: NDArray[np.uint8]) -> VideoStream:
-        height, width = frame_HWC.shape[:2]
-        if height % 2 or width % 2:
-            raise ValueError(f"{self.path}: {width} x {height} pixels; yuv420p needs an even width and height")
-        stream = self._container.add_stream("libx264", rate=self.rate)
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        stream.time_base = 1 / self.rate
-        # Untagged, browsers guess the matrix by the picture's height; what is written here is BT.601.
-        stream.codec_context.colorspace = _BT601
-        stream.codec_context.color_range = _LIMITED_RANGE
-        stream.codec_context.thread_count = 1
-        stream.options = {
-            "crf": str(self.crf),
-            "preset": "medium",
-            "bf": "0",
-            "g": str(max(1, round(_KEY_FRAME_EVERY_S * self.rate))),
-        }
-        if _has_avx512():
-            # With AVX-512 x264 now and then codes a frame's last macroblock another way, from the same pictures: the
-            # first videos of 10 in 33 processes differed (PyAV 18.1, Zen 4), and of none in 49 with AVX2.
-            stream.options |= {"x264-params": "asm=avx2"}
-        return stream
-
-
-@cache
-def _has_avx512() -> bool:
-    """Whether the processor says so; other systems than Linux do not tell."""
-    processor = Path("/proc/cpuinfo")
-    return processor.is_file() and "avx512" in processor.read_text()
-
-
-def join_videos(parts: Sequence[str | Path], path: str | Path) -> int:
-    """Joins files of one `VideoWriter` kind into one MP4 by copying their packets; nothing is encoded again.
-
-    Returns:
-        The number of frames.
-
-    Raises:
-        ValueError: no parts, or parts of different size, rate or codec settings.
-    """
-    if not parts:
-        raise ValueError(f"{path}: no parts to join")
-    num_frames = 0
-    target: VideoStream | None = None
-    with atomic_path(path) as temporary, av.open(str(temporary), "w", options={"movflags": "+faststart"}) as out:
-        for source, packet in _packets(parts):
-            if target is None:
-                target = out.add_stream_from_template(source)
-                target.time_base = source.time_base
-            _stamp(packet, num_frames, source)
-            packet.stream = target
-            out.mux(packet)
-            num_frames += 1
-    return num_frames
-
-
-def _packets(parts: Sequence[str | Path]) -> Iterator[tuple[VideoStream, Packet[VideoStream]]]:
-    """All packets of files of one kind. A generator, so that a writer's error is not blamed on the file read."""
-    first_settings: tuple[object, ...] | None = None
-    for part in parts:
-        with _opened(part) as (container, stream):
-            settings = (stream.codec_context.extradata, stream.average_rate, stream.time_base)
-            first_settings = first_settings or settings
-            if settings != first_settings:
-                raise ValueError(f"{part}: differs from {parts[0]} in size, rate or codec settings")
-            for packet in container.demux(stream):
-                if packet.size:  # the last one is an empty flush packet
-                    yield stream, packet
-
-
-def _stamp(packet: Packet[VideoStream], frame_index: int, source: VideoStream) -> None:
-    """Gives a packet the time of the joined file's frame `frame_index`."""
-    assert source.average_rate is not None and source.time_base is not None
-    ticks = 1 / (source.average_rate * source.time_base)  # a frame's duration
-    packet.pts = packet.dts = round(frame_index * ticks)
-    packet.duration = round((frame_index + 1) * ticks) - round(frame_index * ticks)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from drivesim.core.files import read_json, write_json
-from drivesim.core.video import VideoWriter
+from drivesim.core.video_writing import VideoWriter
 from drivesim.data.frames import file_stem
 from drivesim.data.reading import read_drive
 from drivesim.data.sampling import is_too_fast

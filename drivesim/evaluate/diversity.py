@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from drivesim.core.video import VideoWriter
+from drivesim.core.video_writing import VideoWriter
 from drivesim.core.wording import number_of
 from drivesim.evaluate.clips import resample
 from drivesim.evaluate.videos import Frame, Video

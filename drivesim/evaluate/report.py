@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from drivesim.core.files import atomic_path
 from drivesim.core.picture import resize_area
-from drivesim.core.video import VideoWriter, probe
+from drivesim.core.video import probe
+from drivesim.core.video_writing import VideoWriter
 from drivesim.evaluate.copies import neighbour_section
 from drivesim.evaluate.drift_report import drift_section
 from drivesim.evaluate.futures import futures_section

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from drivesim.core.files import atomic_path, sha256_file
-from drivesim.core.video import VideoWriter, join_videos
+from drivesim.core.video_writing import VideoWriter, join_videos
 from drivesim.rollout.world import State
 
 _PENDING = "pending."  # in the names of the state's tensors

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from drivesim.core.files import sha256_file
-from drivesim.core.video import VideoWriter
+from drivesim.core.video_writing import VideoWriter
 from drivesim.evaluate.clips import iter_clips
 from drivesim.evaluate.extractors import ExtractorConfig, make_extractor
 from drivesim.evaluate.i3d import I3D, NetworkResize, network_input

@@ -15,7 +15,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
 from drivesim import Scene, Simulator
-from drivesim.core.video import VideoWriter
+from drivesim.core.video_writing import VideoWriter
 from drivesim.families import finishing
 from drivesim.families.driving import DrivingModel
 from drivesim.rollout import future as futures

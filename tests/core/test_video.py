@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from drivesim.core.files import sha256_file
-from drivesim.core.video import VideoWriter, iter_frames, join_videos, probe, read_all, read_at
+from drivesim.core.video import iter_frames, probe, read_all, read_at
+from drivesim.core.video_writing import VideoWriter, join_videos
 
 NUM_FRAMES = 60
 
@@ -79,6 +80,23 @@ def test_reading_and_writing_makes_nothing_darker(tmp_path: Path) -> None:
         frames, _ = read_all(tmp_path / f"{generation}.mp4")
     drift = (frames.astype(int) - first).mean(axis=(0, 1, 2))
     assert np.abs(drift).max() < 0.5  # truncated, each generation loses a grey level and more
+
+
+def test_a_frame_of_damaged_data_is_refused_where_it_would_be_shown(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "damaged.mp4"
+    picture = np.kron(rng.integers(0, 255, (8, 16, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    with VideoWriter(path, 10.0) as writer:
+        for index in range(40):
+            writer.write(np.roll(picture, 3 * index, axis=1))
+    data = bytearray(path.read_bytes())
+    first = data.find(b"mdat") + 900  # behind what tells the decoder of the stream, within the first frame
+    for position in range(first, first + 200, 10):
+        data[position] ^= 0x5A
+    path.write_bytes(data)
+    for read in (read_all, lambda place: read_at(place, np.array([0.0]))):
+        with pytest.raises(ValueError, match="damaged.mp4: cannot be read as video: .*write it anew"):
+            read(path)
 
 
 def test_frames_that_an_edit_list_hides_are_not_missing(tmp_path: Path) -> None:
@@ -223,7 +241,7 @@ def test_an_avi_whose_frames_are_coded_out_of_order_shows_them_in_order(tmp_path
 def test_the_encoder_keeps_to_avx2_where_there_is_avx512(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_avx512: bool
 ) -> None:
-    monkeypatch.setattr("drivesim.core.video._has_avx512", lambda: has_avx512)
+    monkeypatch.setattr("drivesim.core.video_writing._has_avx512", lambda: has_avx512)
     with pytest.raises(ValueError, match="without a frame"), VideoWriter(tmp_path / "a.mp4", 4.0) as writer:
         options = writer._add_stream(np.zeros((32, 64, 3), np.uint8)).options
     assert options.get("x264-params") == ("asm=avx2" if has_avx512 else None)

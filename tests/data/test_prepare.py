@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drivesim.core.video import VideoWriter, read_all
+from drivesim.core.video import read_all
+from drivesim.core.video_writing import VideoWriter
 from drivesim.data import (
     NuScenesConfig,
     NuScenesSource,

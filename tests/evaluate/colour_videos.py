@@ -10,7 +10,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from drivesim.core.video import VideoWriter, iter_frames
+from drivesim.core.video import iter_frames
+from drivesim.core.video_writing import VideoWriter
 from drivesim.evaluate import videos
 from drivesim.evaluate.extractors import FeatureKind
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from drivesim.core.picture import save_png
-from drivesim.core.video import VideoWriter
+from drivesim.core.video_writing import VideoWriter
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.report import ReportConfig
 from drivesim.evaluate.run import evaluate

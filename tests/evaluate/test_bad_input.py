@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from drivesim.core.files import read_rows
-from drivesim.core.video import VideoWriter
+from drivesim.core.video_writing import VideoWriter
 from drivesim.evaluate import report as report_module
 from drivesim.evaluate.drift import DriftConfig
 from drivesim.evaluate.extractors import FeatureKind

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from drivesim.core.files import read_json
 from drivesim.core.picture import load_picture, save_png
-from drivesim.core.video import VideoWriter
+from drivesim.core.video_writing import VideoWriter
 from drivesim.evaluate.controls import ControlsConfig
 from drivesim.evaluate.curves import Measure, course, smoothed, video_curves
 from drivesim.evaluate.drift import Drift, DriftConfig

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from drivesim.core.files import read_json, read_rows, write_json
-from drivesim.core.video import VideoWriter
+from drivesim.core.video_writing import VideoWriter
 from drivesim.evaluate.controls import NOISE_LEVELS, ControlsConfig, frozen_clip, noisy_clip, shuffled_clip
 from drivesim.evaluate.diversity import measure_diversity, pairwise_spread, same_starts
 from drivesim.evaluate.drift import DriftConfig

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from drivesim.core.picture import save_png
-from drivesim.core.video import VideoWriter
+from drivesim.core.video_writing import VideoWriter
 from drivesim.data.sampling import nearest_frames
 from drivesim.evaluate.clips import ClipCutter, fit, iter_clips, resample
 from drivesim.evaluate.protocol import ClipChoice, Crop, ProtocolConfig, ResizeFilter

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from drivesim.core.files import read_rows
-from drivesim.core.video import VideoWriter
+from drivesim.core.video_writing import VideoWriter
 from drivesim.evaluate import futures
 from drivesim.evaluate.copying import nearest_real
 from drivesim.evaluate.ego_motion import EgoMotionConfig, EgoTurn, ego_turn, yaw_steps_deg

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from drivesim.core.boxes import Boxes2D, ObjectClass
-from drivesim.core.video import VideoWriter
+from drivesim.core.video_writing import VideoWriter
 from drivesim.evaluate.drift import Drift, DriftConfig, measure_drift
 from drivesim.evaluate.faults import FaultKind
 from drivesim.evaluate.paired_faults import find_paired_faults

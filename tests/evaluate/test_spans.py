@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drivesim.core.video import VideoWriter
+from drivesim.core.video_writing import VideoWriter
 from drivesim.evaluate.controls import ControlsConfig
 from drivesim.evaluate.drift import DriftConfig
 from drivesim.evaluate.protocol import ProtocolConfig

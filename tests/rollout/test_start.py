@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from drivesim.core.picture import save_png
-from drivesim.core.video import VideoWriter
+from drivesim.core.video_writing import VideoWriter
 from drivesim.rollout.start import check_scene, start_from_clip, start_from_file, start_from_image
 
 SIZE_HW = (32, 64)

@@ -9,7 +9,7 @@ import pytest
 
 from drivesim.config import scene_paths
 from drivesim.core.picture import save_png
-from drivesim.core.video import VideoWriter
+from drivesim.core.video_writing import VideoWriter
 from drivesim.simulator import Simulator
 from drivesim.sweep.starts import make_start
 from tests.families.tiny_family import write_tiny_family

@@ -13,7 +13,7 @@ import torch
 from drivesim.core.files import read_rows
 from drivesim.core.picture import save_png
 from drivesim.core.seeds import numpy_generator
-from drivesim.core.video import VideoWriter
+from drivesim.core.video_writing import VideoWriter
 from drivesim.evaluate.controls import ControlsConfig
 from drivesim.evaluate.drift import DriftConfig
 from drivesim.evaluate.protocol import ProtocolConfig

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from drivesim.core.picture import load_picture
-from drivesim.core.video import VideoWriter
+from drivesim.core.video_writing import VideoWriter
 from drivesim.viz.contact_sheet import contact_sheet
 
 
