@@ -82,11 +82,11 @@ def shown(layers: list[Any], kept: list[Tensor]) -> Iterator[None]:
 @contextmanager
 def acting_as(module: nn.Module, forward: Callable[..., Tensor]) -> Iterator[None]:
     """A module whose `forward` is another for a while."""
-    before = vars(module).get("forward")
+    own, is_own = module.forward, "forward" in vars(module)
     module.forward = forward
     try:
         yield
     finally:
-        del module.forward  # a bound method left here would keep the module alive in a circle
-        if before is not None:
-            module.forward = before
+        module.forward = own
+        if not is_own and not torch.compiler.is_compiling():  # a bound method left here goes round in a circle with it
+            del module.forward

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from numpy.typing import NDArray
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
 from drivesim.core.devices import accelerator_device
@@ -40,6 +42,14 @@ from drivesim.train.recipes import RECIPES, made_parts, trained_parts
 from drivesim.train.stage import VALIDATION_SEED
 
 _log = logging.getLogger(__name__)
+# How torch is told not to send buffers in each step; it has been renamed.
+_SYNC_BUFFERS: dict[str, Any] = {
+    next(
+        name
+        for name in ("forward_sync_buffers", "broadcast_buffers")
+        if name in signature(DistributedDataParallel.__init__).parameters
+    ): False
+}
 SCALE_FRAMES = 512  # frames from which the latent scale is measured
 # Settings that came later, and what they are where nothing is said: runs of before there were any go on.
 _LATER: tuple[tuple[str, str, Any], ...] = (
@@ -204,7 +214,7 @@ def _trainer(config: TrainConfig, out: Path) -> L.Trainer:
         devices=t.devices_per_node,
         num_nodes=t.num_nodes,
         # Processes of equal weights have equal averages, and no other buffer moves: none has to be sent each step.
-        strategy=DDPStrategy(broadcast_buffers=False) if t.devices > 1 else "auto",
+        strategy=DDPStrategy(**_SYNC_BUFFERS) if t.devices > 1 else "auto",
         precision=t.precision,  # type: ignore[arg-type]
         gradient_clip_val=config.optim.clip_norm,
         # Each start of a run gets its own version folder: CSVLogger would delete the rows of the start before.

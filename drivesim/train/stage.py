@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from typing import Any
 
@@ -16,6 +17,7 @@ from drivesim.core.seeds import torch_generator
 from drivesim.train.ema import EmaWeights
 from drivesim.train.optim import OptimConfig, make_optimizer
 
+_log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
 # Of its clips and noise, whatever a recipe's seed: errors of two trainings can be compared. DreamBooth's class pictures
 # follow the recipe's.
@@ -53,6 +55,11 @@ class Stage(L.LightningModule):
 
     def finish(self) -> None:
         """Changes the averaged weights, which stand in the place of the trained ones, before they are written."""
+
+    def on_fit_start(self) -> None:
+        """Says of several processes that they have found one another."""
+        if self.trainer.world_size > 1 and self.global_rank == 0:
+            _log.info("training in %d processes by %s", self.trainer.world_size, torch.distributed.get_backend())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One micro-batch."""

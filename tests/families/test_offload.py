@@ -100,6 +100,10 @@ def test_every_stage_of_driving_runs_with_its_networks_and_makes_the_same_bytes(
     assert all(np.array_equal(whole, offloaded) for whole, offloaded in zip(*made, strict=True))
 
 
+def _on(part: Any, device: str) -> Any:
+    return part.to(device) if isinstance(part, nn.Module) else part
+
+
 def test_a_model_whose_networks_wait_is_where_they_will_run(tmp_path: Path) -> None:
     folder = write_tiny_cascade(tmp_path / "model")
     index = model_facts(folder)
@@ -108,7 +112,11 @@ def test_a_model_whose_networks_wait_is_where_they_will_run(tmp_path: Path) -> N
     assert model.video_unet.backbone.device == torch.device("cpu")
     plain = DrivingModel(load_parts(folder, part_names(index)), index, "")
     assert plain.device == torch.device("cpu")
-    assert plain.fingerprint == model.fingerprint, "where networks wait changes no frame"
+    there = DrivingModel(
+        {name: _on(part, "meta") for name, part in load_parts(folder, part_names(index)).items()}, index, ""
+    )
+    assert there.fingerprint == model.fingerprint, "where networks wait changes no frame"
+    assert plain.fingerprint != model.fingerprint, "another kind of device rounds otherwise"
 
 
 def test_every_stage_of_a_text_model_runs_with_its_networks_and_makes_the_same_bytes(tmp_path: Path) -> None:
