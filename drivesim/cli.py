@@ -42,7 +42,7 @@ from drivesim.config import (
 )
 from drivesim.core.arguments import compare_key
 from drivesim.core.field_comments import field_comments
-from drivesim.core.files import write_json
+from drivesim.core.files import nearest_folder, write_json
 from drivesim.core.machine import is_out_of_memory
 from drivesim.core.run_folder import IDENTITY_FILE, record_run, versions
 from drivesim.core.terminal import Counter
@@ -234,11 +234,11 @@ def _out_folder(command: str, wanted: str | None) -> Path:
 
 def _check_place(out: Path) -> None:
     """Raises ValueError for a folder that cannot be made or written into."""
-    folder = out.absolute()
-    place = next(part for part in (folder, *folder.parents) if part.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        cause = "may not be written into" if place.is_dir() else "is a file"
-        raise ValueError(f"out={out} cannot be made there: {place} {cause}; choose another folder")
+    place, folder = nearest_folder(out), out.absolute()
+    in_the_way = [part for part in (folder, *folder.parents) if part.exists() and not part.is_dir()]
+    if in_the_way or not os.access(place, os.W_OK):
+        cause = f"{in_the_way[0]} is a file" if in_the_way else f"{place} may not be written into"
+        raise ValueError(f"out={out} cannot be made there: {cause}; choose another folder")
 
 
 def _plan(config: Any, out: Path, record: Record) -> None:

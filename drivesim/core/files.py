@@ -59,6 +59,12 @@ def wait_for(path: Path, every_s: float = 1.0) -> None:
         time.sleep(every_s)
 
 
+def nearest_folder(path: str | Path) -> Path:
+    """The folder itself, or the nearest one above it that is there."""
+    whole = Path(path).absolute()
+    return next(folder for folder in (whole, *whole.parents) if folder.is_dir())
+
+
 def _sync(path: Path) -> None:
     """Waits until a file's bytes, or a folder's names, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from drivesim.core.files import nearest_folder
 from drivesim.planning.plan import DiskRow, DiskSpace
 
 
@@ -31,12 +32,6 @@ def disk_spaces(rows: Sequence[DiskRow], folders: Mapping[str, str | Path], shri
         if key == "out":  # a run that goes on needs no more than the rest
             disk.free_bytes += _held_bytes(Path(folder))
     return list(disks.values())
-
-
-def nearest_folder(path: str | Path) -> Path:
-    """The folder itself, or the nearest one above it that is there."""
-    whole = Path(path).absolute()
-    return next(folder for folder in (whole, *whole.parents) if folder.is_dir())
 
 
 def _held_bytes(folder: Path) -> int:

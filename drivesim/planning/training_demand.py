@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drivesim.core.wording import number_of
 from drivesim.models.autoencoder import Autoencoder, encode, frames_at_once
 from drivesim.nn.video_convolution import counted_as
 from drivesim.planning.as_on_device import AsOnDevice
@@ -206,7 +207,7 @@ def _caching(autoencoder: Autoencoder, config: TrainConfig, num_cached: int) -> 
     with Tally() as tally, AsOnDevice():
         encode(autoencoder, np.zeros((num, height, width, 3), dtype=np.uint8))
     return Phase(
-        name=f"latents of {num} frame{'s' if num > 1 else ''}",
+        name=f"latents of {number_of(num, 'frame')}",
         peak_bytes=tally.peak_bytes,
         heap_bytes=tally.peak_heap_bytes,
         work=Work.of(tally),
