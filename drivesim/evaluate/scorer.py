@@ -41,7 +41,7 @@ class Reading:
     controls: ControlsConfig
     rows: Path  # JSON lines, one a video and protocol
     store: FeatureStore
-    drives: Mapping[str, str]  # pattern of video names -> drive; videos that none fits are their own drives
+    drives: Mapping[str, str]  # pattern of video names -> drive; for videos that none fits see `Scorer.drive`
     batch_clips: int  # clips that an extractor takes at once
     num_kept: Mapping[Side, int]  # videos of each side that are kept for the report
     holds_frames: Mapping[Side, bool]  # whether frames in memory stay there: those of a list do, a generator's do not

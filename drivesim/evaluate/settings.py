@@ -22,7 +22,7 @@ class EvaluateConfig:
     uncertainty: UncertaintyConfig = field(default_factory=UncertaintyConfig)  # how sure scores are
     report: ReportConfig = field(default_factory=ReportConfig)  # what the page shows
     features: str | None = None  # folder of stored features, which evaluations may share; None = `features` in `out`
-    drives: str | None = None  # JSON file: pattern of video names -> drive; None = each video is a drive of its own
+    drives: str | None = None  # JSON file: pattern of video names -> drive; None = as their rollouts' starts say
     diversity: bool = True  # also measure how far futures of one start frame part
     drift: DriftConfig = field(default_factory=DriftConfig)  # what changes in the course of videos
     batch_clips: int = 8  # clips that an extractor takes at once; does not change the scores
