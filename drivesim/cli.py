@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hydra
 import yaml
@@ -39,6 +39,7 @@ from drivesim.config import (
     recipe_that_writes,
     register,
     to_typed,
+    untyped,
 )
 from drivesim.core.arguments import compare_key
 from drivesim.core.field_comments import field_comments
@@ -51,9 +52,6 @@ from drivesim.core.yaml_fields import nearest
 from drivesim.data import ClipSource, make_source
 from drivesim.planning.advice import what_fits
 from drivesim.rollout.text import TextRolloutCommand
-
-if TYPE_CHECKING:
-    pass
 
 GO_ON = ("prepare", "train", "rollout", "evaluate")  # commands that keep what was done when they are stopped
 CLAIMING = ("train", "rollout")  # commands that check by themselves whose run a folder holds
@@ -114,16 +112,10 @@ def _help(command: str, overrides: Sequence[str]) -> str:
     if command == "plan" and not overrides:
         choices = " and ".join(f"drivesim plan {planned} --help" for planned in PLANNED)
         return f"drivesim plan {'|'.join(PLANNED)} key=value ...: {COMMANDS['plan']}\n\n{choices} list the keys."
-    name, overrides = config_name(command, overrides)
-    register(command, name)
-    try:
-        with errors_as_they_are(), hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-            composed = hydra.compose(config_name=name, overrides=list(overrides))
-    except HYDRA_ERRORS as error:
-        raise ValueError(explain(error, overrides)) from error
+    name, _ = config_name(command, overrides)
     chosen = [f"  {group}: {', '.join(choices_of(group))}" for group in _GROUPS[name]]
     lines = [
-        f"drivesim {command} key=value ...: {COMMANDS[command]}", "", *_explained(composed), "",
+        f"drivesim {command} key=value ...: {COMMANDS[command]}", "", *_explained(untyped(command, overrides)), "",
         "Groups, as in group=choice:", *chosen, "",
         "--cfg job prints the config and stops; -m runs once for each of several values (seed=1,2,3).",
     ]  # fmt: skip
@@ -135,11 +127,8 @@ def _explained(node: DictConfig, indent: str = "") -> Iterator[str]:
     schema = OmegaConf.get_type(node)
     comments = field_comments(schema) if dataclasses.is_dataclass(schema) else {}
     for key in map(str, node):
-        inner = None if OmegaConf.is_missing(node, key) else node[key]
-        if OmegaConf.is_missing(node, key):
-            value = " ???"
-        else:
-            value = "" if isinstance(inner, DictConfig) else f" {_as_yaml(inner)}"
+        inner = "???" if OmegaConf.is_missing(node, key) else node[key]
+        value = "" if isinstance(inner, DictConfig) else f" {_as_yaml(inner)}"
         line = f"{indent}{key}:{value}"
         comment = re.sub(r"\bNone\b", "null", comments.get(key, ""))
         yield f"{line:38}  # {comment}" if comment else line

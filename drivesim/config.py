@@ -7,7 +7,7 @@ import functools
 import os
 import re
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -257,12 +257,17 @@ def compose(command: str, overrides: Sequence[str] = ()) -> Any:
     Raises:
         ValueError: a mistake in the overrides; names the key and the valid choices.
     """
+    return untyped(command, overrides, to_typed)
+
+
+def untyped(command: str, overrides: Sequence[str] = (), then: Callable[[DictConfig], Any] = lambda node: node) -> Any:
+    """The same as Hydra composes it, whose keys may lack their values, or what `then` makes of it."""
     name, overrides = config_name(command, overrides)
     register(command, name)
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         try:
-            return to_typed(hydra.compose(config_name=name, overrides=list(overrides)))
+            return then(hydra.compose(config_name=name, overrides=list(overrides)))
         except HYDRA_ERRORS as error:
             raise ValueError(explain(error, overrides)) from error
 
@@ -280,20 +285,6 @@ def recipe_that_writes(model_folder: str) -> Any | None:
     """The config of that recipe; None = there is none."""
     experiment = experiment_that_writes(model_folder)
     return None if experiment is None else compose("train", [f"experiment={experiment}"])
-
-
-def compose_protocols(names: Sequence[str], overrides: Sequence[str]) -> list[ProtocolConfig]:
-    """Several choices of the group protocol, each changed by the overrides that begin with `protocol.`.
-
-    Raises:
-        ValueError: an unknown choice, one given twice, or a choice of the group beside them.
-    """
-    if chosen := [override for override in overrides if override.startswith("protocol=")]:
-        raise ValueError(f"{chosen[0]} beside protocols={list(names)}; give one of them")
-    if len(set(names)) < len(names):
-        raise ValueError(f"protocols={list(names)}: each once")
-    shared = [override for override in overrides if override.lstrip("+~").startswith("protocol.")]
-    return [compose("evaluate", [f"protocol={name}", *shared]).protocol for name in names]
 
 
 def to_typed(config: DictConfig) -> Any:

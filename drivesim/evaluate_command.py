@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drivesim.config import EvaluateCommand, compose, compose_protocols, scene_paths
+from drivesim.config import EvaluateCommand, compose, scene_paths
 from drivesim.core.devices import check_device
 from drivesim.core.terminal import Counter
 from drivesim.core.wording import number_of
@@ -122,6 +122,20 @@ def refuse_unread(kind: Kind, overrides: Sequence[str]) -> None:
     known = {part.name for part in fields(EvaluateCommand)} - {"out"}
     if unread := sorted(typed & known - _READ[kind]):
         raise ValueError(f"{kind.value} does not read {', '.join(unread)}; leave {', '.join(unread)} out")
+
+
+def compose_protocols(names: Sequence[str], overrides: Sequence[str]) -> list[ProtocolConfig]:
+    """Several choices of the group protocol, each changed by the overrides that begin with `protocol.`.
+
+    Raises:
+        ValueError: an unknown choice, one given twice, or a choice of the group beside them.
+    """
+    if chosen := [override for override in overrides if override.startswith("protocol=")]:
+        raise ValueError(f"{chosen[0]} beside protocols={list(names)}; give one of them")
+    if len(set(names)) < len(names):
+        raise ValueError(f"protocols={list(names)}: each once")
+    shared = [override for override in overrides if override.lstrip("+~").startswith("protocol.")]
+    return [compose("evaluate", [f"protocol={name}", *shared]).protocol for name in names]
 
 
 def without_given_frames(protocols: list[ProtocolConfig], generated: str, line: CommandLine) -> list[ProtocolConfig]:

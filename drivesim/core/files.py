@@ -114,10 +114,15 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
 def sha256_file(path: str | Path) -> str:
     """The SHA-256 of a file as 64 hexadecimal digits."""
     digest = hashlib.sha256()
+    feed(digest, path)
+    return digest.hexdigest()
+
+
+def feed(digest: hashlib._Hash, path: str | Path) -> None:
+    """Takes a file into a digest, block by block: weights of full size are gigabytes."""
     with Path(path).open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
-    return digest.hexdigest()
 
 
 def write_json(path: str | Path, value: Any) -> None:

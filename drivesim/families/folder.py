@@ -15,6 +15,7 @@ from diffusers import ModelMixin
 
 from drivesim.conditioning.driving import DrivingConditioner
 from drivesim.conditioning.rate_label import RateLabel
+from drivesim.core.files import feed
 from drivesim.core.machine import is_out_of_memory
 from drivesim.core.run_folder import trained_in
 from drivesim.diffusion.schedule import DDIMScheduler
@@ -63,7 +64,6 @@ OPTIONAL = {  # key of the index -> parts that come with it
     "upsampler_temporal": ("upsampler_temporal",),
 }
 SAMPLED = {"rates": "interpolate_sampling", "upsampler": "upsample_sampling"}  # key of a stage -> of its sampling
-_PIECE = 1 << 24  # bytes of a file that are read at once
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -337,7 +337,5 @@ def fingerprint(folder: Path, names: Iterable[str] = REQUIRED) -> str:
         for file in (config_file, weight_file):
             if file is not None:
                 digest.update(f"{name}/{file}".encode())
-                with (folder / name / file).open("rb") as stored:
-                    while piece := stored.read(_PIECE):  # weights of full size are gigabytes
-                        digest.update(piece)
+                feed(digest, folder / name / file)
     return digest.hexdigest()

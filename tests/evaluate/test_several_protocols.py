@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from drivesim.config import compose, compose_protocols
+from drivesim.config import compose
 from drivesim.core.files import read_json, read_rows
 from drivesim.evaluate.compare import compare
 from drivesim.evaluate.drift import DriftConfig
@@ -21,6 +21,7 @@ from drivesim.evaluate.report import ReportConfig
 from drivesim.evaluate.run import evaluate, evaluate_protocols
 from drivesim.evaluate.scores import Scores
 from drivesim.evaluate.settings import EvaluateConfig
+from drivesim.evaluate_command import compose_protocols
 from tests.evaluate.colour_videos import Ends, record_decoded, write_set
 
 Frames = NDArray[np.uint8]
