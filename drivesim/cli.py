@@ -61,7 +61,7 @@ _GROUPS = {  # by the config file that they belong to
     "prepare": ("data", "export"),
     "train": ("experiment", "data"),
     "design": ("sampler",),
-    "rollout": ("family", "pool", "sampler", "preset"),
+    "rollout": ("family", "pool", "sampler", "motion", "preset"),
     "evaluate": ("protocol", "pool", "claims"),
 }
 Record = Callable[..., None]  # writes config and origin into the run folder

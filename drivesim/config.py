@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from drivesim.core.arguments import quoted_prose
+from drivesim.core.motion import MotionConfig
 from drivesim.core.run_folder import MODEL_FOLDER
 from drivesim.core.yaml_fields import nearest
 from drivesim.data.captioned import CaptionedClipsConfig
@@ -86,6 +87,7 @@ class RolloutCommand(ModelRolloutConfig):
     start: str  # picture, video, scene file, or the name of a shipped scene
     start_s: float = 0.0  # of a video: the time of its start frame
     is_night: bool | None = None  # of a picture or video; None = unknown
+    motion: MotionConfig = dataclasses.field(default_factory=MotionConfig)  # group motion: how the ego car drives
     model: str = "toytown"  # name of a shipped model, or a model folder
     sampler: PredictionOverrides = dataclasses.field(default_factory=PredictionOverrides)  # group sampler
     stages: StagesConfig = dataclasses.field(default_factory=StagesConfig)  # which stages follow the prediction

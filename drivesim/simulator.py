@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from drivesim.conditioning.driving import DrivingConditions
 from drivesim.core.devices import check_device
+from drivesim.core.motion import MotionSegment
 from drivesim.core.picture import check_size, crop_to_aspect, resize_area, save_png
 from drivesim.core.run_folder import claim_folder
 from drivesim.core.scene import Scene
 from drivesim.core.seeds import torch_generator
+from drivesim.families.drive import Drive
 from drivesim.families.driving import DrivingModel
 from drivesim.families.folder import family_of, find_model
 from drivesim.families.memory import MemoryConfig
@@ -128,7 +130,12 @@ class Simulator:
         )
         latents = self.model.design(conditions, [torch_generator(seed, scene.name, index, "design")])
         frame_HWC = self.model.picture(latents[0], key=(seed, scene.name, index, "design"))
-        return Start(name=scene.name, frame_HWC=frame_HWC, conditions=scene.is_night, latents_CHW=latents[0].cpu())
+        return Start(
+            name=scene.name,
+            frame_HWC=frame_HWC,
+            conditions=Drive(is_night=scene.is_night),
+            latents_CHW=latents[0].cpu(),
+        )
 
     def claim_designs(self, folder: Path, scene: Scene, *, seed: int = 0) -> None:
         """Notes what a folder of start frames is made by: frames of one folder are of one scene, model and seed.
@@ -162,6 +169,7 @@ class Simulator:
         seed: int = 0,
         future: int = 0,
         is_night: bool | None = None,
+        motion: Sequence[MotionSegment] = (),
         name: str | None = None,
         on_step: Callable[[SamplingStep], None] | None = None,
     ) -> Iterator[NDArray[np.uint8]]:
@@ -179,6 +187,8 @@ class Simulator:
             seed: run seed.
             future: futures of one start frame differ by this number alone.
             is_night: None = that of the start, unknown for a picture.
+            motion: how the ego car is to drive from the start frame on, of a driving model that was trained to be told;
+                () = the model chooses.
             name: of the start frame, part of the key of every random number; None = that of the start, "start" for a
                 picture, "text" without one.
             on_step: of a text-to-video model: called after each step of sampling, with a preview of what is made.
@@ -189,7 +199,7 @@ class Simulator:
         Raises:
             ValueError: neither or both lengths given, a frame that is too small, or what the model does not take.
         """
-        said = self._said(prompt, negative_prompt, is_night)
+        said = self._said(prompt, negative_prompt, Drive(is_night=is_night, motion=tuple(motion)))
         num_frames = self._num_frames(seconds, minutes)
         if future < 0:
             raise ValueError(f"rollout: future={future}; must be 0 or more")
@@ -198,7 +208,7 @@ class Simulator:
             self.model,
             run_seed=seed,
             start_name=name or start.name,
-            conditions=start.conditions if said is None else said,
+            conditions=said.over(start.conditions) if isinstance(said, Drive) else said or start.conditions,
             num_frames=num_frames,
         )
         state = world.reset(start_latents(start, self.model), future)
@@ -210,7 +220,7 @@ class Simulator:
         self,
         start: NDArray[np.uint8] | Start | None,
         name: str | None,
-        said: Prompts | bool | None,
+        said: Prompts | Drive | None,
         on_step: Callable[[SamplingStep], None] | None,
     ) -> Start:
         """The start of a rollout; refuses what the model does not take, before anything is made."""
@@ -221,19 +231,22 @@ class Simulator:
             raise ValueError("rollout: on_step is for text-to-video models; a driving model tells of whole chunks")
         elif start is None:
             raise ValueError("rollout: a driving model needs a start frame")
+        elif isinstance(said, Drive):
+            self.model.facts(said)
         return start if isinstance(start, Start) else self._start_of_picture(start, name)
 
     def _said(
-        self, prompt: str | Sequence[str] | Prompts | None, negative_prompt: str, is_night: bool | None
-    ) -> Prompts | bool | None:
+        self, prompt: str | Sequence[str] | Prompts | None, negative_prompt: str, drive: Drive
+    ) -> Prompts | Drive | None:
         """What is said of a video, as its model's family understands it; None = nothing."""
         if isinstance(self.model, DrivingModel):
             if prompt is not None or negative_prompt:
                 raise ValueError(f"model {self.model.name!r} is a driving model, which takes no prompt")
-            return is_night
-        if is_night is not None:
+            return drive
+        if drive != Drive():
+            what = "motion" if drive.motion else "is_night"
             raise ValueError(
-                f"model {self.model.name!r} makes videos from prompts: is_night is for driving models; say it in the "
+                f"model {self.model.name!r} makes videos from prompts: {what} is for driving models; say it in the "
                 'prompt, such as prompt="a drive at night"'
             )
         if prompt is None or isinstance(prompt, Prompts):

@@ -186,6 +186,30 @@ def test_what_a_scene_says_itself_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_future_drives_as_it_is_told_by_name_or_by_segments(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = write_tiny_family(tmp_path / "told", ego_motion=True)
+    command = ["rollout", "start=junction", "seconds=1", "futures=1"]
+    assert drivesim(*command, f"model={told}", "motion=left", "out=left") == 0
+    assert yaml.safe_load((tmp_path / "left" / "config.yaml").read_text())["motion"]["segments"][1]["seconds"] == 4
+    one = "motion.segments=[{seconds: 9, speed_mps: 3}]"
+    assert drivesim(*command, f"model={told}", one, "out=left") == 2
+    assert "another run" in capsys.readouterr().err
+    for refused in (command, ["plan", *command]):
+        assert drivesim(*refused, f"model={model}", "motion=left", "out=run") == 2
+        assert "model 'tiny' was not trained to be told how the ego car drives" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    wrong = [
+        ("motion=lft", "unknown motion 'lft', did you mean 'left'?"),
+        ("motion.segments=[{seconds: 0, speed_mps: 3}]", "seconds=0"),
+        ("motion.segments=[{seconds: 1}]", "speed_mps"),
+    ]
+    for typed, said in wrong:
+        assert drivesim(*command, f"model={told}", typed, "out=run") == 2
+        assert said in capsys.readouterr().err
+
+
 def test_a_folder_of_another_run_is_refused_and_left_as_it_was(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

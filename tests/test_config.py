@@ -33,6 +33,7 @@ GROUPS = {
     "family": ["rollout"],
     "preset": ["rollout"],
     "sampler": ["design", "rollout"],
+    "motion": ["rollout"],
     "pool": ["rollout", "evaluate"],
     "protocol": ["evaluate"],
     "claims": ["evaluate"],

@@ -132,6 +132,8 @@ class FrameDataset(Dataset[Item]):
 class LatentClipDataset(Dataset[Item]):
     """Random clips of latents: `latents_TCHW` float32, the conditions, and `rate`, the number of the clip's rate.
 
+    `motion_T2` is how the ego car came to each frame (`core.motion`).
+
     Item i depends on (seed, i) alone, for any i >= 0.
     """
 
@@ -173,8 +175,9 @@ class LatentClipDataset(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         drive, frames, rate = self.where(index)
-        item = {"latents_TCHW": self.cache.read(drive, frames), "rate": torch.tensor(rate)}
         conditions = self.cache.conditions[drive]
+        motion_T2 = torch.from_numpy(conditions.motion_at(frames, 1 / self.windows[rate].fps))
+        item = {"latents_TCHW": self.cache.read(drive, frames), "rate": torch.tensor(rate), "motion_T2": motion_T2}
         return item | _condition_item(conditions, frames) | _caption_item(conditions, frames, (self.seed, index))
 
 
@@ -227,15 +230,16 @@ def collate(items: Sequence[Item]) -> Batch:
         `latents_BTCHW` float32, or `frames_BTCHW` float32 in [-1, 1]; `boxes_BTN4` float32 shares of
         the picture; `classes_BTN` int64, -1 = padding; `num_cars_BT` int64, -1 = unknown;
         `is_night_B` int64, 0 day, 1 night, -1 unknown; `has_boxes_B` bool, False = not known; with latents
-        `rate_B` int64, the number of the clip's frame rate; with captions `caption_BL` uint8, their UTF-8 bytes, which
-        `captions.texts_of` reads. N is the largest count in the batch and 0 where no
-        item has a box.
+        `rate_B` int64, the number of the clip's frame rate, and `motion_BT2` float32 (`core.motion`), NaN = unknown;
+        with captions `caption_BL` uint8, their UTF-8 bytes, which `captions.texts_of` reads. N is the largest count in
+        the batch and 0 where no item has a box.
     """
     most = max(item["classes_TN"].shape[1] for item in items)
     pictures = "latents" if "latents_TCHW" in items[0] else "frames"
     boxes = [pad(item["boxes_TN4"], (0, 0, 0, most - item["boxes_TN4"].shape[1])) for item in items]
     classes = [pad(item["classes_TN"], (0, most - item["classes_TN"].shape[1]), value=UNKNOWN) for item in items]
-    rates = {"rate_B": torch.stack([item["rate"] for item in items])} if "rate" in items[0] else {}
+    of_clips = {"rate": "rate_B", "motion_T2": "motion_BT2"}
+    rates = {new: torch.stack([item[name] for item in items]) for name, new in of_clips.items() if name in items[0]}
     has_captions = "caption_L" in items[0]
     captions = {"caption_BL": collate_texts([item["caption_L"] for item in items])} if has_captions else {}
     return {

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from drivesim.core.boxes import MAX_BOXES, UNKNOWN, Boxes2D
 from drivesim.core.clip import Clip
+from drivesim.core.motion import motion_along
 from drivesim.data.captions import Captions
 
 
@@ -25,6 +26,7 @@ class Conditions:
     is_night: int  # 0 day, 1 night, -1 unknown
     has_boxes: bool  # False = unknown, which is not "none"
     captions: Captions | None = None  # None = nobody captioned it
+    ego_path_T3: NDArray[np.float64] | None = None  # x_m, y_m, yaw_rad of the ego car; None = unknown
 
     def __len__(self) -> int:
         return len(self.valid_T)
@@ -41,6 +43,15 @@ class Conditions:
             classes_TN[row, :count] = self.classes_N[start : start + count]
         return boxes_TN4, classes_TN
 
+    def motion_at(self, frames: NDArray[np.int64], gap_s: float) -> NDArray[np.float32]:
+        """(T, 2) how the ego car came to each of some evenly spaced frames (`core.motion`); NaN = unknown."""
+        if self.ego_path_T3 is None:
+            return np.full((len(frames), 2), np.nan, dtype=np.float32)
+        stride = int(frames[1] - frames[0]) if len(frames) > 1 else 1
+        before = frames - stride
+        before_T3 = np.where((before >= 0)[:, None], self.ego_path_T3[np.maximum(before, 0)], np.nan)
+        return motion_along(self.ego_path_T3[frames], before_T3, gap_s)
+
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """All fields as arrays, to be stored."""
         return {
@@ -52,6 +63,7 @@ class Conditions:
             "is_night": np.array([self.is_night], dtype=np.int64),
             "has_boxes": np.array([self.has_boxes]),
             **(self.captions.to_arrays() if self.captions is not None else {}),
+            **({"ego_path_T3": self.ego_path_T3} if self.ego_path_T3 is not None else {}),
         }
 
     @classmethod
@@ -66,6 +78,7 @@ class Conditions:
             is_night=int(np.asarray(arrays["is_night"], dtype=np.int64)[0]),
             has_boxes=bool(np.asarray(arrays["has_boxes"], dtype=np.bool_)[0]),
             captions=Captions.from_arrays(arrays),
+            ego_path_T3=np.asarray(arrays["ego_path_T3"], dtype=np.float64) if "ego_path_T3" in arrays else None,
         )
 
 

@@ -19,10 +19,10 @@ from drivesim.core.wording import number_of
 from drivesim.data.conditions import Conditions, ConditionsBuilder
 from drivesim.data.reading import num_frames_at, read_drive
 from drivesim.data.sampling import is_too_fast
-from drivesim.data.source import CaptionedSource, ClipSource, Drive, Problem, ProblemKind
+from drivesim.data.source import CaptionedSource, ClipSource, Drive, MovingSource, Problem, ProblemKind
 
 _log = logging.getLogger(__name__)
-_FORMAT = 2  # of the files; part of the key
+_FORMAT = 3  # of the files; part of the key
 _INDEX = "index.json"
 
 
@@ -126,6 +126,8 @@ def _cache_drive(source: ClipSource, drive: Drive, size_hw: tuple[int, int], fps
         conditions = builder.build()
         if isinstance(source, CaptionedSource):
             conditions.captions = source.captions(drive.name, conditions, fps)
+        if isinstance(source, MovingSource):
+            conditions.ego_path_T3 = source.ego_path(drive.name, np.arange(num_frames) / fps)
         with atomic_path(folder / f"{stem}.safetensors") as temporary:
             save_file({k: np.ascontiguousarray(v) for k, v in conditions.to_arrays().items()}, temporary)
     return problems

@@ -21,7 +21,7 @@ from drivesim.data.frames import FrameCache, file_stem
 # frames uint8 (T, H, W, 3) -> latents (T, C, h, w)
 Encode = Callable[[NDArray[np.uint8]], Tensor]
 
-_FORMAT = 1  # of the files; part of the key
+_FORMAT = 2  # of the files; part of the key
 _INDEX = "index.json"
 
 

@@ -177,6 +177,12 @@ class NuScenesSource:
         """See `ClipSource`."""
         return self._scene(drive).timestamps_s
 
+    def ego_path(self, drive: str, times_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """See `MovingSource`; of each time the nearest frame's."""
+        scene = self._scene(drive)
+        index, _ = nearest_frames(scene.timestamps_s, times_s)
+        return _ego_path([self._tables.get("ego_pose", scene.frames[i]["ego_pose_token"]) for i in index])
+
     def problems(self) -> list[Problem]:
         """Missing pictures and poses, broken boxes, scenes too short to serve."""
         return list(self._problems)
@@ -302,10 +308,7 @@ class CaptionedNuScenes(NuScenesSource):
 
     def captions(self, drive: str, conditions: Conditions, fps: float) -> Captions:
         """See `CaptionedSource`."""
-        scene = self._scene(drive)
-        index, _ = nearest_frames(scene.timestamps_s, np.arange(len(conditions)) / fps)
-        poses = [self._tables.get("ego_pose", scene.frames[i]["ego_pose_token"]) for i in index]
-        return label_captions(drive, conditions, _ego_path(poses), fps)
+        return label_captions(drive, conditions, self.ego_path(drive, np.arange(len(conditions)) / fps), fps)
 
 
 def _load_tables(root: Path, version: str) -> NuScenes:

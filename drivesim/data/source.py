@@ -110,6 +110,19 @@ class CaptionedSource(Protocol):
         """
 
 
+@runtime_checkable
+class MovingSource(Protocol):
+    """A source that knows where its ego cars drove."""
+
+    def ego_path(self, drive: str, times_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(T, 3) x_m, y_m, yaw_rad of a drive's ego car at some times, in its system at the first (x ahead, y left).
+
+        Args:
+            drive: its name.
+            times_s: since the drive's first frame.
+        """
+
+
 def problems_line(source: ClipSource) -> str | None:
     """What a person who did not ask for the problems is told of them: how many, and the first; None where none is."""
     problems = source.problems()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from drivesim.conditioning.driving import DrivingConditions
+from drivesim.core.motion import motion_at
 from drivesim.core.picture import resize_area
 from drivesim.core.seeds import Key
 from drivesim.diffusion.settings import (
@@ -23,6 +24,7 @@ from drivesim.diffusion.settings import (
     SamplingConfig,
     as_facts,
 )
+from drivesim.families.drive import Drive
 from drivesim.families.facts import LATENT_SCALE
 from drivesim.families.finishing import Finishing
 from drivesim.families.fitting import NUM_GIVEN, check_fit
@@ -43,7 +45,7 @@ from drivesim.models import autoencoder as coder
 from drivesim.models.build import SpatialLayers
 from drivesim.models.video_unet import VideoUNet
 
-IsNight: TypeAlias = bool | None  # what may be said of a drive; None = unknown
+Said: TypeAlias = Drive | None  # what is said of a video; None = nothing
 
 # The networks that each stage runs, by their names in a model folder.
 _STAGES = {
@@ -207,6 +209,11 @@ class DrivingModel:
         return "".join(f"|{name}={value}" for name, value in others.items() if value is not None)
 
     @property
+    def is_told_motion(self) -> bool:
+        """Whether a video's prediction was trained to be told how the ego car drives."""
+        return bool(self.video_unet.temporal.config.ego_motion)
+
+    @property
     def latent_hw(self) -> tuple[int, int]:
         """Height and width of a frame's latents."""
         f = coder.downsampling(self.autoencoder)
@@ -254,9 +261,19 @@ class DrivingModel:
         """Scaled latents (C, h, w) to one uint8 picture (H, W, 3) of `size_hw`; the key is the upsampler's noise's."""
         return self.finishing.still(latents_CHW, key)
 
-    def facts(self, conditions: IsNight) -> dict[str, Any]:
-        """What is said of a video as plain keys and values."""
-        return {"is_night": conditions}
+    def facts(self, conditions: Said) -> dict[str, Any]:
+        """What is said of a video as plain keys and values.
+
+        Raises:
+            ValueError: motion, for a model that was not trained to be told it.
+        """
+        drive = conditions or Drive()
+        if drive.motion and not self.is_told_motion:
+            raise ValueError(
+                f"model {self.name!r} was not trained to be told how the ego car drives (temporal.ego_motion); leave "
+                "out motion, or take a model that was"
+            )
+        return drive.facts()
 
     def finish(
         self,
@@ -264,7 +281,7 @@ class DrivingModel:
         latents_TCHW: Tensor,
         *,
         key: tuple[Key, ...],
-        conditions: IsNight = None,
+        conditions: Said = None,
         is_last: bool,
     ) -> tuple[dict[str, Tensor], NDArray[np.uint8]]:
         """Frames of the video that these latents complete; see `rollout.model.PredictionModel`.
@@ -290,15 +307,22 @@ class DrivingModel:
             self.video_unet.backbone, self.conditioner, self.schedule, conditions, self.design_sampling, generators
         )
 
-    def predict(self, given_BSCHW: Tensor, *, generators: list[torch.Generator], conditions: list[IsNight]) -> Tensor:
+    def predict(
+        self,
+        given_BSCHW: Tensor,
+        *,
+        generators: list[torch.Generator],
+        conditions: list[Said],
+        starts_s: list[float] | None = None,
+    ) -> Tensor:
         """Latents (B, num_frames, C, h, w) of clips that begin with the given frames, 1 to `num_given`, unchanged.
 
         Args:
             given_BSCHW: latents of the given frames.
             generators: one a clip.
             conditions: one a clip.
+            starts_s: when in its video the first given frame of each clip is shown; None = at the beginning.
         """
-        unknown: list[None] = [None] * len(conditions)
         self.offload.bring("predict")
         return predict_frames(
             self.video_unet,
@@ -306,10 +330,28 @@ class DrivingModel:
             self.schedule,
             given_BSCHW.to(self.device, self.dtype),
             self.num_frames,
-            DrivingConditions.of_pictures(unknown, self.size_hw, conditions, unknown),
+            self._labels(conditions),
             self.predict_sampling,
             generators,
+            motion_BT2=self._motion(conditions, starts_s or [0.0] * len(conditions)),
         )
+
+    def _labels(self, conditions: list[Said]) -> DrivingConditions:
+        """What the image layers are told of clips: day or night, where it is known."""
+        unknown: list[None] = [None] * len(conditions)
+        nights = [None if said is None else said.is_night for said in conditions]
+        return DrivingConditions.of_pictures(unknown, self.size_hw, nights, unknown)
+
+    def _motion(self, conditions: list[Said], starts_s: list[float]) -> Tensor | None:
+        """What the temporal layers are told of clips, (B, T, 2); None = nothing."""
+        if not any(said is not None and said.motion for said in conditions):
+            return None
+        frames_s = np.arange(self.num_frames) / self.key_fps
+        told = [
+            motion_at(() if said is None else said.motion, start_s + frames_s, 1 / self.key_fps)
+            for said, start_s in zip(conditions, starts_s, strict=True)
+        ]
+        return torch.from_numpy(np.stack(told)).to(self.device)
 
     @property
     def num_passes(self) -> int:
@@ -329,7 +371,7 @@ class DrivingModel:
         number: int,
         *,
         generators: list[torch.Generator],
-        conditions: list[IsNight],
+        conditions: list[Said],
         starts_s: list[float] | None = None,
     ) -> Tensor:
         """Latents (B, T, C, h, w) of clips between two frames each, which come back unchanged at the ends.
@@ -343,7 +385,6 @@ class DrivingModel:
         """
         assert self.interpolator is not None, f"model {self.name!r} has no interpolation"
         assert self.rate_label is not None
-        unknown: list[None] = [None] * len(conditions)
         self.offload.bring("interpolate")
         return interpolate_frames(
             self.interpolator,
@@ -352,7 +393,7 @@ class DrivingModel:
             self.schedule,
             ends_B2CHW.to(self.device, self.dtype),
             torch.full((len(ends_B2CHW),), number),
-            DrivingConditions.of_pictures(unknown, self.size_hw, conditions, unknown),
+            self._labels(conditions),
             self.interpolate_sampling,
             generators,
         )

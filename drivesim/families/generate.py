@@ -60,10 +60,12 @@ def predict_frames(
     conditions: DrivingConditions,
     sampling: PredictionSamplingConfig,
     generators: Sequence[torch.Generator],
+    motion_BT2: Tensor | None = None,
 ) -> Tensor:
     """Latents (B, T, C, h, w) of clips that begin with the given frames, with context guidance (§3.2).
 
-    The given frames come back unchanged at the front, also where the network is shown noisy ones.
+    `motion_BT2` is how the ego car is to drive (`core.motion`); None = nothing is said. The given frames come back
+    unchanged at the front, also where the network is shown noisy ones.
     """
     b, s, c, h, w = given_BSCHW.shape
     latents = torch.zeros(b, num_frames, c, h, w, device=given_BSCHW.device, dtype=given_BSCHW.dtype)
@@ -76,8 +78,9 @@ def predict_frames(
     given = first_frames_given(torch.full((b,), s, device=latents.device), num_frames)
     context = context_of(latents, given, hold=video_unet.temporal.config.hold_context)
     made = _guided_clips(
-        video_unet, conditioner, schedule, context, conditions, sampling, generators, noise_level_B=level
-    )
+        video_unet, conditioner, schedule, context, conditions, sampling, generators,
+        noise_level_B=level, motion_BT2=motion_BT2,
+    )  # fmt: skip
     return torch.cat([given_BSCHW, made[:, s:]], dim=1)
 
 
@@ -126,6 +129,7 @@ def _guided_clips(
     generators: Sequence[torch.Generator],
     temporal_tokens_BLC: Tensor | None = None,
     noise_level_B: Tensor | None = None,
+    motion_BT2: Tensor | None = None,
 ) -> Tensor:
     """Latents (B, T, C, h, w) of clips with this context (C + 1 channels), guided away from those without any."""
     backbone = video_unet.backbone
@@ -137,7 +141,7 @@ def _guided_clips(
         return lambda x, step: video_unet(
             conditioner.placed(x), step, tokens,
             token_mask_BL=mask, context_BTCHW=context, temporal_tokens_BLC=temporal_tokens_BLC,
-            noise_level_B=noise_level_B, seen=seen,
+            noise_level_B=noise_level_B, motion_BT2=motion_BT2, seen=seen,
         )  # fmt: skip
 
     without = no_context(context_BTCHW[:, :, :-1])

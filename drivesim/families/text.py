@@ -272,13 +272,21 @@ class TextModel:
         f = coder.downsampling(vae)
         return (int(vae.config.latent_channels), self.start_hw[0] // f, self.start_hw[1] // f)
 
-    def predict(self, given_BSCHW: Tensor, *, generators: list[torch.Generator], conditions: list[Prompts]) -> Tensor:
+    def predict(
+        self,
+        given_BSCHW: Tensor,
+        *,
+        generators: list[torch.Generator],
+        conditions: list[Prompts],
+        starts_s: list[float] | None = None,
+    ) -> Tensor:
         """Latents (B, num_frames, C, h, w) of all key frames of clips.
 
         Args:
             given_BSCHW: latents of the start frames, which come back unchanged; S = 0 without.
             generators: one a clip.
             conditions: of the clips; the same of all.
+            starts_s: when the clips begin; all key frames are made in one call, from the beginning on.
         """
         sampling = self.samplings["key_frames"]
         assert isinstance(sampling, KeyFrameSamplingConfig)

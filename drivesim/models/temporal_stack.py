@@ -16,8 +16,10 @@ from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from drivesim.nn.space_time import SpaceTimeBlock
 from drivesim.nn.temporal import (
     Mix,
+    MotionEmbedding,
     NoiseLevelEmbedding,
     ProjectedTokens,
     TemporalResBlock,
@@ -114,12 +116,18 @@ class TemporalAttentionLayer(nn.Module):
 
 
 class TemporalBlock(nn.Module):
-    """The temporal layers of one U-Net block: one a residual block, one a spatial transformer."""
+    """The temporal layers of one U-Net block: one a residual block, one a spatial transformer.
 
-    def __init__(self, resnets: Sequence[nn.Module], attentions: Sequence[nn.Module]):
+    In the middle block `space_time` follows the transformer.
+    """
+
+    def __init__(
+        self, resnets: Sequence[nn.Module], attentions: Sequence[nn.Module], space_time: Sequence[nn.Module] = ()
+    ):
         super().__init__()
         self.resnets = nn.ModuleList(resnets)
         self.attentions = nn.ModuleList(attentions)
+        self.space_time = nn.ModuleList(space_time)
 
 
 class TemporalStack(ModelMixin, ConfigMixin):
@@ -145,6 +153,8 @@ class TemporalStack(ModelMixin, ConfigMixin):
         context_noise: the largest diffusion step that given frames may be noised to; above 0 the stack is told
             the step.
         time_kernel: frames that a temporal convolution sees; 1 = attention alone sees other frames.
+        space_time_blocks: in the middle block, whose attention sees all positions of all frames.
+        ego_motion: whether the stack is told how the ego car drives.
         spatial: how the backbone's weights came to be, a value of `SpatialLayers`; anything but "frozen" means that
             they belong to this stack and are no image model any more. Kept for those who use the backbone alone.
         position_table: whether embeddings of frame positions are learned numbers; False = layers make them.
@@ -153,7 +163,8 @@ class TemporalStack(ModelMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = False
-    may_be_fresh = ("noise_embed.",)  # weights that begin without effect: a stack without them is a beginning too
+    # Weights that begin without effect: a stack without them is a beginning too.
+    may_be_fresh = ("noise_embed.", "motion_embed.", "mid_block.space_time.")
 
     @register_to_config
     def __init__(
@@ -178,22 +189,13 @@ class TemporalStack(ModelMixin, ConfigMixin):
         position_table: bool = False,
         norm_eps: float = 1e-6,
         context_shortcut: bool = False,
+        space_time_blocks: int = 0,
+        ego_motion: bool = False,
     ):
         super().__init__()
         self.noise_embed = NoiseLevelEmbedding(time_embed_dim) if context_noise else None
-        shared = {
-            "time_embed_dim": time_embed_dim,
-            "norm_num_groups": norm_num_groups,
-            "num_alphas": num_frames if per_frame_alpha else 1,
-            "context_in_channels": context_in_channels,
-            "context_channels": context_channels,
-            "feed_forward_mult": feed_forward_mult,
-            "time_kernel": time_kernel,
-            "num_frames": num_frames,
-            "position_table": position_table,
-            "norm_eps": norm_eps,
-            "context_shortcut": context_shortcut,
-        }
+        self.motion_embed = MotionEmbedding(time_embed_dim) if ego_motion else None
+        shared = dict(self.config) | {"num_alphas": num_frames if per_frame_alpha else 1}
 
         def block(level: int, num_resnets: int, num_attentions: int) -> TemporalBlock:
             channels = block_out_channels[level]
@@ -210,29 +212,27 @@ class TemporalStack(ModelMixin, ConfigMixin):
         depth = layers_per_block
         self.down_blocks = nn.ModuleList(block(i, depth[i], depth[i] if attention_blocks[i] else 0) for i in levels)
         self.mid_block = block(levels[-1], 2, 1)
+        self.mid_block.space_time.extend(
+            SpaceTimeBlock(
+                block_out_channels[-1],
+                num_heads[-1],
+                num_alphas=shared["num_alphas"],
+                window=num_frames,
+                feed_forward_mult=feed_forward_mult,
+            )
+            for _ in range(space_time_blocks)
+        )
         self.up_blocks = nn.ModuleList(
             block(i, depth[i] + 1, depth[i] + 1 if attention_blocks[i] else 0) for i in reversed(levels)
         )
 
     @classmethod
-    def for_backbone(
-        cls,
-        backbone: UNet2DConditionModel,
-        *,
-        num_frames: int = 10,
-        per_frame_alpha: bool = True,
-        context_in_channels: int = 0,
-        context_channels: int = 128,
-        cross_attention_dim: int | None = None,
-        feed_forward_mult: int = 4,
-        hold_context: bool = False,
-        context_noise: int = 0,
-        time_kernel: int = 3,
-        spatial: str = "frozen",
-        norm_eps: float = 1e-6,
-        context_shortcut: bool = False,
-    ) -> TemporalStack:
+    def for_backbone(cls, backbone: UNet2DConditionModel, **settings: Any) -> TemporalStack:
         """The stack that fits a backbone.
+
+        Args:
+            backbone: whose block tree it mirrors.
+            settings: those of the class that do not follow from the backbone.
 
         Raises:
             ValueError: a block type without a temporal counterpart.
@@ -259,18 +259,7 @@ class TemporalStack(ModelMixin, ConfigMixin):
             transformer_layers=each_level(config.transformer_layers_per_block),
             time_embed_dim=backbone.time_embedding.linear_2.out_features,
             norm_num_groups=math.gcd(config.norm_num_groups, 32),
-            num_frames=num_frames,
-            per_frame_alpha=per_frame_alpha,
-            context_in_channels=context_in_channels,
-            context_channels=context_channels,
-            cross_attention_dim=cross_attention_dim,
-            feed_forward_mult=feed_forward_mult,
-            hold_context=hold_context,
-            context_noise=context_noise,
-            time_kernel=time_kernel,
-            spatial=spatial,
-            norm_eps=norm_eps,
-            context_shortcut=context_shortcut,
+            **settings,
         )
 
     def shape(self) -> dict[str, Any]:

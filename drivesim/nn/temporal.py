@@ -66,6 +66,31 @@ class NoiseLevelEmbedding(nn.Module):
         return self.proj_out(F.silu(self.proj_in(waves)))  # type: ignore[no-any-return]
 
 
+class MotionEmbedding(nn.Module):
+    """How the ego car drives, as an addition to the time embedding of each frame; begins at zero.
+
+    What is not known adds nothing, so that a network is the same where nobody says anything.
+    """
+
+    _SCALES = (10.0, 0.4)  # m/s and rad/s that are much
+
+    def __init__(self, dim: int, width: int = 64):
+        super().__init__()
+        self.proj_in = nn.Linear(4, width)
+        self.proj_out = nn.Linear(width, dim)
+        for parameter in self.proj_out.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, motion_BT2: Tensor) -> Tensor:
+        """Speeds in m/s and yaw rates in rad/s (B, T, 2), NaN = unknown, to (B, T, dim)."""
+        weight = self.proj_in.weight
+        is_known = ~motion_BT2.isnan()
+        scaled = motion_BT2.to(weight) / torch.tensor(self._SCALES, device=weight.device, dtype=weight.dtype)
+        numbers = torch.cat([torch.where(is_known, scaled, torch.zeros_like(scaled)), is_known.to(weight)], dim=-1)
+        told = self.proj_out(F.silu(self.proj_in(numbers)))
+        return told * is_known.any(-1, keepdim=True)  # type: ignore[no-any-return]
+
+
 class Mix(nn.Module):
     """`alpha * spatial + (1 - alpha) * temporal`, alpha = sigmoid of a learned number (§3.1).
 

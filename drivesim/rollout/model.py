@@ -105,6 +105,7 @@ class PredictionModel(Protocol):
         *,
         generators: list[torch.Generator],
         conditions: list[Conditions],
+        starts_s: list[float],
     ) -> torch.Tensor:
         """The next frames of B futures.
 
@@ -112,6 +113,7 @@ class PredictionModel(Protocol):
             given_BSCHW: Latents of the last S frames, 0, 1 or `num_given`, on any device.
             generators: One CPU generator a future.
             conditions: One a future.
+            starts_s: When in its video the first given frame of each future is shown.
 
         Returns:
             Latents (B, num_frames, C, h, w), which begin with the given ones, unchanged.

@@ -51,19 +51,19 @@ def is_scene(start: str) -> bool:
     return path.suffix.lower() in SCENE_SUFFIXES or (not path.suffix and not path.is_file())
 
 
-def check_scene(start: str, start_s: float, conditions: Conditions) -> None:
+def check_scene(start: str, start_s: float, is_night: bool | None) -> None:
     """Raises ValueError for what is said beside a start that it is not for.
 
     Args:
         start: a scene, or a picture or video, which may be said more of.
         start_s: 0 = nothing is said.
-        conditions: None = nothing is said.
+        is_night: None = nothing is said.
     """
     if start_s and (is_scene(start) or Path(start).suffix.lower() in PICTURE_SUFFIXES):
         raise ValueError(f"start={start} is no video: start_s={start_s:g} is a time in one; leave it out")
-    if conditions is not None and is_scene(start):
+    if is_night is not None and is_scene(start):
         raise ValueError(
-            f"start={start} is a scene, which says itself what it shows: is_night={str(conditions).lower()} is for "
+            f"start={start} is a scene, which says itself what it shows: is_night={str(is_night).lower()} is for "
             "pictures and videos; leave it out, or change the scene (time: night or day)"
         )
 

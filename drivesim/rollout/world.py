@@ -125,11 +125,15 @@ class World:
         """The chunk's key frames (K, C, h, w), but for the first chunk with the last one before it in front."""
         num_given = len(state.latents_SCHW)
         generator = torch_generator(self.run_seed, self.start_name, state.future, "predict", state.chunk_index)
-        latents_BTCHW = self.model.predict(
-            state.latents_SCHW[None], generators=[generator], conditions=[self.conditions]
-        )
-        keys_KCHW = latents_BTCHW[0, 0 if state.chunk_index == 0 else num_given - 1 :].cpu()
         gap = self.model.frames_per_gap
         first = 0 if state.chunk_index == 0 else first_frame - 1
+        first_given = 0 if state.chunk_index == 0 else first - (num_given - 1) * gap
+        latents_BTCHW = self.model.predict(
+            state.latents_SCHW[None],
+            generators=[generator],
+            conditions=[self.conditions],
+            starts_s=[first_given / self.model.fps],
+        )
+        keys_KCHW = latents_BTCHW[0, 0 if state.chunk_index == 0 else num_given - 1 :].cpu()
         check_finite(keys_KCHW, "prediction", first, self.model.fps, every=gap)
         return keys_KCHW

@@ -1,6 +1,7 @@
 """The inputs of the model families, and how each is taken away, shuffled and swapped for its opposite.
 
-Driving: boxes, night and number of cars of a designed frame; given frame and night of the frames predicted from it.
+Driving: boxes, night and number of cars of a designed frame; given frame, night and, where a model is told it, motion
+of the frames predicted from it.
 Text: the prompt. Decoders, interpolation and upsamplers are told of none of these and stay out.
 
 Legend: T frames, C channels, H W pixels or latents.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +20,12 @@ from numpy.typing import NDArray
 
 from drivesim.conditioning.driving import DrivingConditions
 from drivesim.core.boxes import Boxes2D
+from drivesim.core.motion import MotionSegment
 from drivesim.core.scene import Scene
 from drivesim.core.seeds import torch_generator
 from drivesim.evaluate.boxes import box_mask
 from drivesim.evaluate.condition_use import ConditionInput, Frames
+from drivesim.families.drive import Drive
 from drivesim.families.driving import DrivingModel
 from drivesim.families.prompts import Prompts
 from drivesim.families.text import TextModel
@@ -57,12 +61,12 @@ class Given:
 
     name: str  # part of the noise's key
     latents_CHW: torch.Tensor  # of the given frame
-    is_night: bool | None  # None = not known
+    drive: Drive  # what is said of it
 
     def sha256(self) -> str:
         """Digest of all that predicted frames follow from."""
         latents = self.latents_CHW.float().contiguous().numpy().tobytes()
-        return hashlib.sha256(f"{self.name} {self.is_night}".encode() + latents).hexdigest()
+        return hashlib.sha256(f"{self.name} {self.drive.facts()}".encode() + latents).hexdigest()
 
 
 @dataclass(kw_only=True, slots=True)
@@ -98,6 +102,19 @@ def opposite(asked: Asked) -> Asked:
     return asked if prompt == asked.prompt else replace(asked, prompt=prompt)
 
 
+def turning(index: int) -> tuple[MotionSegment, ...]:
+    """A quarter turn in five seconds, to the left for an even item and to the right for an odd one."""
+    return (MotionSegment(seconds=5.0, speed_mps=6.0, yaw_deg_per_s=-18.0 if index % 2 else 18.0),)
+
+
+def _other_way(motion: tuple[MotionSegment, ...]) -> tuple[MotionSegment, ...]:
+    return tuple(replace(segment, yaw_deg_per_s=-segment.yaw_deg_per_s) for segment in motion)
+
+
+def _driven(own: Given, **changes: Any) -> Given:
+    return replace(own, drive=replace(own.drive, **changes))
+
+
 DESIGN_INPUTS = [
     ConditionInput[Design](
         name="boxes",
@@ -129,11 +146,23 @@ GIVEN_INPUTS = [
     ),
     ConditionInput[Given](
         name="night of what follows",
-        zeroed=lambda own: own if own.is_night is None else replace(own, is_night=None),
-        shuffled=lambda own, other: own if own.is_night == other.is_night else replace(own, is_night=other.is_night),
-        swapped=lambda own: own if own.is_night is None else replace(own, is_night=not own.is_night),
+        zeroed=lambda own: own if own.drive.is_night is None else _driven(own, is_night=None),
+        shuffled=lambda own, other: (
+            own if own.drive.is_night == other.drive.is_night else _driven(own, is_night=other.drive.is_night)
+        ),
+        swapped=lambda own: own if own.drive.is_night is None else _driven(own, is_night=not own.drive.is_night),
     ),
 ]
+
+# Of models that are told how the ego car drives.
+MOTION_INPUT = ConditionInput[Given](
+    name="motion",
+    zeroed=lambda own: _driven(own, motion=()),
+    shuffled=lambda own, other: (
+        own if own.drive.motion == other.drive.motion else _driven(own, motion=other.drive.motion)
+    ),
+    swapped=lambda own: _driven(own, motion=_other_way(own.drive.motion)),
+)
 
 TEXT_INPUTS = [
     ConditionInput[Asked](
@@ -167,7 +196,7 @@ class Predictor:
     def __call__(self, given: Given, seed: int) -> Frames:
         """Key frames (T, H, W, 3) without the given one, which comes back as it was."""
         generators = [torch_generator(_KEY, given.name, seed)]
-        latents = self.model.predict(given.latents_CHW[None, None], generators=generators, conditions=[given.is_night])
+        latents = self.model.predict(given.latents_CHW[None, None], generators=generators, conditions=[given.drive])
         return self.model.decode(latents[0, 1:])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -38,6 +38,7 @@ from drivesim.simulator import Simulator
 from drivesim.sweep.condition_inputs import (
     DESIGN_INPUTS,
     GIVEN_INPUTS,
+    MOTION_INPUT,
     TEXT_INPUTS,
     Asked,
     Designer,
@@ -45,6 +46,7 @@ from drivesim.sweep.condition_inputs import (
     Predictor,
     TextVideo,
     design_of,
+    turning,
 )
 from drivesim.sweep.settings import ConditionUseConfig
 from drivesim.sweep.starts import make_start
@@ -167,11 +169,14 @@ def _test_driving(config: ConditionUseConfig, name: str, out: Path, find_scenes:
             f"condition_use.start: {number_of(len(texts), 'start')}; it takes at least {MIN_ITEMS}, better 7"
         )
     starts, scenes = _starts(config, texts, Simulator(model))
-    given = []
+    given: list[Given] = []
     for start in starts:
         latents_CHW = start_latents(start, model)
         assert latents_CHW is not None, "a driving model starts from a frame"
-        given.append(Given(name=start.name, latents_CHW=latents_CHW, is_night=start.conditions))
+        drive = start.conditions
+        if model.is_told_motion:
+            drive = replace(drive, motion=turning(len(given)))
+        given.append(Given(name=start.name, latents_CHW=latents_CHW, drive=drive))
     test = ConditionTest(
         card=ConditionUseCard(
             model=model.name,
@@ -191,7 +196,8 @@ def _test_driving(config: ConditionUseConfig, name: str, out: Path, find_scenes:
             f"{len(scenes)} of the starts are scenes: boxes, night and number of cars of designed frames are not "
             f"tested; that takes at least {MIN_ITEMS} scenes"
         )
-    _test(test, KeptOutputs(Predictor(model), out / OUTPUTS, f"predict {model.fingerprint}"), given, GIVEN_INPUTS)
+    inputs = [*GIVEN_INPUTS, *([MOTION_INPUT] if model.is_told_motion else [])]
+    _test(test, KeptOutputs(Predictor(model), out / OUTPUTS, f"predict {model.fingerprint}"), given, inputs)
     return test
 
 

@@ -110,6 +110,7 @@ class PredictionLossConfig:
     given: list[int] = field(default_factory=lambda: [0, 1, 2])  # numbers of given frames that are drawn
     given_shares: list[float] = field(default_factory=lambda: [0.2, 0.3, 0.5])  # how often each
     drop_labels: float = 0.3  # share of clips in which day or night is unknown, as it is for a photo
+    drop_motion: float = 0.4  # share of clips whose motion is unknown; read where `temporal.ego_motion` is
     box_weight: float = 0.0  # how much more an error inside a box counts; 0 = as outside
 
     def __post_init__(self) -> None:
@@ -127,6 +128,24 @@ class PredictionLossConfig:
             raise ValueError(
                 f"prediction_loss.given_shares={self.given_shares}; none may be below 0, and one must be above it"
             )
+
+
+def told_motion(motion_BT2: Tensor, drop_share: float, generator: torch.Generator) -> Tensor:
+    """The motion that a prediction is told of clips: none, all of it, or up to a frame from which on it is unknown.
+
+    Args:
+        motion_BT2: of the clips (`core.motion`).
+        drop_share: share of clips of which it is unknown; of the others half are told all.
+        generator: chooses.
+    """
+    b, t = motion_BT2.shape[:2]
+    told_B = torch.full((b,), t)
+    told_B = torch.where(
+        torch.rand(b, generator=generator) < 0.5, torch.randint(1, t, (b,), generator=generator), told_B
+    )
+    told_B = torch.where(torch.rand(b, generator=generator) < drop_share, 0, told_B)
+    is_told_BT = torch.arange(t)[None] < told_B[:, None]
+    return torch.where(is_told_BT[..., None].to(motion_BT2.device), motion_BT2, torch.nan)
 
 
 def known_on_the_way(batch: Batch, drop_night_B: Tensor) -> DrivingConditions:
@@ -174,6 +193,9 @@ class PredictionStage(Stage):
         hold = self.video_unet.temporal.config.hold_context
         shown, level = self._shown(x, generator)
         context = context_of(shown, first_frames_given(num_given, t), hold=hold)
+        motion = None
+        if self.video_unet.temporal.config.ego_motion:
+            motion = told_motion(batch["motion_BT2"], self.prediction.drop_motion, generator)
         prediction = self.video_unet(
             self.conditioner.placed(noisy),
             steps,
@@ -181,6 +203,7 @@ class PredictionStage(Stage):
             token_mask_BL=mask,
             context_BTCHW=context,
             noise_level_B=level,
+            motion_BT2=motion,
         )
         return losses(prediction, target, batch, self.prediction.box_weight)
 

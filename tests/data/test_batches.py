@@ -49,6 +49,21 @@ def test_an_item_depends_on_seed_and_number_alone(latent_cache: LatentCache) -> 
     assert [str(data.where(i)) for i in range(20)] != [str(other.where(i)) for i in range(20)]
 
 
+def test_a_clip_says_how_the_car_came_to_each_frame(latent_cache: LatentCache) -> None:
+    data = LatentClipDataset(latent_cache, seed=0, num_frames=3, rates=[5.0])
+    for index in range(12):
+        drive, frames, _ = data.where(index)
+        first = len(latent_cache.conditions[drive]) + int(frames[0]) if frames[0] < 0 else int(frames[0])
+        motion_T2 = data[index]["motion_T2"].numpy()
+        # Every tenth of a second 0.8 m ahead, 0.1 m to the left and 0.02 rad, in the drive's first direction.
+        yaw = 0.02 * (first + 2 * np.arange(3) - 1)
+        wanted = np.stack([8 * np.cos(yaw) + np.sin(yaw), np.full(3, 0.2)], axis=1)
+        wanted[: 1 if first < 2 else 0] = np.nan  # where the car was before, nobody knows
+        np.testing.assert_allclose(motion_T2, wanted, rtol=1e-4)
+    batch = collate([data[0], data[1]])
+    assert batch["motion_BT2"].shape == (2, 3, 2)
+
+
 def test_a_clip_holds_the_latents_and_boxes_of_its_frames(latent_cache: LatentCache, frame_cache: FrameCache) -> None:
     data = LatentClipDataset(latent_cache, seed=0, num_frames=3, rates=[5.0])
     for index in range(5):

@@ -1,4 +1,4 @@
-"""What the field learned since the paper, each as a switch: noisy given frames, guidance that varies over frames."""
+"""What the field learned since the paper, each as a switch: noisy frames, guidance that varies, motion that is told."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from drivesim.core.motion import MotionSegment
 from drivesim.diffusion.settings import PredictionOverrides
+from drivesim.families.drive import Drive
 from drivesim.families.driving import DrivingModel
 from drivesim.models.temporal_stack import TemporalStack
 from tests.families.tiny_family import write_tiny_family
@@ -17,7 +19,7 @@ from tests.families.tiny_family import write_tiny_family
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model that is told how noisy its given frames are, with weights that are not zero anywhere."""
-    folder = write_tiny_family(tmp_path_factory.mktemp("told") / "model", context_noise=100)
+    folder = write_tiny_family(tmp_path_factory.mktemp("told") / "model", context_noise=100, ego_motion=True)
     temporal = TemporalStack.from_pretrained(folder / "temporal", low_cpu_mem_usage=False)
     generator = torch.Generator().manual_seed(1)
     for parameter in temporal.parameters():
@@ -79,3 +81,38 @@ def test_three_given_frames_are_the_models_own_fact(tmp_path: Path) -> None:
     given = torch.randn(1, 3, 4, 4, 8)
     made = model.predict(given, generators=[torch.Generator().manual_seed(0)], conditions=[None])
     assert torch.equal(made[:, :3], given)
+
+
+LEFT = (MotionSegment(seconds=3.0, speed_mps=6.0, yaw_deg_per_s=20.0),)
+
+
+def test_the_same_motion_is_told_by_time_whatever_chunk_it_falls_into(folder: Path) -> None:
+    model = DrivingModel.from_pretrained(folder)
+    given = torch.randn(1, 2, 4, 4, 8, generator=torch.Generator().manual_seed(2))
+
+    def made(drive: Drive | None, start_s: float = 0.0) -> torch.Tensor:
+        generators = [torch.Generator().manual_seed(0)]
+        return model.predict(given, generators=generators, conditions=[drive], starts_s=[start_s])
+
+    unsaid, left = made(None), made(Drive(motion=LEFT))
+    assert not torch.allclose(unsaid, left, atol=1e-3)
+    assert torch.equal(made(Drive(motion=LEFT), start_s=3.25), unsaid), "after its end nothing is said"
+    later = (MotionSegment(seconds=1.0, speed_mps=2.0), *LEFT)
+    told_at_once, told_later = (made(Drive(motion=motion), start_s=at) for motion, at in ((LEFT, 0.25), (later, 1.25)))
+    torch.testing.assert_close(told_at_once, told_later)
+
+
+def test_a_drive_says_what_is_not_said_before_and_its_facts_name_motion_only_where_there_is_some() -> None:
+    before = Drive(is_night=True)
+    assert Drive(motion=LEFT).over(before) == Drive(is_night=True, motion=LEFT)
+    assert Drive(is_night=False).over(Drive(is_night=True, motion=LEFT)) == Drive(is_night=False, motion=LEFT)
+    assert Drive().over(None) == Drive()
+    assert before.facts() == {"is_night": True}
+    assert Drive(motion=LEFT).facts()["motion"] == [{"seconds": 3.0, "speed_mps": 6.0, "yaw_deg_per_s": 20.0}]
+
+
+def test_motion_is_refused_by_a_model_that_was_not_trained_to_be_told(tmp_path: Path) -> None:
+    model = DrivingModel.from_pretrained(write_tiny_family(tmp_path / "model"))
+    with pytest.raises(ValueError, match="not trained to be told how the ego car drives .temporal.ego_motion."):
+        model.facts(Drive(motion=LEFT))
+    assert model.facts(None) == {"is_night": None}

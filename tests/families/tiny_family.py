@@ -21,7 +21,12 @@ from drivesim.models.build import (
 
 
 def write_tiny_family(
-    folder: Path, *, size_hw: tuple[int, int] = (32, 64), seed: int = 0, context_noise: int = 0
+    folder: Path,
+    *,
+    size_hw: tuple[int, int] = (32, 64),
+    seed: int = 0,
+    context_noise: int = 0,
+    ego_motion: bool = False,
 ) -> Path:
     """Writes a whole model folder; the same seed gives the same bytes."""
     torch.manual_seed(seed)
@@ -36,7 +41,12 @@ def write_tiny_family(
     backbone = make_backbone(config, 4, (size_hw[0] // 8, size_hw[1] // 8), conditioner.num_channels)
     temporal = make_temporal_stack(
         TemporalConfig(
-            num_frames=10, context_channels=8, feed_forward_mult=1, hold_context=True, context_noise=context_noise
+            num_frames=10,
+            context_channels=8,
+            feed_forward_mult=1,
+            hold_context=True,
+            context_noise=context_noise,
+            ego_motion=ego_motion,
         ),
         backbone,
     )

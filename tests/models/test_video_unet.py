@@ -41,7 +41,9 @@ def with_random_weights(stack: TemporalStack) -> TemporalStack:
 @torch.no_grad()
 def test_alpha_one_gives_the_backbones_output_bit_for_bit(linear: bool, layout: torch.memory_format) -> None:
     backbone = make_backbone(linear).to(memory_format=layout)  # type: ignore[call-overload]
-    stack = with_random_weights(TemporalStack.for_backbone(backbone, num_frames=5, context_in_channels=5))
+    stack = with_random_weights(
+        TemporalStack.for_backbone(backbone, num_frames=5, context_in_channels=5, space_time_blocks=2, ego_motion=True)
+    )
     video = VideoUNet(backbone, stack)
     latents_BTCHW = torch.randn(2, 5, 4, 8, 16)
     frames_NCHW = latents_BTCHW.flatten(0, 1).to(memory_format=layout)
@@ -224,12 +226,14 @@ def test_positions_as_numbers_compute_the_same_with_fewer_weights() -> None:
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=2, cross_attention_dim=8,
     ).eval()  # fmt: skip
-    stack = TemporalStack.for_backbone(backbone, num_frames=6, cross_attention_dim=8, context_noise=9).eval()
+    stack = TemporalStack.for_backbone(
+        backbone, num_frames=6, cross_attention_dim=8, context_noise=9, space_time_blocks=1, ego_motion=True
+    ).eval()
     for parameter in stack.parameters():
         parameter.add_(0.1 * torch.randn(parameter.shape))
     folded = stack.with_position_table().eval()
     sample, step, tokens = torch.randn(2, 6, 4, 8, 8), torch.tensor([3, 400]), torch.randn(2, 3, 8)
-    more = {"temporal_tokens_BLC": tokens, "noise_level_B": torch.tensor([0, 9])}
+    more = {"temporal_tokens_BLC": tokens, "noise_level_B": torch.tensor([0, 9]), "motion_BT2": torch.randn(2, 6, 2)}
     made = [VideoUNet(backbone, one)(sample, step, tokens, **more) for one in (stack, folded)]
     torch.testing.assert_close(made[0], made[1])
     sizes = [sum(p.numel() for p in one.parameters()) for one in (stack, folded)]
@@ -281,9 +285,30 @@ def test_text_is_projected_once_a_sample_whatever_the_number_of_positions(
     assert rows == [2 * num_tokens] * len(projections)
 
 
+@torch.no_grad()
+def test_motion_is_told_frame_by_frame_and_what_is_unknown_says_nothing() -> None:
+    backbone = make_backbone()
+    fresh = TemporalStack.for_backbone(backbone, num_frames=4, ego_motion=True).eval()
+    sample, step, tokens = torch.randn(2, 4, 4, 8, 16), torch.tensor([10, 700]), torch.randn(2, 3, 24)
+    motion_BT2 = torch.tensor([8.0, 0.3]).expand(2, 4, 2).clone()
+    unsaid = VideoUNet(backbone, fresh)(sample, step, tokens)
+    assert torch.equal(VideoUNet(backbone, fresh)(sample, step, tokens, motion_BT2=motion_BT2), unsaid)
+    video = VideoUNet(backbone, with_random_weights(fresh))
+    unsaid, said = video(sample, step, tokens), video(sample, step, tokens, motion_BT2=motion_BT2)
+    assert not torch.allclose(said, unsaid, atol=1e-3)
+    assert torch.equal(video(sample, step, tokens, motion_BT2=torch.full_like(motion_BT2, torch.nan)), unsaid)
+    motion_BT2[1] = torch.nan  # of the second clip nothing is known
+    torch.testing.assert_close(video(sample, step, tokens, motion_BT2=motion_BT2)[1], unsaid[1])
+    deaf = VideoUNet(backbone, TemporalStack.for_backbone(backbone, num_frames=4))
+    with pytest.raises(AssertionError, match="motion is told to stacks that were built to be told"):
+        deaf(sample, step, tokens, motion_BT2=motion_BT2)
+
+
 def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients() -> None:
     backbone = make_backbone(layers=1)
-    stack = with_random_weights(TemporalStack.for_backbone(backbone, num_frames=4, cross_attention_dim=24))
+    stack = with_random_weights(
+        TemporalStack.for_backbone(backbone, num_frames=4, cross_attention_dim=24, space_time_blocks=1)
+    )
     sample, step, tokens = torch.randn(1, 4, 4, 8, 16), torch.tensor([10]), torch.randn(1, 3, 24)
     gradients, kept = [], []
     for is_checkpointed in (False, True):

@@ -54,6 +54,20 @@ def test_futures_differ_behind_their_common_first_frame() -> None:
     assert all((a != b).any() for a, b in zip(first[1:], second[1:], strict=True))
 
 
+@pytest.mark.parametrize(("model", "starts_s"), [(TinyModel, [0, 8, 16]), (InterpolatingModel, [0, 8 * 4, 16 * 4])])
+def test_a_call_is_told_when_its_first_given_frame_is_shown(model: type[TinyModel], starts_s: list[int]) -> None:
+    """Key frame 8 of 10 opens the second call, and so on."""
+    told: list[float] = []
+
+    class Watched(model):  # type: ignore[misc, valid-type]
+        def predict(self, *arguments: object, **named: object) -> torch.Tensor:
+            told.extend(named["starts_s"])  # type: ignore[arg-type]
+            return super().predict(*arguments, **named)
+
+    _frames(_world(Watched()), future=0)
+    assert told == [frame / model.fps for frame in starts_s]
+
+
 def test_chunks_follow_from_the_last_two_latents_without_encoding_again() -> None:
     class Watched(TinyModel):
         def __init__(self) -> None:

@@ -60,7 +60,12 @@ class TinyModel:
 
     @torch.no_grad()
     def predict(
-        self, given_BSCHW: torch.Tensor, *, generators: list[torch.Generator], conditions: list[bool | None]
+        self,
+        given_BSCHW: torch.Tensor,
+        *,
+        generators: list[torch.Generator],
+        conditions: list[bool | None],
+        starts_s: list[float] | None = None,
     ) -> torch.Tensor:
         frames = list(given_BSCHW.unbind(dim=1))
         while len(frames) < self.num_frames:
@@ -127,9 +132,14 @@ class FailingModel(TinyModel):
         self.num_calls = 0
 
     def predict(
-        self, given_BSCHW: torch.Tensor, *, generators: list[torch.Generator], conditions: list[bool | None]
+        self,
+        given_BSCHW: torch.Tensor,
+        *,
+        generators: list[torch.Generator],
+        conditions: list[bool | None],
+        starts_s: list[float] | None = None,
     ) -> torch.Tensor:
-        latents = super().predict(given_BSCHW, generators=generators, conditions=conditions)
+        latents = super().predict(given_BSCHW, generators=generators, conditions=conditions, starts_s=starts_s)
         self.num_calls += 1
         if self.num_calls != self.at_call or (self.once is not None and self.once.exists()):
             return latents

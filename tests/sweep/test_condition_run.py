@@ -14,8 +14,19 @@ from drivesim.core.boxes import Boxes2D
 from drivesim.core.files import read_json, read_rows
 from drivesim.core.picture import save_png
 from drivesim.evaluate.condition_use import Change
+from drivesim.families.drive import Drive
 from drivesim.families.prompts import Prompts
-from drivesim.sweep.condition_inputs import DESIGN_INPUTS, GIVEN_INPUTS, Asked, Design, Given, mirrored, opposite
+from drivesim.sweep.condition_inputs import (
+    DESIGN_INPUTS,
+    GIVEN_INPUTS,
+    MOTION_INPUT,
+    Asked,
+    Design,
+    Given,
+    mirrored,
+    opposite,
+    turning,
+)
 from drivesim.sweep.condition_run import Designer, run_condition_use
 from drivesim.sweep.settings import ConditionUseConfig
 from tests.command_line import drivesim
@@ -61,7 +72,10 @@ def test_what_is_not_there_is_left_as_it_is() -> None:
         assert tested.zeroed(nothing) is nothing
         assert tested.shuffled(nothing, nothing) is nothing
     assert mirrored(nothing) is nothing
-    unknown = Given(name="a", latents_CHW=torch.ones(4, 2, 2), is_night=None)
+    turned = MOTION_INPUT.swapped(Given(name="a", latents_CHW=torch.ones(4, 2, 2), drive=Drive(motion=turning(0))))
+    assert turned.drive.motion == turning(1) and MOTION_INPUT.zeroed(turned).drive == Drive()
+    assert MOTION_INPUT.shuffled(turned, turned) is turned
+    unknown = Given(name="a", latents_CHW=torch.ones(4, 2, 2), drive=Drive())
     assert GIVEN_INPUTS[1].zeroed(unknown) is unknown and GIVEN_INPUTS[1].swapped(unknown) is unknown
 
 
@@ -70,18 +84,19 @@ def test_a_digest_changes_with_every_input_and_nothing_else() -> None:
     assert len({item.sha256() for item in designs}) == len(designs)
     assert design().sha256() == design().sha256()
     latents = torch.arange(16.0).reshape(4, 2, 2)
-    givens = [Given(name="a", latents_CHW=value, is_night=None) for value in (latents, latents.flip(-1), latents * 0)]
-    assert len({item.sha256() for item in givens}) == 3
+    givens = [Given(name="a", latents_CHW=value, drive=Drive()) for value in (latents, latents.flip(-1), latents * 0)]
+    givens += [replace(givens[0], drive=Drive(motion=turning(index))) for index in (0, 1)]
+    assert len({item.sha256() for item in givens}) == 5
 
 
 def test_every_input_of_a_driving_model_from_the_command_line(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "use"
+    model, out = write_tiny_family(tmp_path / "told", ego_motion=True), tmp_path / "use"
     typed = ["evaluate", f"condition_use.start=[{','.join(SCENES)}]", f"condition_use.model={model}", f"out={out}"]
     assert drivesim(*typed, "condition_use.steps=1") == 0
     shown = capsys.readouterr().out
-    inputs = ["boxes", "night", "number of cars", "given frame", "night of what follows"]
+    inputs = ["boxes", "night", "number of cars", "given frame", "night of what follows", "motion"]
     rows = read_rows(out / "rows.jsonl")
     assert [row["input"] for row in rows if row["change"] == "swapped"] == inputs
     assert {row["num_items"] for row in rows} == {3}
