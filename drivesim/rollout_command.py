@@ -101,10 +101,11 @@ def _driving_beginning(config: RolloutCommand) -> Beginning:
     how: dict[str, Any] = {"device": config.device, "predict_sampling": config.sampler, "stages": config.stages}
     how |= {"dtype": config.dtype(), "memory": config.memory}
     load = OnceLoaded(partial(DrivingModel.from_pretrained, config.model, **how))
+    said = Drive(motion=tuple(config.motion.segments))
+    load().facts(said)  # before a start frame is designed
     with torch_threads(config.pool.threads):  # of the start frame, too, whose bytes every future follows from
         start, pictures = _start(config, Simulator(load()))
-    start.conditions = Drive(motion=tuple(config.motion.segments)).over(start.conditions)
-    load().facts(start.conditions)
+    start.conditions = said.over(start.conditions)
     return load, start, pictures
 
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drivesim.core.files import append_row
+from drivesim.core.motion import MotionSegment, motion_at
 from drivesim.evaluate.diversity import frames_at
 from drivesim.evaluate.ego_motion import EgoMotionConfig, EgoTurn, ego_turn, yaw_steps_deg
 from drivesim.evaluate.extractors import Extractor, FeatureKind
 from drivesim.evaluate.feature_diversity import FeatureDiversity, measure_feature_diversity
 from drivesim.evaluate.modes import ModeShare, mode_shares
 from drivesim.evaluate.protocol import ProtocolConfig
+from drivesim.evaluate.rollout_folder import asked_motion
 from drivesim.evaluate.videos import Video
 
 
@@ -28,6 +30,9 @@ class Futures:
     features: FeatureDiversity | None  # None = no network that sees clips
     yaw_deg: list[float]  # degrees that each future turns to the left in all
     turns: list[ModeShare]  # of left, straight, right
+    asked_s: float = 0.0  # for how long from the start on their rollout was told how to drive; 0 = it was not
+    asked_deg: float = 0.0  # degrees to the left that it was told to turn in that time
+    driven_deg: list[float] = field(default_factory=list)  # degrees that each future turns in that time
 
 
 def measure_futures(
@@ -50,21 +55,38 @@ def measure_futures(
             append_row(rows, {"set": "futures", "name": name, "ok": False, "error": str(error)})
             continue
         turns = [ego_turn(yaw).value for yaw in steps]
-        found.append(
-            Futures(
-                name=name,
-                features=features,
-                yaw_deg=[round(float(yaw.sum()), 2) for yaw in steps],
-                turns=mode_shares(turns, [turn.value for turn in EgoTurn]),
-            )
+        of_start = Futures(
+            name=name,
+            features=features,
+            yaw_deg=[round(float(yaw.sum()), 2) for yaw in steps],
+            turns=mode_shares(turns, [turn.value for turn in EgoTurn]),
         )
+        _add_asked(of_start, asked_motion(videos[0].path), steps, _looked_at_fps(videos[0]))
+        found.append(of_start)
     return found
 
 
+def _add_asked(
+    of_start: Futures, motion: Sequence[MotionSegment], steps: Sequence[NDArray[np.float64]], fps: float
+) -> None:
+    """How far futures turn while they were told how to drive, beside what they were told."""
+    told_steps = int(min(min(map(len, steps)), sum(segment.seconds for segment in motion) * fps + 1e-6))
+    if not told_steps:
+        return
+    of_start.asked_s = told_steps / fps
+    ((_, yaw_rate),) = motion_at(motion, np.array([of_start.asked_s]), of_start.asked_s)
+    of_start.asked_deg = round(float(np.degrees(yaw_rate)) * of_start.asked_s, 2)
+    of_start.driven_deg = [round(float(yaw[:told_steps].sum()), 2) for yaw in steps]
+
+
+def _looked_at_fps(video: Video) -> float:
+    """Frames as far apart as those that the measure was tried on: nearer ones damp it."""
+    fps = EgoMotionConfig().fps
+    return min(fps, video.own_fps() or fps)
+
+
 def _yaw_steps_deg(video: Video) -> NDArray[np.float64]:
-    """By frames as far apart as those that the measure was tried on: nearer ones damp it."""
-    config = EgoMotionConfig()
-    return yaw_steps_deg(frames_at(video, min(config.fps, video.own_fps() or config.fps)), config)
+    return yaw_steps_deg(frames_at(video, _looked_at_fps(video)), EgoMotionConfig())
 
 
 def futures_section(entries: Sequence[Futures]) -> str:
@@ -75,6 +97,12 @@ def futures_section(entries: Sequence[Futures]) -> str:
 def _line(entry: Futures) -> str:
     shares = ", ".join(f"{turn.mode} {turn.count} ({turn.low:.0%} to {turn.high:.0%})" for turn in entry.turns)
     text = f"{entry.name} and the others of its start frame, by the way they drive: {shares}."
+    if entry.asked_s:
+        driven = ", ".join(f"{yaw:.0f}" for yaw in entry.driven_deg)
+        text += (
+            f" They were told to turn {entry.asked_deg:.0f} degrees to the left in {entry.asked_s:.3g} s, and turn "
+            f"{driven} (below 0: to the right)."
+        )
     if entry.features is not None:
         spread = entry.features
         text += (

@@ -1,10 +1,12 @@
-"""What the folder of a rollout says of its videos: how many frames were given, and which start they share."""
+"""What the folder of a rollout says of its videos: given frames, which start they share, how they were to drive."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from drivesim.core.files import read_json
+from drivesim.core.motion import MotionSegment
 from drivesim.core.run_folder import IDENTITY_FILE
 
 _START = "start_sha256"  # of a rollout's start frame; null = prompts alone
@@ -29,11 +31,18 @@ def given_frames(generated: str) -> int | None:
 
 def start_of(path: Path | None) -> str | None:
     """The start frame that a video of a rollout shares with all futures of it, by name and bytes; None = not known."""
-    if path is None:
-        return None
-    place = path.parent / IDENTITY_FILE
-    record = read_json(place) if place.is_file() else None
-    if not isinstance(record, dict):
-        return None
+    record = _record(path)
     sha256 = record.get(_START)
     return f"start {record.get('start')} {sha256[:12]}" if isinstance(sha256, str) else None
+
+
+def asked_motion(path: Path | None) -> list[MotionSegment]:
+    """How a video of a rollout was to drive; [] = nobody said."""
+    return [MotionSegment(**segment) for segment in _record(path).get("motion", [])]
+
+
+def _record(path: Path | None) -> dict[str, Any]:
+    """What the folder of a video says of its run; {} = it is no run's."""
+    place = None if path is None else path.parent / IDENTITY_FILE
+    record = read_json(place) if place is not None and place.is_file() else None
+    return record if isinstance(record, dict) else {}

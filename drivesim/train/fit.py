@@ -39,6 +39,7 @@ from drivesim.train.exported import RECORD, forget_export, is_exported, note_exp
 from drivesim.train.folders import Parts
 from drivesim.train.initial_parts import initial_parts, judge_parts
 from drivesim.train.recipes import RECIPES, made_parts, trained_parts
+from drivesim.train.run_length import change_length, last_checkpoint
 from drivesim.train.stage import VALIDATION_SEED
 
 _log = logging.getLogger(__name__)
@@ -57,11 +58,16 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("dreambooth", "lora_reach", "attention"),
     ("dreambooth", "more_class_prompts", []),
     ("video_decoder_loss", "image_share", 0.0),
+    ("temporal", "space_time_blocks", 0),
+    ("temporal", "ego_motion", False),
+    ("prediction_loss", "drop_motion", 0.4),
 )
 
 
 def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable[[], object] = lambda: None) -> Path:
     """Trains a stage, going on from the last checkpoint in `out` if there is one; a finished run is left as it is.
+
+    A run may be given another number of steps, finished or not.
 
     Args:
         config: the stage and its settings.
@@ -84,6 +90,8 @@ def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable
     identity = _identity(config, source)
     if trainer.is_global_zero:  # it speaks for all
         _forget_fruitless_start(out)
+        if change_length(out, identity):
+            forget_export(out)
         claim_folder(out, identity)
         on_claimed()
     else:
@@ -98,7 +106,7 @@ def fit(config: TrainConfig, source: ClipSource, out: Path, on_claimed: Callable
     caches = {split: _frames(config, source, split, builds=builds) for split in ("train", "val")}
     data = _data(config, parts, caches, builds=builds)
     stage = RECIPES[StageName(config.stage)].stage(config, parts)
-    last = out / "checkpoints" / "last.ckpt"
+    last = last_checkpoint(out)
     if last.is_file():
         _log.warning("going on from %s", last)
     with _stopped_as_others():

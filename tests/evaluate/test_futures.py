@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -173,3 +174,26 @@ def test_the_way_is_read_from_4_frames_a_second_or_from_all_of_a_slower_video(
     starts = {"future_0.mp4": find_videos(tmp_path)}
     (found,) = measure_futures(starts, [], PROTOCOL, (64, 128), tmp_path / "rows.jsonl")
     assert found.yaw_deg == [9.0, 5.0]
+
+
+def test_what_a_rollout_was_told_to_drive_stands_beside_what_its_futures_do(tmp_path: Path) -> None:
+    for index, step_deg in enumerate((6.0, -3.0)):
+        with VideoWriter(tmp_path / f"future_{index}.mp4", 4.0) as writer:
+            for frame in turned(step_deg, 13):
+                writer.write(frame)
+    told = [{"seconds": 1.0, "speed_mps": 5.0}, {"seconds": 1.0, "speed_mps": 5.0, "yaw_deg_per_s": 24.0}]
+    starts = {"future_0.mp4": find_videos(tmp_path)}
+
+    def measured(motion: list[dict[str, float]]) -> futures.Futures:
+        (tmp_path / "run.json").write_text(json.dumps({"seed": 0, "motion": motion}))
+        (found,) = measure_futures(starts, [], PROTOCOL, (64, 128), tmp_path / "rows.jsonl")
+        return found
+
+    found = measured(told)
+    assert (found.asked_s, found.asked_deg) == (2.0, 24.0)
+    assert found.driven_deg == pytest.approx([0.85 * 48, -0.85 * 24], abs=5)  # in the first two of three seconds
+    assert "told to turn 24 degrees to the left in 2 s, and turn" in futures_section([found])
+    longer = measured([{"seconds": 9.0, "speed_mps": 5.0, "yaw_deg_per_s": -10.0}])
+    assert (longer.asked_s, longer.asked_deg, longer.driven_deg) == (3.0, -30.0, longer.yaw_deg)
+    unsaid = measured([])
+    assert unsaid.asked_s == 0 and "told" not in futures_section([unsaid])

@@ -12,9 +12,19 @@ from drivesim.core.camera import Camera
 from drivesim.diffusion.settings import PredictionOverrides, SamplerOverrides
 from drivesim.evaluate.boxes import box_mask
 from drivesim.evaluate.condition_use import Change, ConditionUse, condition_use, use_lines
+from drivesim.families.drive import Drive
 from drivesim.families.driving import DrivingModel
 from drivesim.families.stages import StagesConfig, Upsampling
-from drivesim.sweep.condition_inputs import DESIGN_INPUTS, GIVEN_INPUTS, Design, Designer, Given, Predictor
+from drivesim.sweep.condition_inputs import (
+    DESIGN_INPUTS,
+    GIVEN_INPUTS,
+    MOTION_INPUT,
+    Design,
+    Designer,
+    Given,
+    Predictor,
+    turning,
+)
 from drivesim.toytown import TownConfig, render, simulate
 from tests.evaluate.town_videos import TownVideo, boxes_of
 
@@ -69,9 +79,11 @@ def test_designed_frames_use_boxes_in_their_place_and_night(model: DrivingModel)
 
 def test_predicted_frames_use_the_given_one(model: DrivingModel) -> None:
     items = []
-    for video in videos(4):
+    for index, video in enumerate(videos(4)):
         latents = model.encode(render(video.episode, 0, CAMERA)[None])[0]
-        items.append(Given(name=video.episode.name, latents_CHW=latents, is_night=video.episode.is_night))
-    rows = by_name(condition_use(Predictor(model), items, GIVEN_INPUTS))
+        drive = Drive(is_night=video.episode.is_night, motion=turning(index))
+        items.append(Given(name=video.episode.name, latents_CHW=latents, drive=drive))
+    rows = by_name(condition_use(Predictor(model), items, [*GIVEN_INPUTS, MOTION_INPUT]))
     assert rows["given frame", Change.SHUFFLED].is_used
+    assert rows["motion", Change.SWAPPED].is_used
     assert rows["given frame", Change.ZEROED].excess > 0

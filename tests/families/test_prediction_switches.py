@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from drivesim import Simulator
 from drivesim.core.motion import MotionSegment
 from drivesim.diffusion.settings import PredictionOverrides
 from drivesim.families.drive import Drive
@@ -116,3 +118,18 @@ def test_motion_is_refused_by_a_model_that_was_not_trained_to_be_told(tmp_path: 
     with pytest.raises(ValueError, match="not trained to be told how the ego car drives .temporal.ego_motion."):
         model.facts(Drive(motion=LEFT))
     assert model.facts(None) == {"is_night": None}
+
+
+def test_a_simulators_future_drives_as_it_is_told_in_the_light_of_its_start(folder: Path, tmp_path: Path) -> None:
+    sim = Simulator.from_pretrained(folder)
+    start = np.full((*sim.size_hw, 3), 90, np.uint8)
+
+    def made(**said: object) -> np.ndarray:
+        return np.concatenate(list(sim.rollout(start, seconds=2, **said)))  # type: ignore[arg-type]
+
+    assert not np.array_equal(made(motion=LEFT), made())
+    assert not np.array_equal(made(motion=LEFT, is_night=True), made(motion=LEFT))
+    assert np.array_equal(made(motion=list(LEFT)), made(motion=LEFT))
+    deaf = Simulator.from_pretrained(write_tiny_family(tmp_path / "model"))
+    with pytest.raises(ValueError, match="not trained to be told how the ego car drives"):
+        next(deaf.rollout(start, seconds=2, motion=LEFT))

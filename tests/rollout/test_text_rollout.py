@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from drivesim import Simulator
+from drivesim.core.motion import MotionSegment
 from drivesim.core.picture import load_picture, save_png
 from drivesim.core.video import probe
 from drivesim.data import make_source
@@ -122,6 +123,8 @@ def test_what_another_family_takes_is_refused(folder: Path, tmp_path: Path, caps
     text, driving = (Simulator.from_pretrained(model) for model in (folder, write_tiny_family(tmp_path / "driving")))
     with pytest.raises(ValueError, match="is_night is for driving models; say it in the prompt"):
         next(text.rollout(prompt="night", is_night=True))
+    with pytest.raises(ValueError, match="motion is for driving models; say it in the prompt"):
+        next(text.rollout(prompt="night", motion=[MotionSegment(seconds=1, speed_mps=1)]))
     start = np.zeros((*driving.size_hw, 3), np.uint8)
     for said in ({"prompt": "night"}, {"negative_prompt": "night"}):
         with pytest.raises(ValueError, match="driving model, which takes no prompt"):
