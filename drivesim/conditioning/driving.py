@@ -10,8 +10,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from drivesim.conditioning.positions import num_position_channels, with_positions
 from drivesim.core.boxes import CLASSES, MAX_BOXES, UNKNOWN, Boxes2D
-from drivesim.nn.positions import num_position_channels, with_positions
 
 
 @dataclass(kw_only=True, slots=True)

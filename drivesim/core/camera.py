@@ -19,6 +19,9 @@ _CORNERS = np.array(
 _EDGES = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [4, 5], [5, 6], [6, 7], [7, 4], [0, 4], [1, 5], [2, 6], [3, 7]])
 
 
+FRONT_HEIGHT_M, FRONT_AHEAD_M = 1.5, 1.5  # where a front camera is: above the road, before the ego system's origin
+
+
 def rotation_matrix(rotation_wxyz: NDArray[np.float64]) -> NDArray[np.float64]:
     """Rotation matrices (..., 3, 3) of unit quaternions (..., 4) in w, x, y, z order."""
     w, x, y, z = np.moveaxis(np.asarray(rotation_wxyz, dtype=np.float64), -1, 0)
@@ -61,7 +64,7 @@ class Camera:
     rotation_wxyz: NDArray[np.float64]  # (4,) camera axes -> ego axes
 
     @classmethod
-    def front(cls, size_hw: tuple[int, int], fov_deg: float = 64.0, height_m: float = 1.5) -> Camera:
+    def front(cls, size_hw: tuple[int, int], fov_deg: float = 64.0, height_m: float = FRONT_HEIGHT_M) -> Camera:
         """A level camera that looks straight ahead, `fov_deg` wide, `height_m` above the road."""
         height, width = size_hw
         focal = width / 2 / np.tan(np.radians(fov_deg) / 2)
@@ -69,7 +72,7 @@ class Camera:
         return cls(
             intrinsic=intrinsic,
             size_hw=size_hw,
-            translation_m=np.array([1.5, 0.0, height_m]),
+            translation_m=np.array([FRONT_AHEAD_M, 0.0, height_m]),
             rotation_wxyz=np.array([0.5, -0.5, 0.5, -0.5]),
         )
 

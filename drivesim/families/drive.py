@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-from drivesim.core.motion import MotionSegment
+import numpy as np
+import torch
+from torch import Tensor
+
+from drivesim.conditioning.driving import DrivingConditions
+from drivesim.core.motion import MotionSegment, motion_at
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -25,3 +31,33 @@ class Drive:
         """Plain keys and values; motion only where it is given."""
         said: dict[str, Any] = {"is_night": self.is_night}
         return said | ({"motion": [asdict(segment) for segment in self.motion]} if self.motion else {})
+
+
+Said: TypeAlias = Drive | None  # what is said of a video; None = nothing
+
+
+def labels_of(said: Sequence[Said], size_hw: tuple[int, int]) -> DrivingConditions:
+    """What image layers are told of videos with frames of `size_hw`: day or night, where it is known."""
+    unknown: list[None] = [None] * len(said)
+    return DrivingConditions.of_pictures(
+        unknown, size_hw, [None if drive is None else drive.is_night for drive in said], unknown
+    )
+
+
+def motion_of(said: Sequence[Said], starts_s: Sequence[float] | None, num_frames: int, fps: float) -> Tensor | None:
+    """What temporal layers are told of clips, (B, T, 2) on the CPU (`core.motion`); None = nothing of any.
+
+    Args:
+        said: of each clip's video.
+        starts_s: when in its video the first frame of each clip is shown; None = at the beginning.
+        num_frames: of a clip.
+        fps: of its frames.
+    """
+    if not any(drive is not None and drive.motion for drive in said):
+        return None
+    frames_s = np.arange(num_frames) / fps
+    told = [
+        motion_at(() if drive is None else drive.motion, start_s + frames_s, 1 / fps)
+        for drive, start_s in zip(said, starts_s or [0.0] * len(said), strict=True)
+    ]
+    return torch.from_numpy(np.stack(told))

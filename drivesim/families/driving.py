@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from drivesim.conditioning.driving import DrivingConditions
-from drivesim.core.motion import motion_at
 from drivesim.core.picture import resize_area
 from drivesim.core.seeds import Key
 from drivesim.diffusion.settings import (
@@ -24,7 +23,7 @@ from drivesim.diffusion.settings import (
     SamplingConfig,
     as_facts,
 )
-from drivesim.families.drive import Drive
+from drivesim.families.drive import Drive, Said, labels_of, motion_of
 from drivesim.families.facts import LATENT_SCALE
 from drivesim.families.finishing import Finishing
 from drivesim.families.fitting import NUM_GIVEN, check_fit
@@ -44,8 +43,6 @@ from drivesim.families.stages import StagesConfig
 from drivesim.models import autoencoder as coder
 from drivesim.models.build import SpatialLayers
 from drivesim.models.video_unet import VideoUNet
-
-Said: TypeAlias = Drive | None  # what is said of a video; None = nothing
 
 # The networks that each stage runs, by their names in a model folder.
 _STAGES = {
@@ -330,28 +327,12 @@ class DrivingModel:
             self.schedule,
             given_BSCHW.to(self.device, self.dtype),
             self.num_frames,
-            self._labels(conditions),
+            labels_of(conditions, self.size_hw),
             self.predict_sampling,
             generators,
-            motion_BT2=self._motion(conditions, starts_s or [0.0] * len(conditions)),
+            motion_BT2=motion_of(conditions, starts_s, self.num_frames, self.key_fps),
+            gap_s=1 / self.key_fps,
         )
-
-    def _labels(self, conditions: list[Said]) -> DrivingConditions:
-        """What the image layers are told of clips: day or night, where it is known."""
-        unknown: list[None] = [None] * len(conditions)
-        nights = [None if said is None else said.is_night for said in conditions]
-        return DrivingConditions.of_pictures(unknown, self.size_hw, nights, unknown)
-
-    def _motion(self, conditions: list[Said], starts_s: list[float]) -> Tensor | None:
-        """What the temporal layers are told of clips, (B, T, 2); None = nothing."""
-        if not any(said is not None and said.motion for said in conditions):
-            return None
-        frames_s = np.arange(self.num_frames) / self.key_fps
-        told = [
-            motion_at(() if said is None else said.motion, start_s + frames_s, 1 / self.key_fps)
-            for said, start_s in zip(conditions, starts_s, strict=True)
-        ]
-        return torch.from_numpy(np.stack(told)).to(self.device)
 
     @property
     def num_passes(self) -> int:
@@ -393,7 +374,7 @@ class DrivingModel:
             self.schedule,
             ends_B2CHW.to(self.device, self.dtype),
             torch.full((len(ends_B2CHW),), number),
-            self._labels(conditions),
+            labels_of(conditions, self.size_hw),
             self.interpolate_sampling,
             generators,
         )

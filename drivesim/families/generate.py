@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from drivesim.conditioning.driving import DrivingConditioner, DrivingConditions
 from drivesim.conditioning.given_frames import context_of, ends_given, first_frames_given, no_context, noised
+from drivesim.conditioning.moved_frames import moved_along
 from drivesim.conditioning.rate_label import RateLabel
 from drivesim.diffusion.sampling import Denoiser, Guidance, sample
 from drivesim.diffusion.schedule import DDIMScheduler
@@ -50,6 +52,19 @@ def generate_frames(
     )
 
 
+def prediction_context(
+    latents_BTCHW: Tensor, given_BT: Tensor, motion_BT2: Tensor | None, gap_s: float, stack: Any
+) -> Tensor:
+    """Context channels (B, T, C + 1, h, w) of a prediction, as its temporal stack's config (`stack`) wants them.
+
+    `motion_BT2` and `gap_s` as in `predict_frames`.
+    """
+    context = context_of(latents_BTCHW, given_BT, hold=stack.hold_context)
+    if not stack.view_fov_deg or motion_BT2 is None:
+        return context
+    return moved_along(context, given_BT, motion_BT2, gap_s, stack.view_fov_deg)
+
+
 @torch.no_grad()
 def predict_frames(
     video_unet: VideoUNet,
@@ -61,11 +76,12 @@ def predict_frames(
     sampling: PredictionSamplingConfig,
     generators: Sequence[torch.Generator],
     motion_BT2: Tensor | None = None,
+    gap_s: float = 0.5,
 ) -> Tensor:
     """Latents (B, T, C, h, w) of clips that begin with the given frames, with context guidance (§3.2).
 
-    `motion_BT2` is how the ego car is to drive (`core.motion`); None = nothing is said. The given frames come back
-    unchanged at the front, also where the network is shown noisy ones.
+    `motion_BT2` is how the ego car is to drive (`core.motion`), NaN or None = nothing is said; `gap_s` the seconds from
+    frame to frame. The given frames come back unchanged at the front, also where the network is shown noisy ones.
     """
     b, s, c, h, w = given_BSCHW.shape
     latents = torch.zeros(b, num_frames, c, h, w, device=given_BSCHW.device, dtype=given_BSCHW.dtype)
@@ -76,7 +92,8 @@ def predict_frames(
         noise = torch.stack([torch.randn(latents.shape[1:], generator=generator) for generator in generators])
         latents = noised(latents, level, noise.to(latents), schedule)
     given = first_frames_given(torch.full((b,), s, device=latents.device), num_frames)
-    context = context_of(latents, given, hold=video_unet.temporal.config.hold_context)
+    motion_BT2 = None if motion_BT2 is None else motion_BT2.to(latents.device)
+    context = prediction_context(latents, given, motion_BT2, gap_s, video_unet.temporal.config)
     made = _guided_clips(
         video_unet, conditioner, schedule, context, conditions, sampling, generators,
         noise_level_B=level, motion_BT2=motion_BT2,

@@ -128,17 +128,22 @@ class TemporalConfig:
     hold_context: bool = False  # later frames see the last given one, as in Stable Video Diffusion; False = zeros
     context_noise: int = 0  # given frames are noised to diffusion steps up to this, and the step is told; 0 = clean
     time_kernel: int = 3  # frames that a temporal convolution sees; 1 = attention alone sees other frames
-    # in the middle of the network, whose attention sees all positions of all frames; 0 = none, as in the paper
-    space_time_blocks: int = 0
     ego_motion: bool = False  # the layers are told speed and yaw rate of the ego car, which a rollout may then ask for
+    # horizontal degrees that the camera sees: the held given frame is moved along with the ego car; 0 = it stays
+    view_fov_deg: float = 0.0
     spatial: SpatialLayers = SpatialLayers.FROZEN  # what becomes of the image layers
 
     def __post_init__(self) -> None:
         """Refuses what cannot be built."""
         if self.time_kernel < 1 or self.time_kernel % 2 == 0:
             raise ValueError(f"temporal.time_kernel is {self.time_kernel}; it must be an odd number, such as 1 or 3")
-        if self.space_time_blocks < 0:
-            raise ValueError(f"temporal.space_time_blocks is {self.space_time_blocks}; it must not be negative")
+        if not 0 <= self.view_fov_deg < 180:
+            raise ValueError(f"temporal.view_fov_deg is {self.view_fov_deg}; it must be from 0 up to 180")
+        if self.view_fov_deg and not (self.ego_motion and self.hold_context):
+            raise ValueError(
+                f"temporal.view_fov_deg is {self.view_fov_deg}: the held frame moves with an ego car whose motion is "
+                "told; that takes temporal.hold_context and temporal.ego_motion, too"
+            )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -208,7 +213,7 @@ def make_temporal_stack(config: TemporalConfig, backbone: UNet2DConditionModel) 
         hold_context=config.hold_context,
         context_noise=config.context_noise,
         time_kernel=config.time_kernel,
-        space_time_blocks=config.space_time_blocks,
         ego_motion=config.ego_motion,
+        view_fov_deg=config.view_fov_deg,
         spatial=SpatialLayers(config.spatial).value,
     )

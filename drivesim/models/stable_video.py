@@ -160,7 +160,6 @@ def _check_exportable(backbone: UNet2DConditionModel, stack: TemporalStack) -> N
         ("stack: cross_attention_dim", temporal.cross_attention_dim, made_of.cross_attention_dim),
         ("stack: feed_forward_mult", temporal.feed_forward_mult, 4),
         ("stack: time_kernel", temporal.time_kernel, 3),
-        ("stack: space_time_blocks", temporal.space_time_blocks, 0),
         ("stack: ego_motion", temporal.ego_motion, False),
         ("stack: position_table", temporal.position_table, False),
     ]

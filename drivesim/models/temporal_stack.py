@@ -16,7 +16,6 @@ from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from drivesim.nn.space_time import SpaceTimeBlock
 from drivesim.nn.temporal import (
     Mix,
     MotionEmbedding,
@@ -116,18 +115,12 @@ class TemporalAttentionLayer(nn.Module):
 
 
 class TemporalBlock(nn.Module):
-    """The temporal layers of one U-Net block: one a residual block, one a spatial transformer.
+    """The temporal layers of one U-Net block: one a residual block, one a spatial transformer."""
 
-    In the middle block `space_time` follows the transformer.
-    """
-
-    def __init__(
-        self, resnets: Sequence[nn.Module], attentions: Sequence[nn.Module], space_time: Sequence[nn.Module] = ()
-    ):
+    def __init__(self, resnets: Sequence[nn.Module], attentions: Sequence[nn.Module]):
         super().__init__()
         self.resnets = nn.ModuleList(resnets)
         self.attentions = nn.ModuleList(attentions)
-        self.space_time = nn.ModuleList(space_time)
 
 
 class TemporalStack(ModelMixin, ConfigMixin):
@@ -153,8 +146,9 @@ class TemporalStack(ModelMixin, ConfigMixin):
         context_noise: the largest diffusion step that given frames may be noised to; above 0 the stack is told
             the step.
         time_kernel: frames that a temporal convolution sees; 1 = attention alone sees other frames.
-        space_time_blocks: in the middle block, whose attention sees all positions of all frames.
         ego_motion: whether the stack is told how the ego car drives.
+        view_fov_deg: the camera's horizontal field of view, by which the held given frame is moved along with an ego
+            car whose motion is known (`conditioning.moved_frames`); 0 = it stays. Kept for those who make the context.
         spatial: how the backbone's weights came to be, a value of `SpatialLayers`; anything but "frozen" means that
             they belong to this stack and are no image model any more. Kept for those who use the backbone alone.
         position_table: whether embeddings of frame positions are learned numbers; False = layers make them.
@@ -164,7 +158,7 @@ class TemporalStack(ModelMixin, ConfigMixin):
 
     _supports_gradient_checkpointing = False
     # Weights that begin without effect: a stack without them is a beginning too.
-    may_be_fresh = ("noise_embed.", "motion_embed.", "mid_block.space_time.")
+    may_be_fresh = ("noise_embed.", "motion_embed.")
 
     @register_to_config
     def __init__(
@@ -189,8 +183,8 @@ class TemporalStack(ModelMixin, ConfigMixin):
         position_table: bool = False,
         norm_eps: float = 1e-6,
         context_shortcut: bool = False,
-        space_time_blocks: int = 0,
         ego_motion: bool = False,
+        view_fov_deg: float = 0.0,
     ):
         super().__init__()
         self.noise_embed = NoiseLevelEmbedding(time_embed_dim) if context_noise else None
@@ -212,16 +206,6 @@ class TemporalStack(ModelMixin, ConfigMixin):
         depth = layers_per_block
         self.down_blocks = nn.ModuleList(block(i, depth[i], depth[i] if attention_blocks[i] else 0) for i in levels)
         self.mid_block = block(levels[-1], 2, 1)
-        self.mid_block.space_time.extend(
-            SpaceTimeBlock(
-                block_out_channels[-1],
-                num_heads[-1],
-                num_alphas=shared["num_alphas"],
-                window=num_frames,
-                feed_forward_mult=feed_forward_mult,
-            )
-            for _ in range(space_time_blocks)
-        )
         self.up_blocks = nn.ModuleList(
             block(i, depth[i] + 1, depth[i] + 1 if attention_blocks[i] else 0) for i in reversed(levels)
         )

@@ -67,10 +67,8 @@ class UNetPass:
         return below.pop()
 
     def mid(self, h: Tensor, block: Any, temporal: Any) -> Tensor:
-        """Residual block, transformer, attention over space and time where the stack has it, residual block."""
-        over_all: list[Sequence[Step]] = [[partial(self.everywhere, layer)] for layer in temporal.space_time]
-        first, *others = self._layers(block, temporal)
-        for steps in (first, *over_all, *others):
+        """Residual block, transformer, residual block."""
+        for steps in self._layers(block, temporal):
             h = self._run(steps, [h])
         return h
 
@@ -102,10 +100,6 @@ class UNetPass:
     def over_time(self, layer: nn.Module, h_NCHW: Tensor) -> Tensor:
         """The temporal residual block that follows."""
         return layer(h_NCHW, self.time_embed_BTD, self.context)  # type: ignore[no-any-return]
-
-    def everywhere(self, layer: nn.Module, h_NCHW: Tensor) -> Tensor:
-        """Attention of all positions of all frames."""
-        return layer(h_NCHW, self.num_frames)  # type: ignore[no-any-return]
 
     def transformer(self, spatial: Transformer2DModel, temporal: TemporalAttentionLayer, h_NCHW: Tensor) -> Tensor:
         """A spatial transformer whose every block is followed by attention over time."""

@@ -58,7 +58,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("dreambooth", "lora_reach", "attention"),
     ("dreambooth", "more_class_prompts", []),
     ("video_decoder_loss", "image_share", 0.0),
-    ("temporal", "space_time_blocks", 0),
+    ("temporal", "view_fov_deg", 0.0),
     ("temporal", "ego_motion", False),
     ("prediction_loss", "drop_motion", 0.4),
 )

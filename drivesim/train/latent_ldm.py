@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from drivesim.conditioning.driving import DrivingConditions
-from drivesim.conditioning.given_frames import context_of, first_frames_given, noised
+from drivesim.conditioning.given_frames import first_frames_given, noised
 from drivesim.diffusion.objective import add_noise, diffusion_loss, draw_timesteps
 from drivesim.diffusion.settings import PredictionSamplingConfig, SamplingConfig
-from drivesim.families.generate import generate_frames, predict_frames
+from drivesim.families.generate import generate_frames, predict_frames, prediction_context
 from drivesim.models.autoencoder import decode
 from drivesim.models.build import SpatialLayers
 from drivesim.models.video_unet import VideoUNet
@@ -167,6 +167,7 @@ class PredictionStage(Stage):
         sampling: PredictionSamplingConfig,
         optim: OptimConfig,
         seed: int,
+        fps: float,
     ):
         trained = ("temporal", *SpatialLayers(parts["temporal"].config.spatial).trained_parts)
         frozen = [name for name in ("autoencoder", "backbone", "conditioner") if name not in trained]
@@ -175,7 +176,7 @@ class PredictionStage(Stage):
         self.autoencoder, self.conditioner = parts["autoencoder"], parts["conditioner"]
         self.schedule = parts["scheduler"]
         self.video_unet = VideoUNet(parts["backbone"], parts["temporal"])
-        self.prediction, self.sampling = loss, sampling
+        self.prediction, self.sampling, self.gap_s = loss, sampling, 1 / fps
 
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean squared error of the prediction for clips latents_BTCHW."""
@@ -190,12 +191,11 @@ class PredictionStage(Stage):
         noise = torch.randn(x.shape, generator=generator).to(x)
         noisy, target = add_noise(x, noise, steps, self.schedule)
         tokens, mask = self.conditioner(conditions)
-        hold = self.video_unet.temporal.config.hold_context
         shown, level = self._shown(x, generator)
-        context = context_of(shown, first_frames_given(num_given, t), hold=hold)
-        motion = None
-        if self.video_unet.temporal.config.ego_motion:
+        stack, motion = self.video_unet.temporal.config, None
+        if stack.ego_motion:
             motion = told_motion(batch["motion_BT2"], self.prediction.drop_motion, generator)
+        context = prediction_context(shown, first_frames_given(num_given, t), motion, self.gap_s, stack)
         prediction = self.video_unet(
             self.conditioner.placed(noisy),
             steps,
@@ -218,7 +218,7 @@ class PredictionStage(Stage):
 
     @torch.no_grad()
     def sample_pictures(self, batch: Batch) -> NDArray[np.uint8]:
-        """For three clips: the real one above, its first frame continued below."""
+        """For three clips: the real one above, its first frame continued below, told the real motion if it may be."""
         x = batch["latents_BTCHW"][:3]
         conditions = known_on_the_way(
             {name: value[:3] for name, value in batch.items()}, torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -227,7 +227,7 @@ class PredictionStage(Stage):
         with self.ema.swapped_in():
             made = predict_frames(
                 self.video_unet, self.conditioner, self.schedule, x[:, :1], x.shape[1], conditions, self.sampling,
-                generators,
+                generators, batch["motion_BT2"][:3] if self.video_unet.temporal.config.ego_motion else None, self.gap_s,
             )  # fmt: skip
         rows = [clip for pair in zip(x, made, strict=True) for clip in pair]
         return np.concatenate([np.concatenate(list(decode(self.autoencoder, row)), axis=1) for row in rows])

@@ -189,7 +189,7 @@ RECIPES: dict[StageName, Recipe] = {
         trains=("temporal",),
         make=_make_prediction,
         stage=lambda config, parts: PredictionStage(
-            parts, config.prediction_loss, config.predict_sampling, config.optim, config.seed
+            parts, config.prediction_loss, config.predict_sampling, config.optim, config.seed, config.fps
         ),
         num_frames=lambda config: config.temporal.num_frames,
         rates=lambda config: [config.fps],

@@ -42,7 +42,7 @@ def with_random_weights(stack: TemporalStack) -> TemporalStack:
 def test_alpha_one_gives_the_backbones_output_bit_for_bit(linear: bool, layout: torch.memory_format) -> None:
     backbone = make_backbone(linear).to(memory_format=layout)  # type: ignore[call-overload]
     stack = with_random_weights(
-        TemporalStack.for_backbone(backbone, num_frames=5, context_in_channels=5, space_time_blocks=2, ego_motion=True)
+        TemporalStack.for_backbone(backbone, num_frames=5, context_in_channels=5, ego_motion=True)
     )
     video = VideoUNet(backbone, stack)
     latents_BTCHW = torch.randn(2, 5, 4, 8, 16)
@@ -227,7 +227,7 @@ def test_positions_as_numbers_compute_the_same_with_fewer_weights() -> None:
         attention_head_dim=2, cross_attention_dim=8,
     ).eval()  # fmt: skip
     stack = TemporalStack.for_backbone(
-        backbone, num_frames=6, cross_attention_dim=8, context_noise=9, space_time_blocks=1, ego_motion=True
+        backbone, num_frames=6, cross_attention_dim=8, context_noise=9, ego_motion=True
     ).eval()
     for parameter in stack.parameters():
         parameter.add_(0.1 * torch.randn(parameter.shape))
@@ -306,9 +306,7 @@ def test_motion_is_told_frame_by_frame_and_what_is_unknown_says_nothing() -> Non
 
 def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients() -> None:
     backbone = make_backbone(layers=1)
-    stack = with_random_weights(
-        TemporalStack.for_backbone(backbone, num_frames=4, cross_attention_dim=24, space_time_blocks=1)
-    )
+    stack = with_random_weights(TemporalStack.for_backbone(backbone, num_frames=4, cross_attention_dim=24))
     sample, step, tokens = torch.randn(1, 4, 4, 8, 16), torch.tensor([10]), torch.randn(1, 3, 24)
     gradients, kept = [], []
     for is_checkpointed in (False, True):

@@ -47,7 +47,12 @@ def test_a_training_leaves_a_model_that_drives_as_it_is_told(tmp_path: Path) -> 
             size_hw=[32, 64],
             cache_dir=str(tmp_path / "cache"),
             temporal=TemporalConfig(
-                num_frames=4, context_channels=8, feed_forward_mult=1, ego_motion=True, space_time_blocks=1
+                num_frames=4,
+                context_channels=8,
+                feed_forward_mult=1,
+                ego_motion=True,
+                hold_context=True,
+                view_fov_deg=64.0,
             ),
             predict_sampling=PredictionSamplingConfig(steps=2),
             optim=OptimConfig(learning_rate=1e-2, warmup_steps=1, ema_decay=0.0),
@@ -60,7 +65,7 @@ def test_a_training_leaves_a_model_that_drives_as_it_is_told(tmp_path: Path) -> 
     model = DrivingModel.from_pretrained(folder)
     assert model.is_told_motion
     for name, parameter in model.video_unet.temporal.named_parameters():
-        if name.endswith(("motion_embed.proj_out.weight", "space_time.0.attn.to_out.weight")):
+        if name.endswith("motion_embed.proj_out.weight"):
             assert parameter.any(), f"{name} began at zero and was never trained"
     given = torch.randn(1, 1, 4, 4, 8, generator=torch.Generator().manual_seed(0))
 
@@ -70,3 +75,10 @@ def test_a_training_leaves_a_model_that_drives_as_it_is_told(tmp_path: Path) -> 
 
     fast = MotionSegment(seconds=2.0, speed_mps=20.0, yaw_deg_per_s=40.0)
     assert not torch.allclose(made(), made(fast), atol=1e-4)
+
+
+def test_a_view_that_moves_needs_a_held_frame_and_motion() -> None:
+    with pytest.raises(ValueError, match="that takes temporal.hold_context and temporal.ego_motion, too"):
+        TemporalConfig(view_fov_deg=64.0, hold_context=True)
+    with pytest.raises(ValueError, match="view_fov_deg is 180.0; it must be from 0 up to 180"):
+        TemporalConfig(view_fov_deg=180.0)

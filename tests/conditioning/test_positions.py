@@ -3,7 +3,7 @@
 import torch
 
 from drivesim.conditioning.driving import DrivingConditioner
-from drivesim.nn.positions import num_position_channels, with_positions
+from drivesim.conditioning.positions import num_position_channels, with_positions
 
 
 def test_latents_stay_in_front_and_places_follow() -> None:

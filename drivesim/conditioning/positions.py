@@ -26,16 +26,11 @@ def with_positions(x: Tensor, num_frequencies: int) -> Tensor:
     """
     if num_frequencies == 0:
         return x
-    channels = position_channels((x.shape[-2], x.shape[-1]), num_frequencies, x.device).to(x.dtype)
-    return torch.cat([x, channels.expand(*x.shape[:-3], -1, -1, -1)], dim=-3)
-
-
-def position_channels(size_hw: tuple[int, int], num_frequencies: int, device: torch.device) -> Tensor:
-    """Fourier features of the places of a picture, float32 (4 * num_frequencies, H, W), as `with_positions` does."""
-    height, width = size_hw
-    y = (torch.arange(height, device=device) + 0.5) / height
-    x = (torch.arange(width, device=device) + 0.5) / width
-    octaves = torch.pi * 2.0 ** torch.arange(num_frequencies, device=device)
+    height, width = x.shape[-2:]
+    y = (torch.arange(height, device=x.device) + 0.5) / height
+    x_place = (torch.arange(width, device=x.device) + 0.5) / width
+    octaves = torch.pi * 2.0 ** torch.arange(num_frequencies, device=x.device)
     down = (octaves[:, None, None] * y[None, :, None]).expand(-1, height, width)
-    across = (octaves[:, None, None] * x[None, None, :]).expand(-1, height, width)
-    return torch.cat([down.sin(), down.cos(), across.sin(), across.cos()])
+    across = (octaves[:, None, None] * x_place[None, None, :]).expand(-1, height, width)
+    channels = torch.cat([down.sin(), down.cos(), across.sin(), across.cos()]).to(x.dtype)
+    return torch.cat([x, channels.expand(*x.shape[:-3], -1, -1, -1)], dim=-3)
