@@ -41,6 +41,8 @@ class MotionConfig:
 def motion_at(segments: Sequence[MotionSegment], times_s: NDArray[np.float64], gap_s: float) -> NDArray[np.float32]:
     """(T, 2) motion that leads to frames at some times, NaN where nothing is said of the gap before a frame.
 
+    To its first frame the car is taken to have come as it goes on.
+
     Args:
         segments: one after the other, from second 0 on.
         times_s: (T,) of the frames.
@@ -49,9 +51,9 @@ def motion_at(segments: Sequence[MotionSegment], times_s: NDArray[np.float64], g
     ends_s = np.cumsum([0.0, *(segment.seconds for segment in segments)])
     rates_S2 = np.array([[s.speed_mps, math.radians(s.yaw_deg_per_s)] for s in segments]).reshape(-1, 2)
     driven = np.concatenate([np.zeros((1, 2)), np.cumsum(rates_S2 * np.diff(ends_s)[:, None], axis=0)])
-    before_s = times_s - gap_s
-    steps = [np.interp(times_s, ends_s, of) - np.interp(before_s, ends_s, of) for of in driven.T]
-    is_said = (before_s > -1e-6) & (times_s < ends_s[-1] + 1e-6)
+    before_s = np.maximum(times_s - gap_s, 0.0)
+    steps = [np.interp(before_s + gap_s, ends_s, of) - np.interp(before_s, ends_s, of) for of in driven.T]
+    is_said = before_s + gap_s < ends_s[-1] + 1e-6
     return np.where(is_said[:, None], np.stack(steps, axis=1) / gap_s, np.nan).astype(np.float32)
 
 

@@ -352,7 +352,10 @@ def _are_numbers(values: Any, count: int) -> bool:
     """Whether a field of a table is a list of `count` finite numbers: JSON may hold NaN, or null anywhere."""
     if not isinstance(values, list) or len(values) != count:
         return False
-    return all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
+    try:
+        return math.isfinite(sum(values))  # of a million boxes: a look at each number takes twice as long
+    except TypeError:
+        return False
 
 
 def _no_boxes() -> Boxes3D:

@@ -29,8 +29,8 @@ def test_segments_follow_one_another_and_a_gap_over_their_border_is_the_mean() -
     segments = [MotionSegment(seconds=1, speed_mps=8), MotionSegment(seconds=1, speed_mps=4, yaw_deg_per_s=-30)]
     motion = motion_at(segments, np.arange(5) * 0.6, 0.6)
     right = -np.radians(30)
-    wanted = [[np.nan] * 2, [8, 0], [4 / 0.6, right * 0.2 / 0.6], [4, right], [np.nan] * 2]
-    np.testing.assert_allclose(motion, wanted, rtol=1e-5)  # the start frame is given, and 2.4 s is behind the end
+    wanted = [[8, 0], [8, 0], [4 / 0.6, right * 0.2 / 0.6], [4, right], [np.nan] * 2]
+    np.testing.assert_allclose(motion, wanted, rtol=1e-5)  # 2.4 s is behind the end
     assert np.isnan(motion_at([], np.arange(3.0), 1.0)).all()
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from drivesim import Scene, Simulator
+from drivesim import MotionSegment, Scene, Simulator
 from drivesim.core.boxes import Boxes2D
 from drivesim.core.camera import Camera, project_boxes
 from drivesim.core.picture import resize_area
@@ -14,19 +16,21 @@ from drivesim.core.scene import ego_boxes_to_camera
 from drivesim.evaluate.boxes import BoxObedienceMeter
 from drivesim.evaluate.controls import frozen_clip, shuffled_clip
 from drivesim.evaluate.diversity import measure_diversity
+from drivesim.evaluate.ego_motion import yaw_steps_deg
 from drivesim.evaluate.extractors import ExtractorConfig, make_extractor
 from drivesim.evaluate.frechet import FrechetStatistics, frechet_distance
 from drivesim.evaluate.seams import SeamMeter
 from drivesim.evaluate.videos import as_videos
 from drivesim.families.folder import find_model
 from drivesim.families.stages import StagesConfig, Upsampling
-from drivesim.toytown import Episode, TownConfig, render, simulate
+from drivesim.toytown import Episode, TownConfig, Turn, render, simulate
 
 SCORED_FPS = 4.0  # at which clips are compared
 LARGEST_MB = 40
 FIRST_HELD_OUT = 9000  # training scenes begin at 0
 TOWN = TownConfig(fps=SCORED_FPS, key_fps=SCORED_FPS, duration_s=10.0, first_scene=FIRST_HELD_OUT)
 NUM_FRAMES = 8  # of a scored clip
+MIN_TURN_DEG = 20.0  # in the mean, of the 90 that are asked for
 Frames = NDArray[np.uint8]
 
 
@@ -137,6 +141,43 @@ def test_four_futures_part_from_one_another(sim: Simulator, episodes: list[Episo
     print(diversity)
     assert diversity.curve[0] == 0.0  # one start frame
     assert diversity.ratio > 1.0
+
+
+@pytest.mark.parametrize("kind", ["day", "night"])
+def test_futures_turn_the_way_that_they_are_told(kind: str) -> None:
+    """At crossings that no training has seen; real quarter turns are measured as 70 to 90 degrees."""
+    key_frames = Simulator.from_pretrained(
+        "toytown", stages=StagesConfig(interpolate=False, video_decoder=False, upsampling=Upsampling.NONE)
+    )
+    town = replace(
+        TOWN, fps=key_frames.fps, key_fps=key_frames.fps, duration_s=20.0, night_share=float(kind == "night")
+    )
+    turned: dict[float, list[float]] = {22.5: [], 0.0: [], -22.5: []}
+    for number in range(4):
+        start = crossing_ahead(town, FIRST_HELD_OUT + 50 * number, key_frames.size_hw)
+        for yaw_deg_per_s, found in turned.items():
+            motion = [
+                MotionSegment(seconds=1.8, speed_mps=6.0),
+                MotionSegment(seconds=4.0, speed_mps=5.5, yaw_deg_per_s=yaw_deg_per_s),
+            ]
+            frames = np.concatenate(list(key_frames.rollout(start, seconds=5.8, motion=motion, name=f"{number}")))
+            found.append(float(yaw_steps_deg(frames).sum()))
+    print({yaw: (round(np.mean(found), 1), [round(f) for f in found]) for yaw, found in turned.items()})
+    left, straight, right = (np.array(found) for found in turned.values())
+    assert (left > straight).all() and (straight > right).all()
+    assert left.mean() > MIN_TURN_DEG and right.mean() < -MIN_TURN_DEG
+    assert abs(straight.mean()) < MIN_TURN_DEG / 2
+
+
+def crossing_ahead(town: TownConfig, first_scene: int, size_hw: tuple[int, int]) -> Frames:
+    """A start frame two seconds before a real quarter turn, of the first scene that has one."""
+    for scene in range(first_scene, first_scene + 50):
+        episode = simulate(town, scene)
+        turning = np.abs(np.diff(np.unwrap(episode.ego_path[:, 2]))) * town.fps > np.radians(12)
+        if episode.turn in (Turn.LEFT, Turn.RIGHT) and turning.any() and (first := int(turning.argmax()) - 6) > 0:
+            camera = Camera.front(TOWN.size_hw)
+            return resize_area(render(episode, first, camera)[None], size_hw)[0]
+    raise AssertionError("no scene turns")
 
 
 def test_all_five_stages_make_30_large_frames_a_second_that_join_without_a_seam(
