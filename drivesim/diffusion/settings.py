@@ -67,11 +67,13 @@ class PredictionSamplingConfig(SamplingConfig):
     """How given frames are continued."""
 
     last_guidance: float | None = None  # guidance of a clip's last frame, reached evenly; None = that of the first
+    told_guidance: float | None = None  # of clips that are told how the ego car drives; None = as of the others
     context_noise: int = 0  # diffusion step to which given frames are noised; for models trained on such frames
 
     def __post_init__(self) -> None:
         SamplingConfig.__post_init__(self)  # slots make another class of this one: super() would not find it
         _check(None, self.last_guidance)
+        _check(None, self.told_guidance)
         _check_noise(self.context_noise)
 
 
@@ -134,11 +136,13 @@ class PredictionOverrides(SamplerOverrides):
     """What to predict otherwise than a model does by itself."""
 
     last_guidance: float | None = None  # guidance of a clip's last frame; None = the model's own
+    told_guidance: float | None = None  # of clips that are told how the ego car drives; None = the model's own
     context_noise: int | None = None  # step to which given frames are noised; None = the model's own
 
     def __post_init__(self) -> None:
         SamplerOverrides.__post_init__(self)
         _check(None, self.last_guidance)
+        _check(None, self.told_guidance)
         _check_noise(self.context_noise or 0)
 
 

@@ -60,4 +60,4 @@ def motion_of(said: Sequence[Said], starts_s: Sequence[float] | None, num_frames
         motion_at(() if drive is None else drive.motion, start_s + frames_s, 1 / fps)
         for drive, start_s in zip(said, starts_s or [0.0] * len(said), strict=True)
     ]
-    return torch.from_numpy(np.stack(told))
+    return None if np.isnan(told).all() else torch.from_numpy(np.stack(told))

@@ -163,9 +163,12 @@ def _guided_clips(
 
     without = no_context(context_BTCHW[:, :, :-1])
     scale: float | Tensor = sampling.guidance
-    if isinstance(sampling, PredictionSamplingConfig) and sampling.last_guidance is not None:
-        scale_T = torch.linspace(sampling.guidance, sampling.last_guidance, num_frames, dtype=backbone.dtype)
-        scale = scale_T.to(backbone.device).view(-1, 1, 1, 1)
+    if isinstance(sampling, PredictionSamplingConfig):
+        if motion_BT2 is not None and sampling.told_guidance is not None:
+            scale = sampling.told_guidance
+        if sampling.last_guidance is not None:
+            scale_T = torch.linspace(scale, sampling.last_guidance, num_frames, dtype=backbone.dtype)
+            scale = scale_T.to(backbone.device).view(-1, 1, 1, 1)
     return sample(
         Guidance(denoiser(context_BTCHW), denoiser(without), scale),
         (num_frames, channels - 1, h, w),

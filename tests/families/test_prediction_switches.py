@@ -104,6 +104,25 @@ def test_the_same_motion_is_told_by_time_whatever_chunk_it_falls_into(folder: Pa
     torch.testing.assert_close(told_at_once, told_later)
 
 
+def test_clips_that_are_told_have_a_guidance_of_their_own(folder: Path) -> None:
+    def made(drive: Drive | None, start_s: float = 0.0, **overrides: float) -> torch.Tensor:
+        model = DrivingModel.from_pretrained(folder, predict_sampling=PredictionOverrides(steps=1, **overrides))  # type: ignore[arg-type]
+        given = torch.randn(1, 2, 4, 4, 8, generator=torch.Generator().manual_seed(2))
+        generators = [torch.Generator().manual_seed(0)]
+        return model.predict(given, generators=generators, conditions=[drive], starts_s=[start_s])
+
+    told = Drive(motion=LEFT)
+    assert torch.equal(made(told, guidance=1.5, told_guidance=3.0), made(told, guidance=3.0))
+    assert torch.equal(made(told, guidance=1.5), made(told, guidance=1.5, told_guidance=1.5))
+    assert torch.equal(made(None, guidance=1.5, told_guidance=3.0), made(None, guidance=1.5))
+    over = made(told, start_s=9.0, guidance=1.5, told_guidance=3.0)  # nothing is told of it any more
+    assert torch.equal(over, made(None, guidance=1.5))
+    varied = made(told, guidance=1.5, told_guidance=3.0, last_guidance=4.0)
+    assert torch.equal(varied, made(told, guidance=3.0, last_guidance=4.0))
+    with pytest.raises(ValueError, match="guidance scale: 0.5"):
+        PredictionOverrides(told_guidance=0.5)
+
+
 def test_a_drive_says_what_is_not_said_before_and_its_facts_name_motion_only_where_there_is_some() -> None:
     before = Drive(is_night=True)
     assert Drive(motion=LEFT).over(before) == Drive(is_night=True, motion=LEFT)

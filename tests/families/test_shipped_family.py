@@ -30,7 +30,7 @@ LARGEST_MB = 40
 FIRST_HELD_OUT = 9000  # training scenes begin at 0
 TOWN = TownConfig(fps=SCORED_FPS, key_fps=SCORED_FPS, duration_s=10.0, first_scene=FIRST_HELD_OUT)
 NUM_FRAMES = 8  # of a scored clip
-MIN_TURN_DEG = 20.0  # in the mean, of the 90 that are asked for
+MIN_TURN_DEG = 25.0  # in the mean, of the 81 that are asked for
 Frames = NDArray[np.uint8]
 
 
@@ -143,24 +143,20 @@ def test_four_futures_part_from_one_another(sim: Simulator, episodes: list[Episo
     assert diversity.ratio > 1.0
 
 
-@pytest.mark.parametrize("kind", ["day", "night"])
-def test_futures_turn_the_way_that_they_are_told(kind: str) -> None:
-    """At crossings that no training has seen; real quarter turns are measured as 70 to 90 degrees."""
+def test_futures_turn_the_way_that_they_are_told() -> None:
+    """At crossings that no training has seen: 1.2 s straight on, then 3.6 s of a quarter turn, 81 degrees."""
     key_frames = Simulator.from_pretrained(
         "toytown", stages=StagesConfig(interpolate=False, video_decoder=False, upsampling=Upsampling.NONE)
     )
-    town = replace(
-        TOWN, fps=key_frames.fps, key_fps=key_frames.fps, duration_s=20.0, night_share=float(kind == "night")
-    )
     turned: dict[float, list[float]] = {22.5: [], 0.0: [], -22.5: []}
-    for number in range(4):
-        start = crossing_ahead(town, FIRST_HELD_OUT + 50 * number, key_frames.size_hw)
+    for number in range(3):
+        start = crossing_ahead(FIRST_HELD_OUT + 50 * number, key_frames.fps, key_frames.size_hw)
         for yaw_deg_per_s, found in turned.items():
             motion = [
-                MotionSegment(seconds=1.8, speed_mps=6.0),
-                MotionSegment(seconds=4.0, speed_mps=5.5, yaw_deg_per_s=yaw_deg_per_s),
+                MotionSegment(seconds=1.2, speed_mps=6.0),
+                MotionSegment(seconds=3.6, speed_mps=5.5, yaw_deg_per_s=yaw_deg_per_s),
             ]
-            frames = np.concatenate(list(key_frames.rollout(start, seconds=5.8, motion=motion, name=f"{number}")))
+            frames = np.concatenate(list(key_frames.rollout(start, seconds=4.8, motion=motion, name=f"{number}")))
             found.append(float(yaw_steps_deg(frames).sum()))
     print({yaw: (round(np.mean(found), 1), [round(f) for f in found]) for yaw, found in turned.items()})
     left, straight, right = (np.array(found) for found in turned.values())
@@ -169,14 +165,14 @@ def test_futures_turn_the_way_that_they_are_told(kind: str) -> None:
     assert abs(straight.mean()) < MIN_TURN_DEG / 2
 
 
-def crossing_ahead(town: TownConfig, first_scene: int, size_hw: tuple[int, int]) -> Frames:
-    """A start frame two seconds before a real quarter turn, of the first scene that has one."""
+def crossing_ahead(first_scene: int, fps: float, size_hw: tuple[int, int]) -> Frames:
+    """A start frame by day, shortly before a real quarter turn of the first scene that has one."""
+    town = replace(TOWN, fps=fps, key_fps=fps, duration_s=20.0, night_share=0.0)
     for scene in range(first_scene, first_scene + 50):
         episode = simulate(town, scene)
-        turning = np.abs(np.diff(np.unwrap(episode.ego_path[:, 2]))) * town.fps > np.radians(12)
-        if episode.turn in (Turn.LEFT, Turn.RIGHT) and turning.any() and (first := int(turning.argmax()) - 6) > 0:
-            camera = Camera.front(TOWN.size_hw)
-            return resize_area(render(episode, first, camera)[None], size_hw)[0]
+        turning = np.abs(np.diff(np.unwrap(episode.ego_path[:, 2]))) * fps > np.radians(12)
+        if episode.turn in (Turn.LEFT, Turn.RIGHT) and turning.any() and (first := int(turning.argmax()) - 4) > 0:
+            return resize_area(render(episode, first, Camera.front(TOWN.size_hw))[None], size_hw)[0]
     raise AssertionError("no scene turns")
 
 
