@@ -90,7 +90,7 @@ Beginning = tuple[Any, "Start", dict[str, NDArray[np.uint8]]]  # loads the model
 
 
 def _driving_beginning(config: RolloutCommand) -> Beginning:
-    from drivesim.families.drive import Drive
+    from drivesim.families.drive import DriveFacts
     from drivesim.families.driving import DrivingModel
     from drivesim.rollout.loading import OnceLoaded
     from drivesim.rollout.pools import torch_threads
@@ -101,7 +101,7 @@ def _driving_beginning(config: RolloutCommand) -> Beginning:
     how: dict[str, Any] = {"device": config.device, "predict_sampling": config.sampler, "stages": config.stages}
     how |= {"dtype": config.dtype(), "memory": config.memory}
     load = OnceLoaded(partial(DrivingModel.from_pretrained, config.model, **how))
-    said = Drive(motion=tuple(config.motion.segments))
+    said = DriveFacts(motion=tuple(config.motion.segments))
     load().facts(said)  # before a start frame is designed
     with torch_threads(config.pool.threads):  # of the start frame, too, whose bytes every future follows from
         start, pictures = _start(config, Simulator(load()))
@@ -154,7 +154,7 @@ def _save_beginning(out: Path, pictures: dict[str, NDArray[np.uint8]], record: R
 
 def _start(config: RolloutCommand, simulator: Simulator) -> tuple[Start, dict[str, NDArray[np.uint8]]]:
     """The start frame, designed from a scene or taken from a picture or video; and pictures of it by file name."""
-    from drivesim.families.drive import Drive
+    from drivesim.families.drive import DriveFacts
     from drivesim.rollout.start import start_from_file
     from drivesim.simulator import BOXES_SCALE
     from drivesim.sweep.starts import scene_of
@@ -163,7 +163,7 @@ def _start(config: RolloutCommand, simulator: Simulator) -> tuple[Start, dict[st
     scene = scene_of(config.start, lambda name: scene_paths(name)[0])
     if scene is None:
         start = start_from_file(
-            config.start, simulator.size_hw, start_s=config.start_s, conditions=Drive(is_night=config.is_night)
+            config.start, simulator.size_hw, start_s=config.start_s, conditions=DriveFacts(is_night=config.is_night)
         )
         assert start.frame_HWC is not None
         return start, {"start.png": start.frame_HWC}

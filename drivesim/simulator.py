@@ -18,7 +18,7 @@ from drivesim.core.picture import check_size, crop_to_aspect, resize_area, save_
 from drivesim.core.run_folder import claim_folder
 from drivesim.core.scene import Scene
 from drivesim.core.seeds import torch_generator
-from drivesim.families.drive import Drive
+from drivesim.families.drive import DriveFacts
 from drivesim.families.driving import DrivingModel
 from drivesim.families.folder import family_of, find_model
 from drivesim.families.memory import MemoryConfig
@@ -133,7 +133,7 @@ class Simulator:
         return Start(
             name=scene.name,
             frame_HWC=frame_HWC,
-            conditions=Drive(is_night=scene.is_night),
+            conditions=DriveFacts(is_night=scene.is_night),
             latents_CHW=latents[0].cpu(),
         )
 
@@ -199,7 +199,7 @@ class Simulator:
         Raises:
             ValueError: neither or both lengths given, a frame that is too small, or what the model does not take.
         """
-        said = self._said(prompt, negative_prompt, Drive(is_night=is_night, motion=tuple(motion)))
+        said = self._said(prompt, negative_prompt, DriveFacts(is_night=is_night, motion=tuple(motion)))
         num_frames = self._num_frames(seconds, minutes)
         if future < 0:
             raise ValueError(f"rollout: future={future}; must be 0 or more")
@@ -208,7 +208,7 @@ class Simulator:
             self.model,
             run_seed=seed,
             start_name=name or start.name,
-            conditions=said.over(start.conditions) if isinstance(said, Drive) else said or start.conditions,
+            conditions=said.over(start.conditions) if isinstance(said, DriveFacts) else said or start.conditions,
             num_frames=num_frames,
         )
         state = world.reset(start_latents(start, self.model), future)
@@ -220,7 +220,7 @@ class Simulator:
         self,
         start: NDArray[np.uint8] | Start | None,
         name: str | None,
-        said: Prompts | Drive | None,
+        said: Prompts | DriveFacts | None,
         on_step: Callable[[SamplingStep], None] | None,
     ) -> Start:
         """The start of a rollout; refuses what the model does not take, before anything is made."""
@@ -231,19 +231,19 @@ class Simulator:
             raise ValueError("rollout: on_step is for text-to-video models; a driving model tells of whole chunks")
         elif start is None:
             raise ValueError("rollout: a driving model needs a start frame")
-        elif isinstance(said, Drive):
+        elif isinstance(said, DriveFacts):
             self.model.facts(said)
         return start if isinstance(start, Start) else self._start_of_picture(start, name)
 
     def _said(
-        self, prompt: str | Sequence[str] | Prompts | None, negative_prompt: str, drive: Drive
-    ) -> Prompts | Drive | None:
+        self, prompt: str | Sequence[str] | Prompts | None, negative_prompt: str, drive: DriveFacts
+    ) -> Prompts | DriveFacts | None:
         """What is said of a video, as its model's family understands it; None = nothing."""
         if isinstance(self.model, DrivingModel):
             if prompt is not None or negative_prompt:
                 raise ValueError(f"model {self.model.name!r} is a driving model, which takes no prompt")
             return drive
-        if drive != Drive():
+        if drive != DriveFacts():
             what = "motion" if drive.motion else "is_night"
             raise ValueError(
                 f"model {self.model.name!r} makes videos from prompts: {what} is for driving models; say it in the "

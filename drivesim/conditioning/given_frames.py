@@ -26,10 +26,15 @@ def context_of(latents_BTCHW: Tensor, given_BT: Tensor, *, hold: bool = False) -
     # where, not a product: frames that are not given may hold anything, also NaN
     given = torch.where(mask > 0, latents_BTCHW, torch.zeros_like(latents_BTCHW))
     if hold:
-        frame = torch.arange(given_BT.shape[1], device=given_BT.device)
-        last_BT = torch.where(given_BT, frame, 0).cummax(dim=1).values  # frame 0 holds zeros where it is not given
-        given = given[torch.arange(len(given), device=given.device)[:, None], last_BT]
+        # frame 0 holds zeros where it is not given
+        given = given[torch.arange(len(given), device=given.device)[:, None], last_given(given_BT)]
     return torch.cat([given, mask.expand(shape)], dim=2)
+
+
+def last_given(given_BT: Tensor) -> Tensor:
+    """(B, T) index of the last frame up to each that is given, itself included; 0 where none is."""
+    frame = torch.arange(given_BT.shape[1], device=given_BT.device)
+    return torch.where(given_BT, frame, 0).cummax(dim=1).values
 
 
 def noised(latents_BTCHW: Tensor, level_B: Tensor, noise_BTCHW: Tensor, schedule: DDIMScheduler) -> Tensor:

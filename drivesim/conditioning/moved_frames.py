@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from drivesim.conditioning.given_frames import last_given
 from drivesim.core.camera import FRONT_AHEAD_M, FRONT_HEIGHT_M
 
 FAR_M = 40.0  # of the wall
@@ -49,19 +50,16 @@ def moved_along(context_BTCHW: Tensor, given_BT: Tensor, motion_BT2: Tensor, gap
         fov_deg: the camera's horizontal field of view.
     """
     b, t, _, height, width = context_BTCHW.shape
-    frame = torch.arange(t, device=given_BT.device)
-    last_BT = torch.where(given_BT, frame, 0).cummax(dim=1).values
+    held_BTCHW, mask_BT1HW = context_BTCHW[:, :, :-1], context_BTCHW[:, :, -1:]
     pose_BT3 = poses(motion_BT2, gap_s)
-    held_BT3 = pose_BT3.gather(1, last_BT[..., None].expand(-1, -1, 3))
-    view_BT3 = _seen_from(held_BT3, pose_BT3)
+    origin_BT3 = pose_BT3.gather(1, last_given(given_BT)[..., None].expand(-1, -1, 3))
+    view_BT3 = _seen_from(origin_BT3, pose_BT3)
     places_NHW2, is_seen_NHW = _places(view_BT3.flatten(0, 1).float(), (height, width), fov_deg)
-    latents_NCHW = context_BTCHW[:, :, :-1].flatten(0, 1)
-    places = places_NHW2.to(latents_NCHW.dtype)
-    moved = F.grid_sample(latents_NCHW, places, padding_mode="border", align_corners=False)
-    moved = (moved * is_seen_NHW[:, None].to(moved.dtype)).unflatten(0, (b, t))
+    # Float32 whatever the networks compute in: 16 bits know a place in the picture to a few hundredths of its width.
+    moved = F.grid_sample(held_BTCHW.flatten(0, 1).float(), places_NHW2, padding_mode="border", align_corners=False)
+    moved = (moved * is_seen_NHW[:, None]).unflatten(0, (b, t)).to(held_BTCHW.dtype)
     is_moved_BT = view_BT3.abs().amax(-1) > 0  # exactly the held one where nothing is known to move
-    latents = torch.where(is_moved_BT[..., None, None, None], moved, context_BTCHW[:, :, :-1])
-    return torch.cat([latents, context_BTCHW[:, :, -1:]], dim=2)
+    return torch.cat([torch.where(is_moved_BT[..., None, None, None], moved, held_BTCHW), mask_BT1HW], dim=2)
 
 
 def _seen_from(origin_BT3: Tensor, pose_BT3: Tensor) -> Tensor:

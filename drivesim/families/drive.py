@@ -15,17 +15,17 @@ from drivesim.core.motion import MotionSegment, motion_at
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
-class Drive:
+class DriveFacts:
     """Of one video, from its start frame on."""
 
     is_night: bool | None = None  # None = unknown
     motion: tuple[MotionSegment, ...] = ()  # how the ego car drives; () = the model chooses
 
-    def over(self, before: Drive | None) -> Drive:
+    def over(self, before: DriveFacts | None) -> DriveFacts:
         """What is said here, and of what is not what was said before."""
-        before = before or Drive()
+        before = before or DriveFacts()
         is_night = before.is_night if self.is_night is None else self.is_night
-        return Drive(is_night=is_night, motion=self.motion or before.motion)
+        return DriveFacts(is_night=is_night, motion=self.motion or before.motion)
 
     def facts(self) -> dict[str, Any]:
         """Plain keys and values; motion only where it is given."""
@@ -33,7 +33,7 @@ class Drive:
         return said | ({"motion": [asdict(segment) for segment in self.motion]} if self.motion else {})
 
 
-Said: TypeAlias = Drive | None  # what is said of a video; None = nothing
+Said: TypeAlias = DriveFacts | None  # what is said of a video; None = nothing
 
 
 def labels_of(said: Sequence[Said], size_hw: tuple[int, int]) -> DrivingConditions:

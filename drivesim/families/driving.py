@@ -23,7 +23,7 @@ from drivesim.diffusion.settings import (
     SamplingConfig,
     as_facts,
 )
-from drivesim.families.drive import Drive, Said, labels_of, motion_of
+from drivesim.families.drive import DriveFacts, Said, labels_of, motion_of
 from drivesim.families.facts import LATENT_SCALE
 from drivesim.families.finishing import Finishing
 from drivesim.families.fitting import NUM_GIVEN, check_fit
@@ -264,7 +264,7 @@ class DrivingModel:
         Raises:
             ValueError: motion, for a model that was not trained to be told it.
         """
-        drive = conditions or Drive()
+        drive = conditions or DriveFacts()
         if drive.motion and not self.is_told_motion:
             raise ValueError(
                 f"model {self.name!r} was not trained to be told how the ego car drives (temporal.ego_motion); leave "

@@ -75,8 +75,8 @@ def predict_frames(
     conditions: DrivingConditions,
     sampling: PredictionSamplingConfig,
     generators: Sequence[torch.Generator],
-    motion_BT2: Tensor | None = None,
-    gap_s: float = 0.5,
+    motion_BT2: Tensor | None,
+    gap_s: float,
 ) -> Tensor:
     """Latents (B, T, C, h, w) of clips that begin with the given frames, with context guidance (§3.2).
 

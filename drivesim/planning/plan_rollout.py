@@ -8,7 +8,7 @@ from typing import Any
 
 from drivesim.core.machine import num_cores, resident_bytes
 from drivesim.core.wording import number_of
-from drivesim.families.drive import Drive
+from drivesim.families.drive import DriveFacts
 from drivesim.families.driving import DrivingModel
 from drivesim.families.text import TextModel
 from drivesim.nn.video_convolution import counted_as
@@ -114,8 +114,9 @@ def _counted(command: Any, find_recipe: Callable[[str], Any]) -> tuple[DrivingMo
         return model, text_demand(command, model)
     check_scene(command.start, command.start_s, command.is_night)
     blank = blank_model(command.model, command.sampler, command.stages, command.dtype(), command.memory, find_recipe)
-    blank.model.facts(Drive(motion=tuple(command.motion.segments)))
-    return blank.model, rollout_demand(command, blank, is_designed=is_scene(command.start))
+    said = DriveFacts(motion=tuple(command.motion.segments))
+    blank.model.facts(said)
+    return blank.model, rollout_demand(command, blank, said, is_designed=is_scene(command.start))
 
 
 def waiting_notes(command: Any, demand: Demand) -> list[str]:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from drivesim.conditioning.driving import DrivingConditions
 from drivesim.core.boxes import MAX_BOXES
 from drivesim.diffusion.settings import PredictionOverrides, SamplingConfig, TextSamplingConfig
+from drivesim.families.drive import Said
 from drivesim.families.driving import DrivingModel, facts_with, model_facts
 from drivesim.families.fitting import check_fit
 from drivesim.families.folder import blank_parts, find_model, part_names
@@ -97,12 +97,14 @@ def future_plan(config: RolloutConfig, model: DrivingModel | TextModel) -> Plan:
     )
 
 
-def rollout_demand(config: RolloutConfig, blank: BlankModel, *, is_designed: bool) -> Demand:
+def rollout_demand(config: RolloutConfig, blank: BlankModel, said: Said, *, is_designed: bool) -> Demand:
     """Counts one process that makes all futures, one after the other.
 
     Args:
         config: futures, length.
         blank: what `blank_model` gives.
+        said: of the video. Clips that are told how the ego car drives may have a guidance of their own; all are
+            counted as the first.
         is_designed: whether the start frame is made from a scene.
     """
     model = blank.model
@@ -111,7 +113,7 @@ def rollout_demand(config: RolloutConfig, blank: BlankModel, *, is_designed: boo
     num_chunks = config.futures * plan.num_chunks
     phases = _beginning(model, latent) if is_designed else [_encoding(model)]
     given = torch.zeros(1, model.num_given, *latent, device="meta")
-    predict = alone(model, lambda: _predict(model, given))
+    predict = alone(model, lambda: model.predict(given, generators=[torch.Generator()], conditions=[said]))
     phases.append(sampled("predicting key frames", num_chunks, (model, "predict_sampling"), predict))
     if model.num_passes:
         phases.append(_filling_in(model, num_chunks, latent))
@@ -163,10 +165,6 @@ def _design(model: DrivingModel) -> None:
     unknown.boxes_BN4 = torch.zeros(1, MAX_BOXES, 4, device="meta")
     unknown.classes_BN = torch.zeros(1, MAX_BOXES, dtype=torch.int64, device="meta")
     model.design(unknown, [torch.Generator()])
-
-
-def _predict(model: DrivingModel, given_BSCHW: Tensor) -> None:
-    model.predict(given_BSCHW, generators=[torch.Generator()], conditions=[None])
 
 
 def _filling_in(model: DrivingModel, num_chunks: int, latent: tuple[int, ...]) -> Phase:

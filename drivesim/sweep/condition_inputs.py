@@ -25,7 +25,7 @@ from drivesim.core.scene import Scene
 from drivesim.core.seeds import torch_generator
 from drivesim.evaluate.boxes import box_mask
 from drivesim.evaluate.condition_use import ConditionInput, Frames
-from drivesim.families.drive import Drive
+from drivesim.families.drive import DriveFacts
 from drivesim.families.driving import DrivingModel
 from drivesim.families.prompts import Prompts
 from drivesim.families.text import TextModel
@@ -61,7 +61,7 @@ class Given:
 
     name: str  # part of the noise's key
     latents_CHW: torch.Tensor  # of the given frame
-    drive: Drive  # what is said of it
+    drive: DriveFacts  # what is said of it
 
     def sha256(self) -> str:
         """Digest of all that predicted frames follow from."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from drivesim.core.scene import Scene
-from drivesim.families.drive import Drive
+from drivesim.families.drive import DriveFacts
 from drivesim.rollout.start import Start, is_scene, start_from_file
 from drivesim.simulator import Simulator
 
@@ -35,10 +35,10 @@ def make_start(text: str, simulator: Simulator, *, seed: int, is_night: bool | N
     path, _, moment = text.rpartition("@")
     start_s = _number(moment) if path and not Path(text).is_file() else None
     if start_s is not None:
-        return start_from_file(path, simulator.size_hw, start_s=start_s, conditions=Drive(is_night=is_night))
+        return start_from_file(path, simulator.size_hw, start_s=start_s, conditions=DriveFacts(is_night=is_night))
     scene = scene_of(text, find_scene)
     if scene is None:
-        return start_from_file(text, simulator.size_hw, conditions=Drive(is_night=is_night))
+        return start_from_file(text, simulator.size_hw, conditions=DriveFacts(is_night=is_night))
     return simulator.start(scene, seed=seed)
 
 

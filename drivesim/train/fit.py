@@ -61,6 +61,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("temporal", "view_fov_deg", 0.0),
     ("temporal", "ego_motion", False),
     ("prediction_loss", "drop_motion", 0.4),
+    ("predict_sampling", "told_guidance", None),
 )
 
 

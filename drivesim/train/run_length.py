@@ -42,6 +42,8 @@ def change_length(out: Path, identity: Mapping[str, Any]) -> bool:
     if _LENGTH not in held or held == identity or dict(held) | {_LENGTH: identity[_LENGTH]} != identity:
         return False
     checkpoint = last_checkpoint(out)
+    if not checkpoint.is_file():  # there is nothing to go on from
+        return False
     step = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)["global_step"]
     if step > identity[_LENGTH]:
         raise ValueError(

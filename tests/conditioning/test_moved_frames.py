@@ -67,6 +67,16 @@ def test_what_is_not_known_to_move_stays_bit_for_bit() -> None:
     assert torch.equal(moved[:, 4], moved[:, 3]) and torch.equal(moved[:, 5], moved[:, 3])
 
 
+def test_a_place_is_as_exact_in_16_bits() -> None:
+    context, given_BT = held(np.random.default_rng(0).integers(0, 255, (4, 16, 256, 3), dtype=np.uint8), 1)
+    motion_BT2 = torch.tensor([6.0, 0.3]).expand(1, 4, 2)
+    short = moved_along(context.bfloat16(), given_BT, motion_BT2, 0.3, FOV_DEG)
+    assert short.dtype is torch.bfloat16
+    torch.testing.assert_close(
+        short.float(), moved_along(context, given_BT, motion_BT2, 0.3, FOV_DEG), atol=1, rtol=0.01
+    )
+
+
 def test_no_frame_given_leaves_nothing_to_move() -> None:
     context, given_BT = held(np.full((4, 8, 16, 3), 9, dtype=np.uint8), 0)
     assert not moved_along(context, given_BT, torch.ones(1, 4, 2), 0.3, FOV_DEG).any()

@@ -52,8 +52,8 @@ def test_an_item_depends_on_seed_and_number_alone(latent_cache: LatentCache) -> 
 def test_a_clip_says_how_the_car_came_to_each_frame(latent_cache: LatentCache) -> None:
     data = LatentClipDataset(latent_cache, seed=0, num_frames=3, rates=[5.0])
     for index in range(12):
-        drive, frames, _ = data.where(index)
-        first = len(latent_cache.conditions[drive]) + int(frames[0]) if frames[0] < 0 else int(frames[0])
+        _, frames, _ = data.where(index)
+        first = int(frames[0])
         motion_T2 = data[index]["motion_T2"].numpy()
         # Every tenth of a second 0.8 m ahead, 0.1 m to the left and 0.02 rad, in the drive's first direction.
         yaw = 0.02 * (first + 2 * np.arange(3) - 1)

@@ -12,7 +12,7 @@ from drivesim.core.camera import Camera
 from drivesim.diffusion.settings import PredictionOverrides, SamplerOverrides
 from drivesim.evaluate.boxes import box_mask
 from drivesim.evaluate.condition_use import Change, ConditionUse, condition_use, use_lines
-from drivesim.families.drive import Drive
+from drivesim.families.drive import DriveFacts
 from drivesim.families.driving import DrivingModel
 from drivesim.families.stages import StagesConfig, Upsampling
 from drivesim.sweep.condition_inputs import (
@@ -81,7 +81,7 @@ def test_predicted_frames_use_the_given_one(model: DrivingModel) -> None:
     items = []
     for index, video in enumerate(videos(4)):
         latents = model.encode(render(video.episode, 0, CAMERA)[None])[0]
-        drive = Drive(is_night=video.episode.is_night, motion=turning(index))
+        drive = DriveFacts(is_night=video.episode.is_night, motion=turning(index))
         items.append(Given(name=video.episode.name, latents_CHW=latents, drive=drive))
     rows = by_name(condition_use(Predictor(model), items, [*GIVEN_INPUTS, MOTION_INPUT]))
     assert rows["given frame", Change.SHUFFLED].is_used

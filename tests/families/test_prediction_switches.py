@@ -12,7 +12,7 @@ import torch
 from drivesim import Simulator
 from drivesim.core.motion import MotionSegment
 from drivesim.diffusion.settings import PredictionOverrides
-from drivesim.families.drive import Drive
+from drivesim.families.drive import DriveFacts
 from drivesim.families.driving import DrivingModel
 from drivesim.models.temporal_stack import TemporalStack
 from tests.families.tiny_family import write_tiny_family
@@ -92,26 +92,28 @@ def test_the_same_motion_is_told_by_time_whatever_chunk_it_falls_into(folder: Pa
     model = DrivingModel.from_pretrained(folder)
     given = torch.randn(1, 2, 4, 4, 8, generator=torch.Generator().manual_seed(2))
 
-    def made(drive: Drive | None, start_s: float = 0.0) -> torch.Tensor:
+    def made(drive: DriveFacts | None, start_s: float = 0.0) -> torch.Tensor:
         generators = [torch.Generator().manual_seed(0)]
         return model.predict(given, generators=generators, conditions=[drive], starts_s=[start_s])
 
-    unsaid, left = made(None), made(Drive(motion=LEFT))
+    unsaid, left = made(None), made(DriveFacts(motion=LEFT))
     assert not torch.allclose(unsaid, left, atol=1e-3)
-    assert torch.equal(made(Drive(motion=LEFT), start_s=3.25), unsaid), "after its end nothing is said"
+    assert torch.equal(made(DriveFacts(motion=LEFT), start_s=3.25), unsaid), "after its end nothing is said"
     later = (MotionSegment(seconds=1.0, speed_mps=2.0), *LEFT)
-    told_at_once, told_later = (made(Drive(motion=motion), start_s=at) for motion, at in ((LEFT, 0.25), (later, 1.25)))
+    told_at_once, told_later = (
+        made(DriveFacts(motion=motion), start_s=at) for motion, at in ((LEFT, 0.25), (later, 1.25))
+    )
     torch.testing.assert_close(told_at_once, told_later)
 
 
 def test_clips_that_are_told_have_a_guidance_of_their_own(folder: Path) -> None:
-    def made(drive: Drive | None, start_s: float = 0.0, **overrides: float) -> torch.Tensor:
+    def made(drive: DriveFacts | None, start_s: float = 0.0, **overrides: float) -> torch.Tensor:
         model = DrivingModel.from_pretrained(folder, predict_sampling=PredictionOverrides(steps=1, **overrides))  # type: ignore[arg-type]
         given = torch.randn(1, 2, 4, 4, 8, generator=torch.Generator().manual_seed(2))
         generators = [torch.Generator().manual_seed(0)]
         return model.predict(given, generators=generators, conditions=[drive], starts_s=[start_s])
 
-    told = Drive(motion=LEFT)
+    told = DriveFacts(motion=LEFT)
     assert torch.equal(made(told, guidance=1.5, told_guidance=3.0), made(told, guidance=3.0))
     assert torch.equal(made(told, guidance=1.5), made(told, guidance=1.5, told_guidance=1.5))
     assert torch.equal(made(None, guidance=1.5, told_guidance=3.0), made(None, guidance=1.5))
@@ -124,18 +126,20 @@ def test_clips_that_are_told_have_a_guidance_of_their_own(folder: Path) -> None:
 
 
 def test_a_drive_says_what_is_not_said_before_and_its_facts_name_motion_only_where_there_is_some() -> None:
-    before = Drive(is_night=True)
-    assert Drive(motion=LEFT).over(before) == Drive(is_night=True, motion=LEFT)
-    assert Drive(is_night=False).over(Drive(is_night=True, motion=LEFT)) == Drive(is_night=False, motion=LEFT)
-    assert Drive().over(None) == Drive()
+    before = DriveFacts(is_night=True)
+    assert DriveFacts(motion=LEFT).over(before) == DriveFacts(is_night=True, motion=LEFT)
+    assert DriveFacts(is_night=False).over(DriveFacts(is_night=True, motion=LEFT)) == DriveFacts(
+        is_night=False, motion=LEFT
+    )
+    assert DriveFacts().over(None) == DriveFacts()
     assert before.facts() == {"is_night": True}
-    assert Drive(motion=LEFT).facts()["motion"] == [{"seconds": 3.0, "speed_mps": 6.0, "yaw_deg_per_s": 20.0}]
+    assert DriveFacts(motion=LEFT).facts()["motion"] == [{"seconds": 3.0, "speed_mps": 6.0, "yaw_deg_per_s": 20.0}]
 
 
 def test_motion_is_refused_by_a_model_that_was_not_trained_to_be_told(tmp_path: Path) -> None:
     model = DrivingModel.from_pretrained(write_tiny_family(tmp_path / "model"))
     with pytest.raises(ValueError, match="not trained to be told how the ego car drives .temporal.ego_motion."):
-        model.facts(Drive(motion=LEFT))
+        model.facts(DriveFacts(motion=LEFT))
     assert model.facts(None) == {"is_night": None}
 
 

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from drivesim.config import PlanRolloutCommand, compose, recipe_that_writes
+from drivesim.core.motion import MotionSegment
 from drivesim.diffusion.schedule import training_schedule
 from drivesim.diffusion.settings import PredictionOverrides, ScheduleConfig
+from drivesim.families.drive import DriveFacts
 from drivesim.families.folder import blank_parts, load_parts, save_parts
 from drivesim.planning import plan_rollout as plan_rollout_module
 from drivesim.planning import rollout_demand as counting
@@ -34,7 +36,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def demand(model: Path, config: RolloutConfig, **sampling: float) -> Demand:
     blank = counting.blank_model(str(model), PredictionOverrides(**sampling))
-    return counting.rollout_demand(config, blank, is_designed=True)
+    return counting.rollout_demand(config, blank, None, is_designed=True)
 
 
 def test_blank_parts_have_the_shapes_of_the_stored_ones_and_no_memory(model: Path) -> None:
@@ -53,6 +55,17 @@ def test_steps_that_are_not_run_are_counted_as_the_second_one(model: Path, monke
     for phase, expected in zip(short.phases, demand(model, config, steps=4).phases, strict=True):
         assert phase.work.flops == pytest.approx(expected.work.flops), phase.name
         assert phase.peak_bytes == pytest.approx(expected.peak_bytes, rel=0.02), phase.name
+
+
+def test_a_guidance_of_videos_that_are_told_how_to_drive_is_counted_for_these_alone(tmp_path: Path) -> None:
+    told = write_tiny_family(tmp_path / "told", ego_motion=True)
+    blank = counting.blank_model(str(told), PredictionOverrides(guidance=1.0, told_guidance=2.0))
+    turn = DriveFacts(motion=(MotionSegment(seconds=9.0, speed_mps=5.0, yaw_deg_per_s=9.0),))
+    works = []
+    for said in (None, turn):
+        phases = counting.rollout_demand(RolloutConfig(futures=1, seconds=2), blank, said, is_designed=True).phases
+        works.append(next(phase.work.flops for phase in phases if phase.name == "predicting key frames"))
+    assert works[1] == pytest.approx(2 * works[0], rel=0.02)
 
 
 def test_guidance_doubles_the_network_calls(model: Path) -> None:
@@ -95,7 +108,7 @@ def test_weights_of_16_bits_are_half_as_large_and_are_offered(model: Path, monke
     tight = plan(model, PoolConfig(), memory_gib=(whole.memory_bytes - 2**16) / (1 << 30))
     assert ["weights=bfloat16"] in [change.overrides for change in tight.changes or []]
     sizes = [
-        counting.rollout_demand(RolloutConfig(seconds=2), blank, is_designed=True)
+        counting.rollout_demand(RolloutConfig(seconds=2), blank, None, is_designed=True)
         for blank in (
             counting.blank_model(str(model), PredictionOverrides(), dtype=dtype)
             for dtype in (torch.float32, torch.bfloat16)

@@ -14,7 +14,7 @@ from drivesim.core.boxes import Boxes2D
 from drivesim.core.files import read_json, read_rows
 from drivesim.core.picture import save_png
 from drivesim.evaluate.condition_use import Change
-from drivesim.families.drive import Drive
+from drivesim.families.drive import DriveFacts
 from drivesim.families.prompts import Prompts
 from drivesim.sweep.condition_inputs import (
     DESIGN_INPUTS,
@@ -72,10 +72,10 @@ def test_what_is_not_there_is_left_as_it_is() -> None:
         assert tested.zeroed(nothing) is nothing
         assert tested.shuffled(nothing, nothing) is nothing
     assert mirrored(nothing) is nothing
-    turned = MOTION_INPUT.swapped(Given(name="a", latents_CHW=torch.ones(4, 2, 2), drive=Drive(motion=turning(0))))
-    assert turned.drive.motion == turning(1) and MOTION_INPUT.zeroed(turned).drive == Drive()
+    turned = MOTION_INPUT.swapped(Given(name="a", latents_CHW=torch.ones(4, 2, 2), drive=DriveFacts(motion=turning(0))))
+    assert turned.drive.motion == turning(1) and MOTION_INPUT.zeroed(turned).drive == DriveFacts()
     assert MOTION_INPUT.shuffled(turned, turned) is turned
-    unknown = Given(name="a", latents_CHW=torch.ones(4, 2, 2), drive=Drive())
+    unknown = Given(name="a", latents_CHW=torch.ones(4, 2, 2), drive=DriveFacts())
     assert GIVEN_INPUTS[1].zeroed(unknown) is unknown and GIVEN_INPUTS[1].swapped(unknown) is unknown
 
 
@@ -84,8 +84,10 @@ def test_a_digest_changes_with_every_input_and_nothing_else() -> None:
     assert len({item.sha256() for item in designs}) == len(designs)
     assert design().sha256() == design().sha256()
     latents = torch.arange(16.0).reshape(4, 2, 2)
-    givens = [Given(name="a", latents_CHW=value, drive=Drive()) for value in (latents, latents.flip(-1), latents * 0)]
-    givens += [replace(givens[0], drive=Drive(motion=turning(index))) for index in (0, 1)]
+    givens = [
+        Given(name="a", latents_CHW=value, drive=DriveFacts()) for value in (latents, latents.flip(-1), latents * 0)
+    ]
+    givens += [replace(givens[0], drive=DriveFacts(motion=turning(index))) for index in (0, 1)]
     assert len({item.sha256() for item in givens}) == 5
 
 

@@ -23,7 +23,7 @@ from drivesim.data.batches import CropConfig
 from drivesim.data.module import DataModuleConfig
 from drivesim.data.source import ClipSource
 from drivesim.diffusion.settings import PredictionSamplingConfig, Sampler, SamplingConfig
-from drivesim.families.drive import Drive
+from drivesim.families.drive import DriveFacts
 from drivesim.families.driving import DrivingModel
 from drivesim.families.folder import load_parts, part_names, read_index
 from drivesim.families.portions import upsample_next
@@ -177,7 +177,7 @@ def test_a_model_with_an_interpolation_fills_gaps_and_keeps_both_ends(family: di
     assert (model.key_fps, model.fps, model.num_passes, model.frames_per_gap) == (2.0, 4.0, 1, 2)
     ends = torch.randn(3, 2, 4, 4, 8, generator=torch.Generator().manual_seed(0))
     generators = [torch.Generator().manual_seed(seed) for seed in (0, 0, 1)]
-    said = [None, Drive(is_night=True), Drive(is_night=False)]
+    said = [None, DriveFacts(is_night=True), DriveFacts(is_night=False)]
     made = model.interpolate(ends, 0, generators=generators, conditions=said)
     assert made.shape == (3, 3, 4, 4, 8)
     assert torch.equal(made[:, [0, 2]], ends)

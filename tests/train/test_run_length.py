@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
 
 from drivesim.core.files import read_json
-from drivesim.data import NuScenesConfig, make_source
 from drivesim.data.module import DataModuleConfig
 from drivesim.data.source import ClipSource
 from drivesim.models.build import TemporalConfig
-from drivesim.toytown import TownConfig, write_nuscenes
 from drivesim.train.config import StageName, TrainConfig, TrainerConfig
 from drivesim.train.exported import RECORD
 from drivesim.train.fit import fit
 from drivesim.train.optim import LearningRate, OptimConfig
 from drivesim.train.run_length import LENGTHS
-from tests.families.tiny_family import write_tiny_family
-
-
-@pytest.fixture(scope="module")
-def image_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_family(tmp_path_factory.mktemp("family") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> ClipSource:
-    root = tmp_path_factory.mktemp("town")
-    write_nuscenes(TownConfig(num_scenes=1, duration_s=2.0, fps=4.0, key_fps=4.0, size_hw=(32, 64)), root)
-    return make_source(NuScenesConfig(root=str(root), version="v1.0-toytown", val_share=0))
 
 
 @pytest.fixture(scope="module")
@@ -59,15 +45,15 @@ def weights(model: Path) -> bytes:
 
 
 def test_more_steps_are_those_of_a_run_that_was_as_long_from_the_beginning(
-    image_model: Path, source: ClipSource, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    image_model: Path, short_town: ClipSource, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With a learning rate that does not depend on the length."""
-    at_once = fit(config(image_model, cache, 4), source, tmp_path / "at_once")
+    at_once = fit(config(image_model, cache, 4), short_town, tmp_path / "at_once")
     run = tmp_path / "run"
-    short = weights(fit(config(image_model, cache, 2), source, run))
+    short = weights(fit(config(image_model, cache, 2), short_town, run))
     assert (run / RECORD).is_file() and not (run / LENGTHS).exists()
     with caplog.at_level(logging.WARNING):
-        longer = weights(fit(config(image_model, cache, 4), source, run))
+        longer = weights(fit(config(image_model, cache, 4), short_town, run))
     assert "was to end at step 2 and goes on from step 2 to 4" in caplog.text
     assert longer == weights(at_once) != short
     assert read_json(run / LENGTHS) == [{"until_step": 2, "max_steps": 2}]
@@ -76,27 +62,37 @@ def test_more_steps_are_those_of_a_run_that_was_as_long_from_the_beginning(
 
 
 def test_fewer_steps_end_a_run_early_at_the_rate_of_its_new_end(
-    image_model: Path, source: ClipSource, cache: Path, tmp_path: Path
+    image_model: Path, short_town: ClipSource, cache: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     settings = config(image_model, cache, 2, LearningRate.COSINE)
-    fit(settings, source, run)
+    fit(settings, short_town, run)
     whole = weights(run / "model")
     settings.trainer.max_steps = 8
-    fit(settings, source, run)
+    fit(settings, short_town, run)
     assert weights(run / "model") != whole
     settings.trainer.max_steps = 6
     with pytest.raises(ValueError, match=r"trainer.max_steps=6, but .*run is at step 8 already; the fewest are 8"):
-        fit(settings, source, run)
+        fit(settings, short_town, run)
     assert read_json(run / LENGTHS) == [{"until_step": 2, "max_steps": 2}]
 
 
 def test_another_length_and_another_seed_are_another_run(
-    image_model: Path, source: ClipSource, cache: Path, tmp_path: Path
+    image_model: Path, short_town: ClipSource, cache: Path, tmp_path: Path
 ) -> None:
     settings = config(image_model, cache, 2)
-    fit(settings, source, tmp_path / "run")
+    fit(settings, short_town, tmp_path / "run")
     settings.trainer.max_steps, settings.seed = 4, 9
     with pytest.raises(ValueError, match=r"holds another run \(max_steps 2 there, 4 here; seed 0 there, 9 here\)"):
-        fit(settings, source, tmp_path / "run")
+        fit(settings, short_town, tmp_path / "run")
     assert (tmp_path / "run" / RECORD).is_file() and not (tmp_path / "run" / LENGTHS).exists()
+
+
+def test_a_run_without_a_checkpoint_is_not_made_longer(
+    image_model: Path, short_town: ClipSource, cache: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    fit(config(image_model, cache, 2), short_town, run)
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(ValueError, match="holds another run .max_steps 2 there, 4 here"):
+        fit(config(image_model, cache, 4), short_town, run)

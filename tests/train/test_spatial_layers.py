@@ -10,34 +10,19 @@ import pytest
 import torch
 
 from drivesim.conditioning.driving import DrivingConditions
-from drivesim.data import NuScenesConfig, make_source
 from drivesim.data.module import DataModuleConfig
 from drivesim.data.source import ClipSource
-from drivesim.diffusion.settings import SamplingConfig
+from drivesim.diffusion.settings import PredictionSamplingConfig
 from drivesim.families.driving import DrivingModel
 from drivesim.families.folder import REQUIRED, load_parts
 from drivesim.models.build import InterpolationConfig, SpatialLayers, TemporalConfig
 from drivesim.nn.temporal import TemporalResBlock
-from drivesim.toytown import TownConfig, write_nuscenes
 from drivesim.train.config import StageName, TrainConfig, TrainerConfig
 from drivesim.train.fit import fit
 from drivesim.train.optim import OptimConfig
 from drivesim.train.recipes import RECIPES, trained_parts
-from tests.families.tiny_family import write_tiny_family
 
 LEARNING_RATE = 1e-4
-
-
-@pytest.fixture(scope="module")
-def image_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_family(tmp_path_factory.mktemp("family") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> ClipSource:
-    root = tmp_path_factory.mktemp("town")
-    write_nuscenes(TownConfig(num_scenes=1, duration_s=2.0, fps=4.0, key_fps=4.0, size_hw=(32, 64)), root)
-    return make_source(NuScenesConfig(root=str(root), version="v1.0-toytown", val_share=0))
 
 
 def config(init: Path, cache: Path, **temporal: object) -> TrainConfig:
@@ -48,7 +33,7 @@ def config(init: Path, cache: Path, **temporal: object) -> TrainConfig:
         size_hw=[32, 64],
         cache_dir=str(cache),
         temporal=TemporalConfig(num_frames=4, context_channels=8, feed_forward_mult=1, **temporal),  # type: ignore[arg-type]
-        predict_sampling=SamplingConfig(steps=2),
+        predict_sampling=PredictionSamplingConfig(steps=2),
         optim=OptimConfig(learning_rate=LEARNING_RATE, warmup_steps=1, ema_decay=0.0),
         loader=DataModuleConfig(batch_size=2, num_val_items=2),
         trainer=TrainerConfig(max_steps=1, progress=False, accelerator="cpu"),
@@ -56,11 +41,11 @@ def config(init: Path, cache: Path, **temporal: object) -> TrainConfig:
 
 
 @pytest.fixture(scope="module")
-def trained(image_model: Path, source: ClipSource, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def trained(image_model: Path, short_town: ClipSource, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One step of each way."""
     root = tmp_path_factory.mktemp("trained")
     return {
-        spatial.value: fit(config(image_model, root / "cache", spatial=spatial), source, root / spatial.value)
+        spatial.value: fit(config(image_model, root / "cache", spatial=spatial), short_town, root / spatial.value)
         for spatial in SpatialLayers
     }
 
@@ -131,9 +116,9 @@ def test_a_convolution_sees_as_many_frames_as_its_kernel_says(time_kernel: int, 
 
 
 def test_a_stack_without_temporal_convolution_comes_back_as_one(
-    image_model: Path, source: ClipSource, tmp_path: Path
+    image_model: Path, short_town: ClipSource, tmp_path: Path
 ) -> None:
-    model = fit(config(image_model, tmp_path / "cache", time_kernel=1), source, tmp_path / "run")
+    model = fit(config(image_model, tmp_path / "cache", time_kernel=1), short_town, tmp_path / "run")
     stack = load_parts(model, ("temporal",))["temporal"]
     assert stack.config.time_kernel == 1
     assert stack.down_blocks[0].resnets[0].block.conv1.weight.shape[2:] == (1, 1)

@@ -8,18 +8,16 @@ import pytest
 import torch
 
 from drivesim.core.motion import MotionSegment
-from drivesim.data import NuScenesConfig, make_source
 from drivesim.data.module import DataModuleConfig
+from drivesim.data.source import ClipSource
 from drivesim.diffusion.settings import PredictionSamplingConfig
-from drivesim.families.drive import Drive
+from drivesim.families.drive import DriveFacts
 from drivesim.families.driving import DrivingModel
 from drivesim.models.build import TemporalConfig
-from drivesim.toytown import TownConfig, write_nuscenes
 from drivesim.train.config import StageName, TrainConfig, TrainerConfig
 from drivesim.train.fit import fit
 from drivesim.train.latent_ldm import told_motion
 from drivesim.train.optim import OptimConfig
-from tests.families.tiny_family import write_tiny_family
 
 
 def test_of_some_clips_it_hears_nothing_of_some_all_and_of_the_others_the_beginning() -> None:
@@ -35,15 +33,14 @@ def test_of_some_clips_it_hears_nothing_of_some_all_and_of_the_others_the_beginn
     assert told_motion(motion_BT2, 1.0, torch.Generator()).isnan().all()
 
 
-def test_a_training_leaves_a_model_that_drives_as_it_is_told(tmp_path: Path) -> None:
-    town = TownConfig(num_scenes=1, duration_s=3.0, fps=4.0, key_fps=4.0, size_hw=(32, 64))
-    write_nuscenes(town, tmp_path / "town")
-    source = make_source(NuScenesConfig(root=str(tmp_path / "town"), version="v1.0-toytown", val_share=0))
+def test_a_training_leaves_a_model_that_drives_as_it_is_told(
+    image_model: Path, short_town: ClipSource, tmp_path: Path
+) -> None:
     folder = fit(
         TrainConfig(
             stage=StageName.PREDICTION,
             name="tiny",
-            init=str(write_tiny_family(tmp_path / "image")),
+            init=str(image_model),
             size_hw=[32, 64],
             cache_dir=str(tmp_path / "cache"),
             temporal=TemporalConfig(
@@ -59,7 +56,7 @@ def test_a_training_leaves_a_model_that_drives_as_it_is_told(tmp_path: Path) -> 
             loader=DataModuleConfig(batch_size=2, num_val_items=2),
             trainer=TrainerConfig(max_steps=4, progress=False, accelerator="cpu"),
         ),
-        source,
+        short_town,
         tmp_path / "run",
     )
     model = DrivingModel.from_pretrained(folder)
@@ -71,7 +68,7 @@ def test_a_training_leaves_a_model_that_drives_as_it_is_told(tmp_path: Path) -> 
 
     def made(*motion: MotionSegment) -> torch.Tensor:
         generators = [torch.Generator().manual_seed(0)]
-        return model.predict(given, generators=generators, conditions=[Drive(motion=motion)])
+        return model.predict(given, generators=generators, conditions=[DriveFacts(motion=motion)])
 
     fast = MotionSegment(seconds=2.0, speed_mps=20.0, yaw_deg_per_s=40.0)
     assert not torch.allclose(made(), made(fast), atol=1e-4)
