@@ -137,29 +137,52 @@ def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[tuple[f
             yield _time_s(pts, stream), frame
 
 
-def _to_rgb(frame: VideoFrame) -> NDArray[np.uint8]:
-    """The picture as shown: uint8 RGB (H, W, 3), with the container's rotation applied.
+class Picture:
+    """A frame whose pixels are made when they are first asked for: turning one to RGB takes as long as decoding it."""
 
-    Raises:
-        _DamagedFrameError: decoders fill in what is missing, and show smears.
-    """
-    if frame.is_corrupt:
-        raise _DamagedFrameError(f"the frame with time stamp {frame.pts} is damaged")
-    picture: NDArray[Any] = frame.to_ndarray(format="rgb24", interpolation=_ROUNDED)
-    if frame.rotation:
-        picture = np.rot90(picture, k=round(frame.rotation / 90))
-    return np.ascontiguousarray(picture, dtype=np.uint8)
+    def __init__(self, frame: VideoFrame | NDArray[np.uint8]) -> None:
+        """`frame`: as decoded, or its pixels themselves.
+
+        Raises:
+            _DamagedFrameError: decoders fill in what is missing, and show smears.
+        """
+        if isinstance(frame, VideoFrame) and frame.is_corrupt:
+            raise _DamagedFrameError(f"the frame with time stamp {frame.pts} is damaged")
+        self._frame = frame
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W, 3) of the pixels."""
+        if not isinstance(self._frame, VideoFrame):
+            return self._frame.shape
+        height, width = self._frame.height, self._frame.width
+        return (width, height, 3) if round(self._frame.rotation / 90) % 2 else (height, width, 3)
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """The picture as shown: uint8 RGB (H, W, 3), with the container's rotation applied."""
+        if isinstance(self._frame, VideoFrame):
+            picture: NDArray[Any] = self._frame.to_ndarray(format="rgb24", interpolation=_ROUNDED)
+            if self._frame.rotation:
+                picture = np.rot90(picture, k=round(self._frame.rotation / 90))
+            self._frame = np.ascontiguousarray(picture, dtype=np.uint8)
+        return self._frame
 
 
-def iter_frames(path: VideoFile) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-    """All frames in the order shown: (time in seconds, uint8 RGB (H, W, 3)); one in memory at a time.
+def iter_pictures(path: VideoFile) -> Iterator[tuple[float, Picture]]:
+    """All frames in the order shown: (time in seconds, picture); one in memory at a time.
 
     Raises:
         FileNotFoundError, ValueError: as `probe`, and ValueError where the data is damaged.
     """
     with opened(path) as (container, stream):
         for time_s, frame in _decoded(container, stream):
-            yield time_s, _to_rgb(frame)
+            yield time_s, Picture(frame)
+
+
+def iter_frames(path: VideoFile) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+    """As `iter_pictures`, of all the pixels: uint8 RGB (H, W, 3)."""
+    for time_s, picture in iter_pictures(path):
+        yield time_s, picture.pixels()
 
 
 def read_at(path: VideoFile, times_s: NDArray[np.float64], tolerance_s: float | None = None) -> NDArray[np.uint8]:
@@ -242,7 +265,7 @@ def _serve(
     """Gives `frame` to all waiting times before `before_s` and takes them off the list."""
     if not waiting or times_s[waiting[-1]] >= before_s:
         return
-    picture = _to_rgb(frame)
+    picture = Picture(frame).pixels()
     while waiting and times_s[waiting[-1]] < before_s:
         found[waiting.pop()] = picture
 

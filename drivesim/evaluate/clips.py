@@ -15,6 +15,7 @@ from PIL import Image
 
 from drivesim.core.picture import crop_to_aspect, resize_area
 from drivesim.core.seeds import numpy_generator
+from drivesim.core.video import Picture
 from drivesim.core.wording import number_of
 from drivesim.evaluate.protocol import AFTER_CROPS, ClipChoice, Crop, ProtocolConfig, ResizeFilter
 from drivesim.evaluate.videos import Frame, Video
@@ -29,25 +30,25 @@ _PILLOW_FILTERS = {
 
 
 class Resampler:
-    """Takes the timed frames of one video one by one; gives those at k / fps seconds, each the nearest one shown."""
+    """Takes the timed pictures of one video one by one; gives those at k / fps seconds, each the nearest one shown."""
 
     def __init__(self, fps: float | None, name: str) -> None:
-        """`fps` None = every frame; `name` of the video, for messages."""
+        """`fps` None = every picture; `name` of the video, for messages."""
         self.fps, self.name = fps, name
         self._index = 0
-        self._before: tuple[float, Frame] | None = None
+        self._before: tuple[float, Picture] | None = None
         self._interval_s = 0.0 if fps is None else 1.0 / fps
 
-    def push(self, time_s: float, frame: Frame) -> Iterator[Frame]:
-        """Adds the next frame; yields those that are settled by it.
+    def push(self, time_s: float, picture: Picture) -> Iterator[Picture]:
+        """Adds the next picture; yields those that are settled by it.
 
         Raises:
             ValueError: the video has fewer frames a second than asked: repeated frames would stand still.
         """
         if self.fps is None:
-            yield frame
+            yield picture
             return
-        before, self._before = self._before, (time_s, frame)
+        before, self._before = self._before, (time_s, picture)
         if before is None:
             return
         self._interval_s = time_s - before[0]
@@ -59,24 +60,24 @@ class Resampler:
         # Half way the earlier one is taken, as data sources do; the epsilon keeps float noise from deciding it.
         yield from self._until((before[0] + time_s) / 2 + _EPSILON_S, before[1])
 
-    def finish(self) -> Iterator[Frame]:
-        """What the last frame still stands for."""
+    def finish(self) -> Iterator[Picture]:
+        """What the last picture still stands for."""
         if self._before is not None:
             yield from self._until(self._before[0] + self._interval_s / 2 - _EPSILON_S, self._before[1])
 
-    def _until(self, end_s: float, frame: Frame) -> Iterator[Frame]:
+    def _until(self, end_s: float, picture: Picture) -> Iterator[Picture]:
         assert self.fps is not None
         while self._index / self.fps < end_s:
-            yield frame
+            yield picture
             self._index += 1
 
 
-def resample(timed: Iterable[tuple[float, Frame]], fps: float | None, name: str) -> Iterator[Frame]:
-    """All of a video's frames through a `Resampler`."""
+def resample(timed: Iterable[tuple[float, Picture]], fps: float | None, name: str) -> Iterator[Frame]:
+    """All of a video's pictures through a `Resampler`."""
     resampler = Resampler(fps, name)
-    for time_s, frame in timed:
-        yield from resampler.push(time_s, frame)
-    yield from resampler.finish()
+    for time_s, picture in timed:
+        yield from (settled.pixels() for settled in resampler.push(time_s, picture))
+    yield from (settled.pixels() for settled in resampler.finish())
 
 
 def fit(frame_HWC: Frame, size_hw: tuple[int, int], config: ProtocolConfig) -> Frame:
@@ -161,16 +162,16 @@ class ClipCutter:
         """Size of the video's own frames; None = none has come yet."""
         return None if self._shape is None else (self._shape[0], self._shape[1])
 
-    def push(self, time_s: float, frame: Frame) -> Iterator[Clip]:
-        """Adds the next frame; yields the clips that it completes, with frames that were left out counted.
+    def push(self, time_s: float, picture: Picture) -> Iterator[Clip]:
+        """Adds the next picture; yields the clips that it completes, with frames that were left out counted.
 
         Raises:
             ValueError: a frame of another size, or a video that is too slow.
         """
-        self._shape = self._shape or frame.shape
-        if frame.shape != self._shape:
-            raise ValueError(f"{self.name}: a frame of {frame.shape} among frames of {self._shape}")
-        for resampled in self._resampler.push(time_s, frame):
+        self._shape = self._shape or picture.shape
+        if picture.shape != self._shape:
+            raise ValueError(f"{self.name}: a frame of {picture.shape} among frames of {self._shape}")
+        for resampled in self._resampler.push(time_s, picture):
             yield from self._add(resampled)
 
     def finish(self) -> Iterator[Clip]:
@@ -191,11 +192,11 @@ class ClipCutter:
         if self._random is not None:
             yield self._random
 
-    def _add(self, frame: Frame) -> Iterator[Clip]:
+    def _add(self, picture: Picture) -> Iterator[Clip]:
         self._num_frames += 1
         if self._num_frames <= self.skip_frames:
             return
-        self._window.append(fit(frame, self.size_hw, self.config))
+        self._window.append(fit(picture.pixels(), self.size_hw, self.config))
         if len(self._window) < self.config.span_frames:
             return
         start = self._num_frames - self.config.span_frames
@@ -223,6 +224,6 @@ def iter_clips(
         ValueError: unreadable, of varying size, too slow, or too short for one clip.
     """
     cutter = ClipCutter(config, size_hw, video.name, skip_frames)
-    for time_s, frame in video.timed_frames(config.untimed_fps or config.fps):
-        yield from (clip for _, clip in cutter.push(time_s, frame))
+    for time_s, picture in video.timed_pictures(config.untimed_fps or config.fps):
+        yield from (clip for _, clip in cutter.push(time_s, picture))
     yield from (clip for _, clip in cutter.finish())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -85,9 +85,12 @@ def reencodings(video: Video, fps: float) -> Iterator[list[Video]]:
     """A video at `fps` frames a second, encoded at each of `REENCODING_CRF`; the files are gone after the block."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"crf_{crf}.mp4" for crf in REENCODING_CRF]
-        for path, crf in zip(paths, REENCODING_CRF, strict=True):
-            with VideoWriter(path, fps, crf=crf) as writer:
-                for frame in frames_at(video, fps):
+        with ExitStack() as stack:
+            writers = [VideoWriter(path, fps, crf=crf) for path, crf in zip(paths, REENCODING_CRF, strict=True)]
+            for writer in writers:
+                stack.enter_context(writer)
+            for frame in frames_at(video, fps):
+                for writer in writers:
                     writer.write(frame)
         yield [Video(name=path.name, path=path) for path in paths]
 
@@ -122,4 +125,4 @@ def frames_at(video: Video, fps: float) -> Iterator[Frame]:
     Raises:
         ValueError: unreadable, or fewer frames a second.
     """
-    return resample(video.timed_frames(fps), fps, video.name)
+    return resample(video.timed_pictures(fps), fps, video.name)

@@ -64,7 +64,7 @@ class CourseReader:
             ValueError: unreadable, or too slow for the protocol.
         """
         protocol = self.protocol
-        timed = video.timed_frames(protocol.untimed_fps or protocol.fps)
+        timed = video.timed_pictures(protocol.untimed_fps or protocol.fps)
         return (fit(frame, self.size_hw, protocol) for frame in resample(timed, protocol.fps, video.name))
 
     def _read_video(

@@ -84,11 +84,11 @@ class Cut:
 def read_once(video: Video, cuts: Sequence[Cut]) -> None:
     """Decodes a video once for all cuts, frame by frame; whatever goes wrong stands in their `error`."""
     try:
-        frames, has_times = video.stream()
+        pictures, has_times = video.stream()
         paces = [1.0 if has_times else cut.cutter.config.untimed_fps or cut.cutter.config.fps or 1.0 for cut in cuts]
-        for time_s, frame in frames:
+        for time_s, picture in pictures:
             for cut, pace in zip(cuts, paces, strict=True):
-                cut.take(cut.cutter.push(time_s / pace, frame))
+                cut.take(cut.cutter.push(time_s / pace, picture))
             if all(cut.error is not None for cut in cuts):
                 return
     except (ValueError, OSError) as error:

@@ -105,10 +105,10 @@ def _evenly(video: Video) -> list[Frame]:
     """Frames spread over the video; memory holds twice as many at most, whatever its length."""
     kept: list[Frame] = []
     step = 1
-    for index, (_, frame) in enumerate(video.timed_frames(None)):
+    for index, (_, picture) in enumerate(video.timed_pictures(None)):
         if index % step:
             continue
-        kept.append(frame)
+        kept.append(picture.pixels())
         if len(kept) == 2 * _STRIP_FRAMES:
             kept, step = kept[::2], 2 * step
     if not kept:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from drivesim.core.files import sha256_file
 from drivesim.core.picture import load_picture
-from drivesim.core.video import VIDEO_SUFFIXES, codec_of, iter_frames, probe
+from drivesim.core.video import VIDEO_SUFFIXES, Picture, codec_of, iter_pictures, probe
 from drivesim.evaluate.frames import as_uint8
 
 MOVING_SUFFIXES = (*VIDEO_SUFFIXES, ".gif")
@@ -92,7 +92,11 @@ class Video:
         return hashlib.sha256(digests.encode()).hexdigest()
 
     def timed_frames(self, untimed_fps: float | None) -> Iterator[tuple[float, Frame]]:
-        """(seconds since the first frame, uint8 frame), one in memory at a time.
+        """As `timed_pictures`, of all the pixels: uint8 (H, W, 3)."""
+        return ((time_s, picture.pixels()) for time_s, picture in self.timed_pictures(untimed_fps))
+
+    def timed_pictures(self, untimed_fps: float | None) -> Iterator[tuple[float, Picture]]:
+        """(seconds since the first frame, picture), one in memory at a time.
 
         Args:
             untimed_fps: Rate of what carries none; None = frame k is at k seconds.
@@ -100,23 +104,23 @@ class Video:
         Raises:
             ValueError: unreadable, truncated, or frames that are no 8-bit RGB pictures.
         """
-        frames, has_times = self.stream()
+        pictures, has_times = self.stream()
         if has_times or untimed_fps is None:
-            return frames
-        return ((time_s / untimed_fps, frame) for time_s, frame in frames)
+            return pictures
+        return ((time_s / untimed_fps, picture) for time_s, picture in pictures)
 
-    def stream(self) -> tuple[Iterator[tuple[float, Frame]], bool]:
-        """The frames as `timed_frames` gives them, and whether their times are known; else frame k is at k seconds.
+    def stream(self) -> tuple[Iterator[tuple[float, Picture]], bool]:
+        """What `timed_pictures` gives, and whether the times are known; else frame k is at k seconds.
 
         Raises:
-            ValueError: as `timed_frames`, there or while the frames are read.
+            ValueError: as `timed_pictures`, there or while the pictures are read.
         """
         if self.is_timed:
             assert self.path is not None
             return _whole_file(self.path), True
         frames, fps = self._untimed()
-        timed = ((index / (fps or 1.0), as_uint8(frame, self.name)) for index, frame in enumerate(frames))
-        return timed, fps is not None
+        shown = (Picture(as_uint8(frame, self.name)) for frame in frames)
+        return ((index / (fps or 1.0), picture) for index, picture in enumerate(shown)), fps is not None
 
     def _untimed(self) -> tuple[Iterable[Any], float | None]:
         if self.path is None:
@@ -127,11 +131,11 @@ class Video:
         return array, fps or self.fps
 
 
-def _whole_file(path: Path) -> Iterator[tuple[float, Frame]]:
-    """All frames of a file; a shorter stream than the file announces is an error, not a shorter video."""
+def _whole_file(path: Path) -> Iterator[tuple[float, Picture]]:
+    """All pictures of a file; a shorter stream than the file announces is an error, not a shorter video."""
     info = probe(path)
     num_frames = 0
-    for num_frames, timed in enumerate(iter_frames(path), start=1):  # noqa: B007 (read after the loop)
+    for num_frames, timed in enumerate(iter_pictures(path), start=1):  # noqa: B007 (read after the loop)
         yield timed
     announced = max(info.num_frames, info.header_frames or 0)
     if path.suffix.lower() != ".gif" and num_frames < announced:

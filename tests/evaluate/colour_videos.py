@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from drivesim.core.video import iter_frames
+from drivesim.core.video import Picture, iter_pictures
 from drivesim.core.video_writing import VideoWriter
 from drivesim.evaluate import videos
 from drivesim.evaluate.extractors import FeatureKind
@@ -52,9 +52,9 @@ def record_decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A list that gets the names of the files that are decoded to their end."""
     names: list[str] = []
 
-    def counted(path: Path) -> Iterator[tuple[float, Frames]]:
-        yield from iter_frames(path)
+    def counted(path: Path) -> Iterator[tuple[float, Picture]]:
+        yield from iter_pictures(path)
         names.append(Path(path).name)
 
-    monkeypatch.setattr(videos, "iter_frames", counted)
+    monkeypatch.setattr(videos, "iter_pictures", counted)
     return names

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from drivesim.core.picture import save_png
+from drivesim.core.video import Picture
 from drivesim.core.video_writing import VideoWriter
 from drivesim.data.sampling import nearest_frames
 from drivesim.evaluate.clips import ClipCutter, fit, iter_clips, resample
@@ -63,16 +64,27 @@ def test_faster_video_is_sampled_by_timestamps(tmp_path: Path) -> None:
     assert clips_of(video, num_frames=4, fps=4.0) == [[0, 5, 10, 15], [20, 25, 30, 35]]
 
 
+def test_pixels_are_made_of_the_pictures_that_are_wanted_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = Video(name="v", path=write_mp4(tmp_path / "v.mp4", counting(41), 20.0))
+    made: list[int] = []
+    pixels = Picture.pixels
+    monkeypatch.setattr(Picture, "pixels", lambda picture: made.append(1) or pixels(picture))
+    assert clips_of(video, num_frames=4, fps=4.0) == [[0, 5, 10, 15], [20, 25, 30, 35]]
+    assert len(made) == 9  # of 41: two seconds and the last frame
+
+
 def test_uneven_timestamps_give_the_nearest_frames() -> None:
     times = [0.0, 0.1, 0.24, 0.3, 0.52, 0.7, 0.76]
-    timed = ((time, counting(7)[k]) for k, time in enumerate(times))
+    timed = ((time, Picture(counting(7)[k])) for k, time in enumerate(times))
     assert [round(float(frame.mean()) / 4) for frame in resample(timed, 4.0, "v")] == [0, 2, 4, 6]
 
 
 @pytest.mark.parametrize(("native", "wanted"), [(30, 12), (30, 20), (12, 8), (15, 10), (24, 16), (25, 10), (60, 24)])
 def test_half_way_between_two_frames_the_earlier_one_is_taken_as_data_sources_do(native: int, wanted: int) -> None:
     times_s = np.arange(60) / native
-    pictures = ((float(time_s), np.full((1, 1, 3), k, np.uint8)) for k, time_s in enumerate(times_s))
+    pictures = ((float(time_s), Picture(np.full((1, 1, 3), k, np.uint8))) for k, time_s in enumerate(times_s))
     taken = [int(frame[0, 0, 0]) for frame in resample(pictures, float(wanted), "v")]
     index, _ = nearest_frames(times_s, np.arange(len(taken)) / wanted)
     assert taken == index.tolist()
@@ -219,7 +231,7 @@ def test_random_clips_start_anywhere_and_always_in_the_same_place() -> None:
 
 def test_a_clip_knows_its_first_frame() -> None:
     cutter = ClipCutter(ProtocolConfig(num_frames=3), (16, 32), "v", skip_frames=2)
-    clips = [clip for index, frame in enumerate(counting(8)) for clip in cutter.push(float(index), frame)]
+    clips = [clip for index, frame in enumerate(counting(8)) for clip in cutter.push(float(index), Picture(frame))]
     assert [(start, numbers(clip)[0]) for start, clip in [*clips, *cutter.finish()]] == [(2, 2), (5, 5)]
 
 
@@ -279,7 +291,7 @@ def test_protocol_without_meaning_is_refused(field: str, value: object) -> None:
 def test_lvdm_cuts_63_of_256_grey_levels_off() -> None:
     frames = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
     cutter = ClipCutter(ProtocolConfig(num_frames=1), (16, 16), "v", truncates=True)
-    ((_, clip),) = cutter.push(0.0, frames[0])
+    ((_, clip),) = cutter.push(0.0, Picture(frames[0]))
     lowered = frames.astype(int) - clip
     assert set(np.unique(lowered)) == {0, 1} and (lowered[..., 0] == 1).sum() == 63
 
