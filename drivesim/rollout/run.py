@@ -40,7 +40,7 @@ class RolloutConfig:
     seconds: float | None = 60.0  # length of each, rounded to whole frames; None = what one call of the model makes
     seed: int = 0  # same seed, start and model = same bytes
     segment_chunks: int = 1  # chunks (8 key frames each) after which a segment is closed; a kill costs at most one
-    crf: int = 18  # x264's quality of the videos: 0 lossless .. 51 worst
+    crf: int = 17  # x264's quality of the videos: 0 lossless .. 51 worst
     pool: PoolConfig = field(default_factory=PoolConfig)  # group pool: who makes the futures
 
     def validate(self) -> None:
