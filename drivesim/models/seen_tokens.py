@@ -27,11 +27,11 @@ class SeenTokens:
     """
 
     _of_layer: dict[nn.Module, Any] = field(default_factory=dict)
-    _of_samples: dict[int, SeenTokens] = field(default_factory=dict)
+    _of_parts: dict[int, SeenTokens] = field(default_factory=dict)
 
-    def of_sample(self, index: int) -> SeenTokens:
-        """What is kept of one sample of a batch, where they are made one after the other."""
-        return self._of_samples.setdefault(index, SeenTokens())
+    def of_part(self, first: int) -> SeenTokens:
+        """What is kept of the samples of a batch from number `first` on, where parts are made one after the other."""
+        return self._of_parts.setdefault(first, SeenTokens())
 
     @torch.no_grad()
     def over_time(self, block: TemporalTransformerBlock, tokens_BLC: Tensor | None) -> ProjectedTokens | None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from drivesim.models.seen_tokens import SeenTokens
 from drivesim.models.temporal_stack import TemporalStack
 from drivesim.models.unet_pass import FEWEST_FRAMES, UNetPass
-from drivesim.nn.frame_groups import at_once, in_groups, standing_for
+from drivesim.nn.frame_groups import in_groups, samples_at_once, standing_for
 
 # What a temporal stack has of its backbone: key of its config -> what it is.
 OF_BACKBONE = {
@@ -38,8 +38,9 @@ class DeepFeatures:
 class VideoUNet(nn.Module):
     """`backbone` on every frame, `temporal` between its layers. alpha = 1 equals the backbone bit for bit.
 
-    Where no gradients are wanted, large clips are made one after the other, and image layers take their frames in
-    groups: memory does not grow with the samples, and the frames of one are what the backbone makes of these alone.
+    Where no gradients are wanted, large clips are made one after the other, small ones some at a time, and image layers
+    take their frames in groups: memory does not grow with the samples, and the frames of a large clip are what the
+    backbone makes of these alone.
 
     Args:
         backbone: image LDM's U-Net; its frames go through the batch axis.
@@ -102,10 +103,11 @@ class VideoUNet(nn.Module):
             The prediction (B, T, C, H, W), of the kind the backbone was trained for.
         """
         b, t = sample_BTCHW.shape[:2]
-        if b > 1 and self._is_one_by_one(sample_BTCHW):
+        size = self._samples_at_once(sample_BTCHW)
+        if size < b:
             told = (context_BTCHW, temporal_tokens_BLC, noise_level_B, motion_BT2)
             of_each = (timestep_B, tokens, token_mask_BL, *told)
-            return self._one_by_one(sample_BTCHW, of_each, deep, seen)
+            return self._in_parts(size, sample_BTCHW, of_each, deep, seen)
         run = UNetPass(
             # Repeated before the embedding: a matrix product of another batch size rounds differently.
             time_embed=self._time_embedding(timestep_B.repeat_interleave(t), _each(noise_level_B, t), sample_BTCHW),
@@ -140,45 +142,49 @@ class VideoUNet(nn.Module):
             deep.features_NCHW = self._below(run, down, skips)
         return [deep.features_NCHW]
 
-    def _is_one_by_one(self, sample_BTCHW: Tensor) -> bool:
-        """Whether samples, such as the branches of guidance, are made one after the other.
+    def _samples_at_once(self, sample_BTCHW: Tensor) -> int:
+        """How many samples, such as the branches of guidance, are made at once, and the others after them.
 
         So their memory does not add up. Where gradients are wanted it would all the same, clips of few frames would
         not be what the backbone makes of a batch bit for bit, and small ones would leave a GPU idle.
         """
         if torch.is_grad_enabled() or sample_BTCHW.shape[1] < FEWEST_FRAMES:
-            return False
+            return len(sample_BTCHW)
         numbers = sample_BTCHW[:, :, 0].numel() * int(self.backbone.conv_in.out_channels)
-        return at_once(sample_BTCHW, numbers) < len(sample_BTCHW)
+        return samples_at_once(sample_BTCHW, numbers)
 
-    def _one_by_one(
+    def _in_parts(
         self,
+        size: int,
         sample_BTCHW: Tensor,
         of_each: tuple[Tensor | None, ...],
         deep: DeepFeatures | None,
         seen: SeenTokens | None,
     ) -> Tensor:
+        """So many samples at a time."""
         names = ("token_mask_BL", "context_BTCHW", "temporal_tokens_BLC", "noise_level_B", "motion_BT2")
         b, t = sample_BTCHW.shape[:2]
         made, below = [], []
-        runs = 1 if sample_BTCHW.is_meta else b  # where nothing comes of them, one stands for all
-        for index in range(runs):
-            one = slice(index, index + 1)
+        for first in range(0, b, size):
+            part = slice(first, first + size)
+            times = b // size if sample_BTCHW.is_meta and first + size <= b else 1
+            if times > 1 and first > 0:
+                continue  # where nothing comes of them, one part stands for all of its size
             kept = None
             if deep is not None:
                 known = deep.features_NCHW
-                kept = DeepFeatures(features_NCHW=None if known is None else known[index * t : (index + 1) * t])
-            step, tokens, *more = (None if value is None else value[one] for value in of_each)
+                kept = DeepFeatures(features_NCHW=None if known is None else known[first * t : (first + size) * t])
+            step, tokens, *more = (None if value is None else value[part] for value in of_each)
             assert step is not None and tokens is not None
             others = dict(zip(names, more, strict=True))
-            of_sample = None if seen is None else seen.of_sample(index)
-            with standing_for(b // runs):
-                made.append(self(sample_BTCHW[one], step, tokens, deep=kept, seen=of_sample, **others))
+            of_part = None if seen is None else seen.of_part(first)
+            with standing_for(times):
+                made += [self(sample_BTCHW[part], step, tokens, deep=kept, seen=of_part, **others)] * times
             if kept is not None:
-                below.append(kept.features_NCHW)
+                below += [kept.features_NCHW] * times
         if deep is not None and deep.features_NCHW is None:
-            deep.features_NCHW = torch.cat([features for features in below if features is not None] * (b // runs))
-        return torch.cat(made * (b // runs))
+            deep.features_NCHW = torch.cat([features for features in below if features is not None])
+        return torch.cat(made)
 
     def _below(self, run: UNetPass, down: Iterator[Any], skips: list[Tensor]) -> Tensor:
         """What all levels below the top one add: the input of the last up block."""

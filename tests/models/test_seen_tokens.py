@@ -47,6 +47,7 @@ def test_tokens_are_projected_at_the_first_pass_alone(
 ) -> None:
     if is_one_by_one:
         monkeypatch.setattr(frame_groups, "_AT_ONCE", {"cpu": 2**8})
+        monkeypatch.setattr(frame_groups, "_SAMPLES_AT_ONCE", {"cpu": 2**8})
     network = make_network(only_tokens)
     shape = (2, TOKENS, WIDTH) if own is None else (2, own, TOKENS, WIDTH)
     tokens, over_time, mask = torch.randn(shape), torch.randn(2, TOKENS, WIDTH), torch.ones(2, TOKENS)

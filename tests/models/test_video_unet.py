@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from drivesim.models.seen_tokens import SeenTokens
 from drivesim.models.temporal_stack import TemporalAttentionLayer, TemporalStack
 from drivesim.models.video_unet import DeepFeatures, VideoUNet
 from drivesim.nn import frame_groups, temporal
@@ -88,6 +89,7 @@ def test_clips_too_large_to_be_taken_at_once_are_the_backbones_output_bit_for_bi
     assert torch.equal(video(samples, steps, tokens, temporal_tokens_BLC=tokens), expected)
     with_random_weights(stack)
     monkeypatch.setattr(frame_groups, "_AT_ONCE", {"cpu": 2**30})
+    monkeypatch.setattr(frame_groups, "_SAMPLES_AT_ONCE", {"cpu": 2**30})
     at_once = video(samples, steps, tokens, temporal_tokens_BLC=tokens)
     torch.testing.assert_close(at_once, mixed, atol=1e-4, rtol=1e-4)
 
@@ -96,7 +98,8 @@ def test_clips_too_large_to_be_taken_at_once_are_the_backbones_output_bit_for_bi
 def test_samples_and_groups_of_frames_compile_to_one_graph(
     with_gradients: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frame_groups, "_AT_ONCE", {"cpu": 4 * 32 * 8 * 16})  # 4 of 9 frames; one sample of two
+    monkeypatch.setattr(frame_groups, "_AT_ONCE", {"cpu": 4 * 32 * 8 * 16})  # 4 of 9 frames
+    monkeypatch.setattr(frame_groups, "_SAMPLES_AT_ONCE", {"cpu": 2**10})  # one sample of two
     backbone = make_backbone(layers=1)
     video = VideoUNet(backbone, with_random_weights(TemporalStack.for_backbone(backbone, num_frames=9)))
     inputs = torch.randn(2, 9, 4, 8, 16), torch.tensor([7, 800]), torch.randn(2, 6, 24)
@@ -107,17 +110,23 @@ def test_samples_and_groups_of_frames_compile_to_one_graph(
 
 
 @torch.no_grad()
-def test_what_deep_levels_made_of_samples_one_after_the_other_is_reused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_samples_left_that_were_made_in_parts_is_reused(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = make_backbone()
     video = VideoUNet(backbone, with_random_weights(TemporalStack.for_backbone(backbone, num_frames=4)))
-    steps, tokens = torch.tensor([7, 800]), torch.randn(2, 6, 24)
-    samples = torch.randn(2, 2, 4, 4, 32, 32)  # of two steps
+    steps, tokens = torch.tensor([7, 800, 300]), torch.randn(3, 6, 24)
+    samples = torch.randn(2, 3, 4, 4, 32, 32)  # of two steps
+    sizes: list[int] = []
+    backbone.conv_in.register_forward_hook(lambda _, args, __: sizes.append(len(args[0]) // 4))
     made = []
-    for numbers in (2**16, 2**30):
-        monkeypatch.setattr(frame_groups, "_AT_ONCE", {"cpu": numbers})
-        deep = DeepFeatures()
-        made.append(torch.stack([video(sample, steps, tokens, deep=deep) for sample in samples]))
-    torch.testing.assert_close(*made, atol=1e-4, rtol=1e-4)
+    for numbers, parts in ((2**17, [1, 1, 1]), (2**18, [2, 1]), (2**19, [3])):
+        monkeypatch.setattr(frame_groups, "_SAMPLES_AT_ONCE", {"cpu": numbers})
+        deep, seen = DeepFeatures(), SeenTokens()
+        sizes.clear()
+        made.append(torch.stack([video(sample, steps, tokens, deep=deep, seen=seen) for sample in samples]))
+        assert sizes == 2 * parts
+        assert deep.features_NCHW is not None and len(deep.features_NCHW) == 12
+    torch.testing.assert_close(made[0], made[1], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(made[0], made[2], atol=1e-4, rtol=1e-4)
 
 
 def test_a_portion_of_an_upscaler_holds_no_more_than_its_layers_need() -> None:
