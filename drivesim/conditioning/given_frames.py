@@ -15,19 +15,19 @@ def context_of(latents_BTCHW: Tensor, given_BT: Tensor, *, hold: bool = False) -
     Args:
         latents_BTCHW: latents of all frames; those that are not given are not looked at.
         given_BT: bool, True = the frame is given.
-        hold: show the last given frame before it to a frame that is not given, as Stable Video Diffusion shows its
-            start frame; False = zeros, as in the paper. Frames before any given one see zeros.
+        hold: show given frames to the others as well: the last one before, as Stable Video Diffusion shows its start
+            frame, or between two of them both, mixed by how near they are in time. False = zeros, as in the paper.
+            Frames before any given one see zeros.
 
     Returns:
-        (B, T, C + 1, H, W): the given latents, zero or the held one elsewhere, and the mask.
+        (B, T, C + 1, H, W): the given latents, zero or what is held elsewhere, and the mask.
     """
     mask = given_BT[:, :, None, None, None].to(latents_BTCHW.dtype)
     shape = (*latents_BTCHW.shape[:2], 1, *latents_BTCHW.shape[3:])
     # where, not a product: frames that are not given may hold anything, also NaN
     given = torch.where(mask > 0, latents_BTCHW, torch.zeros_like(latents_BTCHW))
     if hold:
-        # frame 0 holds zeros where it is not given
-        given = given[torch.arange(len(given), device=given.device)[:, None], last_given(given_BT)]
+        given = _held(given, given_BT)
     return torch.cat([given, mask.expand(shape)], dim=2)
 
 
@@ -35,6 +35,19 @@ def last_given(given_BT: Tensor) -> Tensor:
     """(B, T) index of the last frame up to each that is given, itself included; 0 where none is."""
     frame = torch.arange(given_BT.shape[1], device=given_BT.device)
     return torch.where(given_BT, frame, 0).cummax(dim=1).values
+
+
+def _held(given_BTCHW: Tensor, given_BT: Tensor) -> Tensor:
+    """Given frames, zeros elsewhere, with what is held in place of the zeros."""
+    num_frames = given_BT.shape[1]
+    frame = torch.arange(num_frames, device=given_BT.device)
+    before = last_given(given_BT)  # frame 0 holds zeros where it is not given
+    after = torch.where(given_BT, frame, num_frames).flip(1).cummin(dim=1).values.flip(1)
+    is_between = given_BT.gather(1, before) & (after < num_frames)
+    share_BT = torch.where(is_between, (frame - before) / (after - before).clamp(min=1), 0.0)
+    clip = torch.arange(len(given_BT), device=given_BT.device)[:, None]
+    share = share_BT[:, :, None, None, None].to(given_BTCHW.dtype)
+    return torch.lerp(given_BTCHW[clip, before], given_BTCHW[clip, after.clamp(max=num_frames - 1)], share)
 
 
 def noised(latents_BTCHW: Tensor, level_B: Tensor, noise_BTCHW: Tensor, schedule: DDIMScheduler) -> Tensor:

@@ -126,11 +126,12 @@ def interpolate_frames(
         sampling: sampler, steps, context guidance.
         generators: one a clip.
     """
-    num_frames = video_unet.temporal.config.num_frames
+    stack = video_unet.temporal.config
+    num_frames = stack.num_frames
     b, _, c, h, w = ends_B2CHW.shape
     latents = torch.zeros(b, num_frames, c, h, w, device=ends_B2CHW.device, dtype=ends_B2CHW.dtype)
     latents[:, [0, -1]] = ends_B2CHW
-    context = context_of(latents, ends_given(num_frames, latents.device).expand(b, -1))
+    context = context_of(latents, ends_given(num_frames, latents.device).expand(b, -1), hold=stack.hold_context)
     rate_tokens = rate_label(rate_B.to(video_unet.backbone.device))
     made = _guided_clips(video_unet, conditioner, schedule, context, conditions, sampling, generators, rate_tokens)
     return torch.cat([ends_B2CHW[:, :1], made[:, 1:-1], ends_B2CHW[:, 1:]], dim=1)

@@ -155,6 +155,8 @@ class InterpolationConfig:
     label_dim: int = 512  # width of the token that tells the rate
     context_channels: int = 128  # channels that given frames are convolved to
     feed_forward_mult: int = 4  # width of the temporal feed-forward layers
+    hold_context: bool = False  # frames between see both given ones, mixed by how near they are; False = zeros
+    context_shortcut: bool = False  # given frames also go past the temporal residual blocks' convolutions
 
     def check(self, key_fps: float) -> None:
         """Raises ValueError when the passes do not lead from one rate to the next."""
@@ -198,6 +200,8 @@ def make_interpolation_stack(config: InterpolationConfig, backbone: UNet2DCondit
         context_channels=config.context_channels,
         cross_attention_dim=config.label_dim,
         feed_forward_mult=config.feed_forward_mult,
+        hold_context=config.hold_context,
+        context_shortcut=config.context_shortcut,
     )
 
 

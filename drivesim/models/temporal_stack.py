@@ -141,8 +141,8 @@ class TemporalStack(ModelMixin, ConfigMixin):
         context_channels: channels that the context is convolved to.
         cross_attention_dim: width of tokens that attention over time sees; None = none.
         feed_forward_mult: width of the temporal feed-forward layers.
-        hold_context: whether the context of frames that are not given is the last given frame; False = zeros. Kept
-            for those who make the context.
+        hold_context: whether frames that are not given see the last given one before them or, between two, both mixed;
+            False = zeros. Kept for those who make the context.
         context_noise: the largest diffusion step that given frames may be noised to; above 0 the stack is told
             the step.
         time_kernel: frames that a temporal convolution sees; 1 = attention alone sees other frames.
@@ -153,12 +153,13 @@ class TemporalStack(ModelMixin, ConfigMixin):
             they belong to this stack and are no image model any more. Kept for those who use the backbone alone.
         position_table: whether embeddings of frame positions are learned numbers; False = layers make them.
         norm_eps: what the residual blocks' norms add to a variance.
-        context_shortcut: whether the context also goes past the residual blocks' convolutions (text-to-video upscaler).
+        context_shortcut: whether the context also goes past the residual blocks' convolutions : the
+            text-to-video upscaler, and interpolations that are built so.
     """
 
     _supports_gradient_checkpointing = False
     # Weights that begin without effect: a stack without them is a beginning too.
-    may_be_fresh = ("noise_embed.", "motion_embed.")
+    may_be_fresh = ("noise_embed.", "motion_embed.", ".block.shortcut.")
 
     @register_to_config
     def __init__(

@@ -62,6 +62,8 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("temporal", "ego_motion", False),
     ("prediction_loss", "drop_motion", 0.4),
     ("predict_sampling", "told_guidance", None),
+    ("interpolation", "hold_context", False),
+    ("interpolation", "context_shortcut", False),
 )
 
 

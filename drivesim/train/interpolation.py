@@ -73,7 +73,7 @@ class InterpolationStage(Stage):
             steps,
             tokens,
             token_mask_BL=mask,
-            context_BTCHW=context_of(x, given),
+            context_BTCHW=context_of(x, given, hold=self.video_unet.temporal.config.hold_context),
             temporal_tokens_BLC=self.rate_label(batch["rate_B"]),
         )
         return losses(prediction, target, batch, self.drop.box_weight)

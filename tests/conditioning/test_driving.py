@@ -86,6 +86,22 @@ def test_context_holds_given_frames_and_their_mask_and_nothing_else() -> None:
     assert (no_context(latents) == 0).all()
 
 
+def test_held_context_shows_frames_between_two_given_ones_both_by_how_near_they_are() -> None:
+    latents = torch.randn(3, 7, 3, 2, 2)
+    given_BT = torch.zeros(3, 7, dtype=torch.bool)
+    given_BT[0, [0, 4, 6]] = given_BT[1, [2, 3]] = True  # of the third clip, none
+    latents[~given_BT] = float("nan")
+    context = context_of(latents, given_BT, hold=True)[:, :, :3]
+    first, second, third = latents[0, [0, 4, 6]]
+    torch.testing.assert_close(context[0, 1], 0.75 * first + 0.25 * second)
+    torch.testing.assert_close(context[0, 3], 0.25 * first + 0.75 * second)
+    torch.testing.assert_close(context[0, 5], (second + third) / 2)
+    assert torch.equal(context[0, [0, 4, 6]], latents[0, [0, 4, 6]])
+    assert (context[1, :2] == 0).all(), "frames before any given one see zeros"
+    assert torch.equal(context[1, 2:], latents[1, [2, 3, 3, 3, 3]])
+    assert (context[2] == 0).all()
+
+
 def test_held_context_shows_later_frames_the_last_given_one() -> None:
     latents = torch.randn(3, 4, 3, 2, 2)
     latents[:, 3] = float("nan")
