@@ -50,6 +50,24 @@ def _held(given_BTCHW: Tensor, given_BT: Tensor) -> Tensor:
     return torch.lerp(given_BTCHW[clip, before], given_BTCHW[clip, after.clamp(max=num_frames - 1)], share)
 
 
+def kept_still(made_BTCHW: Tensor, ends_B2CHW: Tensor, below: float) -> Tensor:
+    """Frames between two given ones, drawn to the mix of both where these hardly differ.
+
+    Nothing moves there, and a network's small errors would flicker. Of the network's frames a share d2 / (d2 + below^2)
+    stays, d2 the mean square difference of the given latents at that place: half where they are `below` apart.
+
+    Args:
+        made_BTCHW: latents of the clips from the first given frame to the last.
+        ends_B2CHW: latents of both.
+        below: in standard deviations of latents; 0 = the network's frames as they are.
+    """
+    first, last = ends_B2CHW[:, :1], ends_B2CHW[:, 1:]
+    nearness = torch.linspace(0, 1, made_BTCHW.shape[1]).to(made_BTCHW).view(1, -1, 1, 1, 1)
+    apart = (last - first).square().mean(dim=2, keepdim=True)
+    share = apart / (apart + below**2) if below else torch.ones_like(apart)
+    return torch.lerp(torch.lerp(first, last, nearness), made_BTCHW, share)
+
+
 def noised(latents_BTCHW: Tensor, level_B: Tensor, noise_BTCHW: Tensor, schedule: DDIMScheduler) -> Tensor:
     """Latents with noise of a diffusion step, as the given frames of a model that is told the step.
 

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from drivesim.conditioning.driving import DrivingConditioner, DrivingConditions
-from drivesim.conditioning.given_frames import context_of, ends_given, first_frames_given, no_context, noised
+from drivesim.conditioning.given_frames import (
+    context_of,
+    ends_given,
+    first_frames_given,
+    kept_still,
+    no_context,
+    noised,
+)
 from drivesim.conditioning.moved_frames import moved_along
 from drivesim.conditioning.rate_label import RateLabel
 from drivesim.diffusion.sampling import Denoiser, Guidance, sample
@@ -134,6 +141,7 @@ def interpolate_frames(
     context = context_of(latents, ends_given(num_frames, latents.device).expand(b, -1), hold=stack.hold_context)
     rate_tokens = rate_label(rate_B.to(video_unet.backbone.device))
     made = _guided_clips(video_unet, conditioner, schedule, context, conditions, sampling, generators, rate_tokens)
+    made = kept_still(made, ends_B2CHW, stack.still_below)
     return torch.cat([ends_B2CHW[:, :1], made[:, 1:-1], ends_B2CHW[:, 1:]], dim=1)
 
 

@@ -157,6 +157,13 @@ class InterpolationConfig:
     feed_forward_mult: int = 4  # width of the temporal feed-forward layers
     hold_context: bool = False  # frames between see both given ones, mixed by how near they are; False = zeros
     context_shortcut: bool = False  # given frames also go past the temporal residual blocks' convolutions
+    # where given latents differ by less standard deviations, frames between are rather their mix than the network's
+    still_below: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be sampled."""
+        if self.still_below < 0:
+            raise ValueError(f"interpolation.still_below is {self.still_below}; it must not be negative")
 
     def check(self, key_fps: float) -> None:
         """Raises ValueError when the passes do not lead from one rate to the next."""
@@ -202,6 +209,7 @@ def make_interpolation_stack(config: InterpolationConfig, backbone: UNet2DCondit
         feed_forward_mult=config.feed_forward_mult,
         hold_context=config.hold_context,
         context_shortcut=config.context_shortcut,
+        still_below=config.still_below,
     )
 
 

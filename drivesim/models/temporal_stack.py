@@ -155,6 +155,8 @@ class TemporalStack(ModelMixin, ConfigMixin):
         norm_eps: what the residual blocks' norms add to a variance.
         context_shortcut: whether the context also goes past the residual blocks' convolutions : the
             text-to-video upscaler, and interpolations that are built so.
+        still_below: how far apart given latents are below which frames between them are rather their mix
+            (`conditioning.given_frames.kept_still`); 0 = never. Kept for those who sample.
     """
 
     _supports_gradient_checkpointing = False
@@ -186,6 +188,7 @@ class TemporalStack(ModelMixin, ConfigMixin):
         context_shortcut: bool = False,
         ego_motion: bool = False,
         view_fov_deg: float = 0.0,
+        still_below: float = 0.0,
     ):
         super().__init__()
         self.noise_embed = NoiseLevelEmbedding(time_embed_dim) if context_noise else None

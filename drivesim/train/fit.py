@@ -64,6 +64,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("predict_sampling", "told_guidance", None),
     ("interpolation", "hold_context", False),
     ("interpolation", "context_shortcut", False),
+    ("interpolation", "still_below", 0.0),
 )
 
 

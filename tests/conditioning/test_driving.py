@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from drivesim.conditioning.driving import DrivingConditioner, DrivingConditions
-from drivesim.conditioning.given_frames import context_of, first_frames_given, no_context
+from drivesim.conditioning.given_frames import context_of, first_frames_given, kept_still, no_context
 from drivesim.core.boxes import MAX_BOXES, UNKNOWN, Boxes2D
 
 
@@ -100,6 +100,19 @@ def test_held_context_shows_frames_between_two_given_ones_both_by_how_near_they_
     assert (context[1, :2] == 0).all(), "frames before any given one see zeros"
     assert torch.equal(context[1, 2:], latents[1, [2, 3, 3, 3, 3]])
     assert (context[2] == 0).all()
+
+
+def test_frames_between_are_the_mix_of_both_ends_where_these_are_alike_and_the_networks_where_they_differ() -> None:
+    made, ends = torch.randn(2, 4, 3, 2, 2), torch.randn(2, 2, 3, 2, 2)
+    ends[0, 1, :, 0, 0] = ends[0, 0, :, 0, 0]  # nothing moves
+    ends[0, 1, :, 0, 1] = ends[0, 0, :, 0, 1] + 0.5  # half of each
+    ends[0, 1, :, 1, 1] = ends[0, 0, :, 1, 1] + 500.0
+    kept = kept_still(made, ends, below=0.5)
+    torch.testing.assert_close(kept[0, :, :, 0, 0], ends[0, :1, :, 0, 0].expand(4, -1))
+    mix = ends[0, 0, :, 0, 1] + torch.linspace(0, 0.5, 4)[:, None]
+    torch.testing.assert_close(kept[0, :, :, 0, 1], (mix + made[0, :, :, 0, 1]) / 2)
+    torch.testing.assert_close(kept[0, :, :, 1, 1], made[0, :, :, 1, 1], atol=1e-3, rtol=0)
+    assert torch.equal(kept_still(made, ends, below=0.0), made)
 
 
 def test_held_context_shows_later_frames_the_last_given_one() -> None:

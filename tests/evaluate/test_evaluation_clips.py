@@ -64,9 +64,7 @@ def test_faster_video_is_sampled_by_timestamps(tmp_path: Path) -> None:
     assert clips_of(video, num_frames=4, fps=4.0) == [[0, 5, 10, 15], [20, 25, 30, 35]]
 
 
-def test_pixels_are_made_of_the_pictures_that_are_wanted_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pixels_are_made_of_the_pictures_that_are_wanted_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     video = Video(name="v", path=write_mp4(tmp_path / "v.mp4", counting(41), 20.0))
     made: list[int] = []
     pixels = Picture.pixels

@@ -15,6 +15,7 @@ from torch import Tensor
 from drivesim.data.module import DataModuleConfig
 from drivesim.data.source import ClipSource
 from drivesim.diffusion.settings import SamplingConfig
+from drivesim.families.driving import DrivingModel
 from drivesim.families.folder import INDEX, load_parts
 from drivesim.models.build import InterpolationConfig
 from drivesim.models.video_unet import VideoUNet
@@ -67,7 +68,7 @@ def test_frames_between_see_both_ends_in_training_and_in_its_pictures_and_shortc
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(VideoUNet, "forward", watched)
-    held = replace(PLAIN, hold_context=True, context_shortcut=True)
+    held = replace(PLAIN, hold_context=True, context_shortcut=True, still_below=1e6)
     folder = fit(settings(slow_model, tmp_path, held, warm_start=str(plain)), short_town, tmp_path / "held")
     assert {is_training for is_training, _ in seen} == {True, False}
     for _, context in seen:
@@ -77,6 +78,12 @@ def test_frames_between_see_both_ends_in_training_and_in_its_pictures_and_shortc
     assert stack.config.hold_context and stack.config.context_shortcut
     shortcuts = {name: p for name, p in stack.named_parameters() if name.endswith("block.shortcut.weight")}
     assert shortcuts and all(p.any() for p in shortcuts.values()), "they begin at zero"
+    ends = torch.randn(1, 2, 4, 4, 8)
+    model = DrivingModel.from_pretrained(folder)
+    made = model.interpolate(ends, 0, generators=[torch.Generator().manual_seed(0)], conditions=[None])
+    torch.testing.assert_close(made[:, 1], ends.mean(dim=1), msg="below 1e6 frames between are the mix of both")
+    with pytest.raises(ValueError, match="interpolation.still_below is -1; it must not be negative"):
+        replace(PLAIN, still_below=-1)
 
 
 def test_shortcuts_that_are_there_are_not_left_out(slow_model: Path, short_town: ClipSource, tmp_path: Path) -> None:
