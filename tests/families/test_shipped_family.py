@@ -23,6 +23,7 @@ from drivesim.evaluate.seams import SeamMeter
 from drivesim.evaluate.videos import as_videos
 from drivesim.families.folder import find_model
 from drivesim.families.stages import StagesConfig, Upsampling
+from drivesim.rollout.cascade import fill_in
 from drivesim.toytown import Episode, TownConfig, Turn, render, simulate
 
 SCORED_FPS = 4.0  # at which clips are compared
@@ -141,6 +142,36 @@ def test_four_futures_part_from_one_another(sim: Simulator, episodes: list[Episo
     print(diversity)
     assert diversity.curve[0] == 0.0  # one start frame
     assert diversity.ratio > 1.0
+
+
+def test_frames_between_real_key_frames_are_near_to_real_ones_and_change_as_much(sim: Simulator) -> None:
+    """Both passes of interpolation, 27 frames between four key frames of six drives, seen through the video decoder."""
+    model, gap = sim.model, sim.model.frames_per_gap
+    town = replace(TOWN, fps=sim.fps, key_fps=sim.fps, duration_s=4.0)
+    camera = Camera.front(town.size_hw)
+    errors, of_nearest, changes = [], [], []
+    for number in range(6):
+        episode = simulate(town, FIRST_HELD_OUT + number)
+        drawn = np.stack([render(episode, frame, camera) for frame in range(60, 60 + 3 * gap + 1)])
+        real = resize_area(drawn, sim.size_hw)
+        latents = model.encode(real)
+        filled = fill_in(model, latents[::gap], None, ("filled in", number))
+        nearest = latents[(np.arange(len(latents)) + gap // 2) // gap * gap]
+        shown, held, made = (
+            model.finish({}, part, key=("filled in", number), is_last=True)[1].astype(np.float32)
+            for part in (latents, nearest, filled)
+        )
+        between = np.arange(len(real)) % gap != 0
+        errors.append(np.abs(made - shown)[between].mean())
+        of_nearest.append(np.abs(held - shown)[between].mean())
+        changes.append([np.abs(np.diff(frames.astype(np.float32), axis=0)).mean() for frames in (made, shown, real)])
+    made_change, shown_change, real_change = np.mean(changes, axis=0)
+    print(
+        f"{np.mean(errors):.2f} grey levels off, the nearest key frame {np.mean(of_nearest):.2f}; from frame to frame "
+        f"they change by {made_change:.2f} grey levels, real ones by {real_change:.2f}, decoded by {shown_change:.2f}"
+    )
+    assert np.mean(errors) < 0.92 * np.mean(of_nearest)
+    assert 0.8 * real_change < made_change < 1.1 * shown_change
 
 
 def test_futures_turn_the_way_that_they_are_told() -> None:
