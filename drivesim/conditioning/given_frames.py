@@ -61,11 +61,14 @@ def kept_still(made_BTCHW: Tensor, ends_B2CHW: Tensor, below: float) -> Tensor:
         ends_B2CHW: latents of both.
         below: in standard deviations of latents; 0 = the network's frames as they are.
     """
-    first, last = ends_B2CHW[:, :1], ends_B2CHW[:, 1:]
-    nearness = torch.linspace(0, 1, made_BTCHW.shape[1]).to(made_BTCHW).view(1, -1, 1, 1, 1)
-    apart = (last - first).square().mean(dim=2, keepdim=True)
-    share = apart / (apart + below**2) if below else torch.ones_like(apart)
-    return torch.lerp(torch.lerp(first, last, nearness), made_BTCHW, share)
+    if not below:
+        return made_BTCHW
+    first_B1CHW, last_B1CHW = ends_B2CHW[:, :1], ends_B2CHW[:, 1:]
+    time_T = torch.linspace(0, 1, made_BTCHW.shape[1]).to(made_BTCHW)
+    mixed_BTCHW = torch.lerp(first_B1CHW, last_B1CHW, time_T.view(1, -1, 1, 1, 1))
+    apart_B11HW = (last_B1CHW - first_B1CHW).float().square().mean(dim=2, keepdim=True)  # 16 bits would be 0 too soon
+    share_B11HW = apart_B11HW / (apart_B11HW + below**2)
+    return torch.lerp(mixed_BTCHW, made_BTCHW, share_B11HW.to(made_BTCHW))
 
 
 def noised(latents_BTCHW: Tensor, level_B: Tensor, noise_BTCHW: Tensor, schedule: DDIMScheduler) -> Tensor:

@@ -159,9 +159,16 @@ class Picture:
         return (width, height, 3) if round(self._frame.rotation / 90) % 2 else (height, width, 3)
 
     def pixels(self) -> NDArray[np.uint8]:
-        """The picture as shown: uint8 RGB (H, W, 3), with the container's rotation applied."""
+        """The picture as shown: uint8 RGB (H, W, 3), with the container's rotation applied.
+
+        Raises:
+            ValueError: a pixel format that cannot be turned to RGB.
+        """
         if isinstance(self._frame, VideoFrame):
-            picture: NDArray[Any] = self._frame.to_ndarray(format="rgb24", interpolation=_ROUNDED)
+            try:
+                picture: NDArray[Any] = self._frame.to_ndarray(format="rgb24", interpolation=_ROUNDED)
+            except av.error.FFmpegError as error:
+                raise ValueError(f"the frame with time stamp {self._frame.pts} cannot be shown: {error}") from error
             if self._frame.rotation:
                 picture = np.rot90(picture, k=round(self._frame.rotation / 90))
             self._frame = np.ascontiguousarray(picture, dtype=np.uint8)

@@ -126,7 +126,7 @@ _LVDM_LEVELS = _lvdm_levels()
 
 
 class ClipCutter:
-    """Takes the timed frames of one video one by one; gives the clips of a protocol, in time order.
+    """Takes the timed pictures of one video one by one; gives the clips of a protocol, in time order.
 
     Memory holds one clip, or two where the protocol takes a random one.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -157,13 +158,13 @@ class InterpolationConfig:
     feed_forward_mult: int = 4  # width of the temporal feed-forward layers
     hold_context: bool = False  # frames between see both given ones, mixed by how near they are; False = zeros
     context_shortcut: bool = False  # given frames also go past the temporal residual blocks' convolutions
-    # where given latents differ by less standard deviations, frames between are rather their mix than the network's
+    # where given latents are nearer than this, in standard deviations, frames between are rather their mix; 0 = nowhere
     still_below: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuses what cannot be sampled."""
-        if self.still_below < 0:
-            raise ValueError(f"interpolation.still_below is {self.still_below}; it must not be negative")
+        if not 0 <= self.still_below < math.inf:
+            raise ValueError(f"interpolation.still_below is {self.still_below}; it must be a number from 0 up")
 
     def check(self, key_fps: float) -> None:
         """Raises ValueError when the passes do not lead from one rate to the next."""

@@ -153,14 +153,14 @@ class TemporalStack(ModelMixin, ConfigMixin):
             they belong to this stack and are no image model any more. Kept for those who use the backbone alone.
         position_table: whether embeddings of frame positions are learned numbers; False = layers make them.
         norm_eps: what the residual blocks' norms add to a variance.
-        context_shortcut: whether the context also goes past the residual blocks' convolutions : the
-            text-to-video upscaler, and interpolations that are built so.
+        context_shortcut: whether the context also goes past the residual blocks' convolutions (text-to-video
+            upscaler, and interpolations that are built so).
         still_below: how far apart given latents are below which frames between them are rather their mix
             (`conditioning.given_frames.kept_still`); 0 = never. Kept for those who sample.
     """
 
     _supports_gradient_checkpointing = False
-    # Weights that begin without effect: a stack without them is a beginning too.
+    # Parts of the names of weights that begin without effect: a stack without them is a beginning too.
     may_be_fresh = ("noise_embed.", "motion_embed.", ".block.shortcut.")
 
     @register_to_config

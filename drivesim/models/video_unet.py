@@ -161,7 +161,7 @@ class VideoUNet(nn.Module):
         deep: DeepFeatures | None,
         seen: SeenTokens | None,
     ) -> Tensor:
-        """So many samples at a time."""
+        """`size` samples at a time."""
         names = ("token_mask_BL", "context_BTCHW", "temporal_tokens_BLC", "noise_level_B", "motion_BT2")
         b, t = sample_BTCHW.shape[:2]
         made, below = [], []

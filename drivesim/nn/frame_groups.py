@@ -1,4 +1,6 @@
-"""Image layers on some frames at a time where nothing is kept for a backward pass: the same result in less memory.
+"""Image layers on some frames, and networks on some samples at a time, where nothing is kept for a backward pass.
+
+The results are the same, in less memory.
 
 Axes: N frames, C channels, P positions.
 """

@@ -102,7 +102,7 @@ def _warm_start(part: Any, warm: Any, place: str) -> None:
     """
     own, weights = part.state_dict(), warm.state_dict()
     fresh = tuple(getattr(part, "may_be_fresh", ()))
-    weights |= {name: w for name, w in own.items() if name not in weights and any(part in name for part in fresh)}
+    weights |= {name: w for name, w in own.items() if name not in weights and any(mark in name for mark in fresh)}
     check_shapes({name: tuple(w.shape) for name, w in weights.items()}, network_shapes(part), place)
     is_judged = any(w.is_meta for w in own.values())  # nothing can be copied there
     part.load_state_dict(weights, assign=is_judged)

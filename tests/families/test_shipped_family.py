@@ -145,7 +145,7 @@ def test_four_futures_part_from_one_another(sim: Simulator, episodes: list[Episo
 
 
 def test_frames_between_real_key_frames_are_near_to_real_ones_and_change_as_much(sim: Simulator) -> None:
-    """Both passes of interpolation, 27 frames between four key frames of six drives, seen through the video decoder."""
+    """Both passes of interpolation, 24 frames between four key frames of six drives, seen through the video decoder."""
     model, gap = sim.model, sim.model.frames_per_gap
     town = replace(TOWN, fps=sim.fps, key_fps=sim.fps, duration_s=4.0)
     camera = Camera.front(town.size_hw)
@@ -171,7 +171,7 @@ def test_frames_between_real_key_frames_are_near_to_real_ones_and_change_as_much
         f"they change by {made_change:.2f} grey levels, real ones by {real_change:.2f}, decoded by {shown_change:.2f}"
     )
     assert np.mean(errors) < 0.92 * np.mean(of_nearest)
-    assert 0.8 * real_change < made_change < 1.1 * shown_change
+    assert 0.75 * real_change < made_change < 1.1 * shown_change
 
 
 def test_futures_turn_the_way_that_they_are_told() -> None:

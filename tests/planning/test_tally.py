@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -10,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from drivesim.models.temporal_stack import TemporalStack
 from drivesim.models.video_unet import VideoUNet
+from drivesim.nn import frame_groups
 from drivesim.nn.frame_groups import in_groups
 from drivesim.planning.as_on_device import AsOnDevice
 from drivesim.planning.speed import Work
@@ -113,7 +115,7 @@ def test_groups_of_frames_that_stand_for_others_count_as_all_of_them() -> None:
     assert flops[0] == flops[1] > 0
 
 
-def test_samples_that_are_made_one_after_the_other_count_as_all_of_them() -> None:
+def test_samples_that_are_made_one_after_the_other_count_as_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.device("meta"):
         backbone = make_backbone()
         network = VideoUNet(backbone, TemporalStack.for_backbone(backbone, num_frames=4)).eval()
@@ -128,6 +130,12 @@ def test_samples_that_are_made_one_after_the_other_count_as_all_of_them() -> Non
     one, three = tally_of(1), tally_of(3)
     assert Work.of(three).flops == 3 * Work.of(one).flops > 0
     assert three.peak_bytes < 1.5 * one.peak_bytes, "what is made of one sample is gone before the next"
+    two_at_once = 2 * 4 * 64 * 128 * int(backbone.conv_in.out_channels)
+    monkeypatch.setattr(frame_groups, "_SAMPLES_AT_ONCE", {"meta": two_at_once})
+    for num_samples in (2, 3, 4, 5):  # parts of two, of which the first stands for all, and a rest
+        flops = Work.of(tally_of(num_samples)).flops
+        # embeddings of frame positions are made once a part
+        assert flops == pytest.approx(num_samples * Work.of(one).flops, rel=1e-4), num_samples
 
 
 def test_layers_that_a_backward_pass_runs_again_see_the_device_as_well() -> None:

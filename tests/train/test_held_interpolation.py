@@ -82,8 +82,9 @@ def test_frames_between_see_both_ends_in_training_and_in_its_pictures_and_shortc
     model = DrivingModel.from_pretrained(folder)
     made = model.interpolate(ends, 0, generators=[torch.Generator().manual_seed(0)], conditions=[None])
     torch.testing.assert_close(made[:, 1], ends.mean(dim=1), msg="below 1e6 frames between are the mix of both")
-    with pytest.raises(ValueError, match="interpolation.still_below is -1; it must not be negative"):
-        replace(PLAIN, still_below=-1)
+    for wrong in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"interpolation.still_below is {wrong}; it must be a number from 0 up"):
+            replace(PLAIN, still_below=wrong)
 
 
 def test_shortcuts_that_are_there_are_not_left_out(slow_model: Path, short_town: ClipSource, tmp_path: Path) -> None:
