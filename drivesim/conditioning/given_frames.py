@@ -50,7 +50,7 @@ def _held(given_BTCHW: Tensor, given_BT: Tensor) -> Tensor:
     return torch.lerp(given_BTCHW[clip, before], given_BTCHW[clip, after.clamp(max=num_frames - 1)], share)
 
 
-def kept_still(made_BTCHW: Tensor, ends_B2CHW: Tensor, below: float) -> Tensor:
+def kept_still(made_BTCHW: Tensor, held_BTCHW: Tensor, below: float) -> Tensor:
     """Frames between two given ones, drawn to the mix of both where these hardly differ.
 
     Nothing moves there, and a network's small errors would flicker. Of the network's frames a share d2 / (d2 + below^2)
@@ -58,17 +58,15 @@ def kept_still(made_BTCHW: Tensor, ends_B2CHW: Tensor, below: float) -> Tensor:
 
     Args:
         made_BTCHW: latents of the clips from the first given frame to the last.
-        ends_B2CHW: latents of both.
+        held_BTCHW: both given frames and, between them, their mix: what `context_of` holds.
         below: in standard deviations of latents; 0 = the network's frames as they are.
     """
     if not below:
         return made_BTCHW
-    first_B1CHW, last_B1CHW = ends_B2CHW[:, :1], ends_B2CHW[:, 1:]
-    time_T = torch.linspace(0, 1, made_BTCHW.shape[1]).to(made_BTCHW)
-    mixed_BTCHW = torch.lerp(first_B1CHW, last_B1CHW, time_T.view(1, -1, 1, 1, 1))
-    apart_B11HW = (last_B1CHW - first_B1CHW).float().square().mean(dim=2, keepdim=True)  # 16 bits would be 0 too soon
-    share_B11HW = apart_B11HW / (apart_B11HW + below**2)
-    return torch.lerp(mixed_BTCHW, made_BTCHW, share_B11HW.to(made_BTCHW))
+    apart_B1CHW = (held_BTCHW[:, -1:] - held_BTCHW[:, :1]).float()  # 16 bits would be 0 too soon
+    square_B11HW = apart_B1CHW.square().mean(dim=2, keepdim=True)
+    share_B11HW = square_B11HW / (square_B11HW + below**2)
+    return torch.lerp(held_BTCHW, made_BTCHW, share_B11HW.to(made_BTCHW))
 
 
 def noised(latents_BTCHW: Tensor, level_B: Tensor, noise_BTCHW: Tensor, schedule: DDIMScheduler) -> Tensor:

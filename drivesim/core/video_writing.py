@@ -20,7 +20,7 @@ from drivesim.core.files import atomic_path
 from drivesim.core.video import opened
 
 _DEFAULT_CRF = 17  # x264: visually lossless for most eyes
-# Within 0.2 dB of "medium" with a crf of 18, in a fifth of its time and 1.6 times its bytes.
+# Of toytown's futures within 0.2 dB of "medium" with a crf of 18, in about a fifth of its time and 1.6 times its bytes.
 PRESET = "superfast"  # of x264; part of what fixes a video's bytes
 _BT601 = 6  # AVCOL_SPC_SMPTE170M
 _LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG

@@ -86,9 +86,10 @@ def reencodings(video: Video, fps: float) -> Iterator[list[Video]]:
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"crf_{crf}.mp4" for crf in REENCODING_CRF]
         with ExitStack() as stack:
-            writers = [VideoWriter(path, fps, crf=crf) for path, crf in zip(paths, REENCODING_CRF, strict=True)]
-            for writer in writers:
-                stack.enter_context(writer)
+            writers = [
+                stack.enter_context(VideoWriter(path, fps, crf=crf))
+                for path, crf in zip(paths, REENCODING_CRF, strict=True)
+            ]
             for frame in frames_at(video, fps):
                 for writer in writers:
                     writer.write(frame)

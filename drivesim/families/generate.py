@@ -138,10 +138,12 @@ def interpolate_frames(
     b, _, c, h, w = ends_B2CHW.shape
     latents = torch.zeros(b, num_frames, c, h, w, device=ends_B2CHW.device, dtype=ends_B2CHW.dtype)
     latents[:, [0, -1]] = ends_B2CHW
-    context = context_of(latents, ends_given(num_frames, latents.device).expand(b, -1), hold=stack.hold_context)
+    given_BT = ends_given(num_frames, latents.device).expand(b, -1)
+    held = context_of(latents, given_BT, hold=True)
+    context = held if stack.hold_context else context_of(latents, given_BT)
     rate_tokens = rate_label(rate_B.to(video_unet.backbone.device))
     made = _guided_clips(video_unet, conditioner, schedule, context, conditions, sampling, generators, rate_tokens)
-    made = kept_still(made, ends_B2CHW, stack.still_below)
+    made = kept_still(made, held[:, :, :-1], stack.still_below)
     return torch.cat([ends_B2CHW[:, :1], made[:, 1:-1], ends_B2CHW[:, 1:]], dim=1)
 
 

@@ -1,6 +1,6 @@
 """Image layers on some frames, and networks on some samples at a time, where nothing is kept for a backward pass.
 
-The results are the same, in less memory.
+The results are the same but for rounding, in less memory.
 
 Axes: N frames, C channels, P positions.
 """
@@ -45,12 +45,16 @@ def times_counted() -> int:
 
 def at_once(frames: Tensor, numbers: int) -> int:
     """How many of (N, ...) an image layer takes at once when its largest activation of all has so many numbers."""
-    return max(1, _AT_ONCE.get(frames.device.type, _AT_ONCE_ON_GPU) * len(frames) // numbers)
+    return _fitting(frames, numbers, _AT_ONCE)
 
 
 def samples_at_once(samples: Tensor, numbers: int) -> int:
     """How many of (B, ...) a network takes at once when its largest activation of all has so many numbers."""
-    return max(1, _SAMPLES_AT_ONCE.get(samples.device.type, _AT_ONCE_ON_GPU) * len(samples) // numbers)
+    return _fitting(samples, numbers, _SAMPLES_AT_ONCE)
+
+
+def _fitting(batch: Tensor, numbers: int, most: dict[str, int]) -> int:
+    return max(1, most.get(batch.device.type, _AT_ONCE_ON_GPU) * len(batch) // numbers)
 
 
 def in_groups(layer: Callable[..., Tensor], *frames: Tensor, fewest: int = 1) -> Tensor:

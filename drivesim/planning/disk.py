@@ -5,8 +5,8 @@ from __future__ import annotations
 from drivesim.planning.plan import DiskRow
 from drivesim.rollout.run import RolloutConfig
 
-# Bits a pixel of our x264 at crf 17; every 6 more halve it. Futures of 64 x 128 pixels at 10/3 frames a second take 2.4
-# (toytown, 20 s); larger pictures and higher rates take less: at 30 a second 1.0, of 256 x 512 pixels 0.43.
+# Bits a pixel of our x264 at crf 17; every 6 more halve it. Toytown's futures of 20 s take 0.43 (256 x 512 pixels at 30
+# frames a second); made small again to 64 x 128, 1.0, and of these the frames at 10/3 a second 2.4.
 _BITS_A_PIXEL = 2.4
 _AT_CRF = 17
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from drivesim.conditioning.driving import DrivingConditioner, DrivingConditions
-from drivesim.conditioning.given_frames import context_of, first_frames_given, kept_still, no_context
+from drivesim.conditioning.given_frames import context_of, ends_given, first_frames_given, kept_still, no_context
 from drivesim.core.boxes import MAX_BOXES, UNKNOWN, Boxes2D
 
 
@@ -107,12 +107,17 @@ def test_frames_between_are_the_mix_of_both_ends_where_these_are_alike_and_the_n
     ends[0, 1, :, 0, 0] = ends[0, 0, :, 0, 0]  # nothing moves
     ends[0, 1, :, 0, 1] = ends[0, 0, :, 0, 1] + 0.5  # half of each
     ends[0, 1, :, 1, 1] = ends[0, 0, :, 1, 1] + 500.0
-    kept = kept_still(made, ends, below=0.5)
+    latents = torch.zeros_like(made)
+    latents[:, [0, 3]] = ends
+    held = context_of(latents, ends_given(4).expand(2, -1), hold=True)[:, :, :-1]
+    kept = kept_still(made, held, below=0.5)
     torch.testing.assert_close(kept[0, :, :, 0, 0], ends[0, :1, :, 0, 0].expand(4, -1))
     mix = ends[0, 0, :, 0, 1] + torch.linspace(0, 0.5, 4)[:, None]
     torch.testing.assert_close(kept[0, :, :, 0, 1], (mix + made[0, :, :, 0, 1]) / 2)
     torch.testing.assert_close(kept[0, :, :, 1, 1], made[0, :, :, 1, 1], atol=1e-3, rtol=0)
-    assert torch.equal(kept_still(made, ends, below=0.0), made)
+    assert torch.equal(kept_still(made, held, below=0.0), made)
+    short = kept_still(made.half(), held.half(), below=1e-4)  # whose square is 0 in 16 bits
+    torch.testing.assert_close(short.float()[0, :, :, 0, 0], ends[0, :1, :, 0, 0].expand(4, -1), atol=2e-3, rtol=0)
 
 
 def test_held_context_shows_later_frames_the_last_given_one() -> None:

@@ -15,6 +15,7 @@ import pytest
 from drivesim.core.files import read_rows
 from drivesim.core.video import probe, read_at
 from drivesim.evaluate.videos import find_videos
+from drivesim.rollout import run
 from drivesim.rollout.rows import Progress
 from drivesim.rollout.run import RolloutConfig, run_rollout
 from drivesim.rollout.start import Start
@@ -216,6 +217,14 @@ def test_a_folder_with_another_run_is_refused_naming_what_differs(finished: Path
     other = RolloutConfig(futures=3, seconds=30.0, seed=8, segment_chunks=2)
     with pytest.raises(ValueError, match=r"another run \(num_frames 80 there, 120 here; seed 7 there, 8 here\)"):
         run_rollout(other, START, TinyModel, finished)
+
+
+def test_a_run_whose_videos_were_encoded_otherwise_is_another_one(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "PRESET", "medium")
+    with pytest.raises(ValueError, match=r"another run \(preset 'superfast' there, 'medium' here\)"):
+        run_rollout(CONFIG, START, TinyModel, finished)
 
 
 def test_more_futures_are_added_to_a_finished_run(tmp_path: Path, finished: Path) -> None:
