@@ -85,10 +85,11 @@ class Finishing:
         """A single picture (H, W, 3): the image decoder's, upsampled by itself."""
         self.bring("pictures")
         picture_1Chw = decode_pictures(self.autoencoder, latents_CHW[None])
-        if self.alone is not None:
-            self.bring("upsample")
-            picture_1Chw = upsample_portion(self.alone, picture_1Chw, first_frame=0, key=key)
-        return to_picture_range(picture_1Chw)[0]
+        if self.alone is None:
+            return to_picture_range(picture_1Chw)[0]
+        self.bring("upsample")
+        made_1CYX = upsample_portion(self.alone, picture_1Chw, first_frame=0, key=key)
+        return self.alone.pictures(made_1CYX, first_frame=0)[0]
 
     def push(
         self,

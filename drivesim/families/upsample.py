@@ -1,6 +1,7 @@
 """Upsampling in pixels, with the driving models: portions of frames for `families.portions`.
 
-Axes: T frames, C channels, H W pixels of the large picture, h w pixels of the small one.
+Axes: T frames, C channels, H W pixels of the large picture, h w pixels of the small one, Y X of the large one whose
+pixels are folded to channels, as it is denoised.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from drivesim.diffusion.sampling import sample
 from drivesim.diffusion.schedule import DDIMScheduler
 from drivesim.diffusion.settings import SamplingConfig
 from drivesim.families.folder import INDEX, sampling_of
-from drivesim.models.autoencoder import to_picture_range
-from drivesim.models.upsampler import COLOURS, Upsampler
+from drivesim.models.autoencoder import as_pictures, to_levels
+from drivesim.models.upsampler import Upsampler
 
 FRAMES_AT_ONCE = 8  # of an upsampler without temporal layers
 
@@ -94,17 +95,17 @@ class UpsamplingModel:
         return self.networks.scale
 
     def none(self, low_TChw: Tensor) -> Tensor:
-        """No large frame (0, 3, H, W)."""
-        height, width = (side * self.scale for side in low_TChw.shape[-2:])
-        return low_TChw.new_zeros(0, COLOURS, height, width)
+        """No large frame (0, C, Y, X)."""
+        return low_TChw.new_zeros(0, *self.networks.folded_shape(low_TChw.shape[-2:]))
 
     def make(self, low_TChw: Tensor, *, first_frame: int, key: tuple[Key, ...], conditions: Any = None) -> Tensor:
-        """Large frames (T, 3, H, W) of a portion; see `upsample_portion`. The networks are told of no conditions."""
+        """Large frames (T, C, Y, X) of a portion; see `upsample_portion`. The networks are told of no conditions."""
         return upsample_portion(self, low_TChw, first_frame=first_frame, key=key)
 
     def pictures(self, made_TCYX: Tensor, *, first_frame: int) -> NDArray[np.uint8]:
-        """uint8 RGB pictures of large frames, whatever their number."""
-        return to_picture_range(made_TCYX)
+        """uint8 RGB pictures (T, H, W, 3) of large frames, whatever their number."""
+        levels_TCYX = to_levels(made_TCYX)  # a quarter of the bytes to move about
+        return as_pictures(self.networks.unfolded(levels_TCYX))
 
 
 def _facts(index: dict[str, Any], key: str, wanted: tuple[str, ...]) -> dict[str, Any]:
@@ -132,7 +133,7 @@ def upsample_portion(model: UpsamplingModel, low_TChw: Tensor, *, first_frame: i
         key: of the video's noise.
 
     Returns:
-        Frames (T, 3, H, W), about in [-1, 1], on the networks' device.
+        Folded frames (T, C, Y, X), about in [-1, 1], on the networks' device; `UpsamplingModel.pictures` unfolds them.
 
     Raises:
         ValueError: small frames that the U-Net cannot halve as often as it has to.
@@ -146,10 +147,9 @@ def upsample_portion(model: UpsamplingModel, low_TChw: Tensor, *, first_frame: i
     level = torch.tensor([model.noise_level], device=device)
     noised_low, _ = add_noise(low, low_noise, level.expand(len(low)), model.schedule)
 
-    def denoise(x_TCHW: Tensor, step_T: Tensor) -> Tensor:
-        return networks(x_TCHW[None], step_T[:1], noised_low[None], level)[0]  # type: ignore[no-any-return]
+    def denoise(x_TCYX: Tensor, step_T: Tensor) -> Tensor:
+        return networks(x_TCYX[None], step_T[:1], noised_low[None], level)[0]  # type: ignore[no-any-return]
 
-    height, width = (side * networks.scale for side in low.shape[-2:])
-    shape = (COLOURS, height, width)
+    shape = networks.folded_shape(low.shape[-2:])
     made = sample(denoise, shape, model.schedule, model.sampling, generators, device=device, dtype=dtype)
     return networks.from_diffused(made, low)

@@ -29,8 +29,17 @@ def to_model_range(frames_THWC: NDArray[np.uint8]) -> Tensor:
 
 def to_picture_range(frames_TCHW: Tensor) -> NDArray[np.uint8]:
     """Float (T, 3, H, W) in [-1, 1] to uint8 (T, H, W, 3), rounded."""
-    levels = ((frames_TCHW.float() + 1.0) * 127.5).round().clamp(0, 255)
-    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return as_pictures(to_levels(frames_TCHW))
+
+
+def to_levels(values: Tensor) -> Tensor:
+    """Float (...) in [-1, 1] to uint8 (...), rounded."""
+    return (values.float() + 1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def as_pictures(levels_TCHW: Tensor) -> NDArray[np.uint8]:
+    """uint8 (T, 3, H, W) to uint8 (T, H, W, 3)."""
+    return levels_TCHW.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def downsampling(autoencoder: Autoencoder) -> int:

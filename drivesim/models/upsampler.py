@@ -1,10 +1,12 @@
 """The pixel-space upsampler: a diffusion U-Net that turns noise and a small picture into a large one.
 
-Axes: B samples, T frames, C channels, H W pixels of the large picture, h w pixels of the small one, N = B * T.
+Axes: B samples, T frames, C channels, H W pixels of the large picture, h w pixels of the small one, Y X of the large
+one whose pixels are folded to channels, N = B * T.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,8 +129,24 @@ def enlarged(frames_NCHW: Tensor, scale: int) -> Tensor:
     return F.interpolate(frames_NCHW, scale_factor=float(scale), mode="bilinear", align_corners=False)
 
 
+def _enlarged_folded(frames_NChw: Tensor, scale: int, patch_px: int) -> Tensor:
+    """`enlarged`, folded: (N, 3 * patch_px^2, h * scale / patch_px, w * scale / patch_px).
+
+    Every pixel of a large picture is the same weights' mean of a small one and its neighbours: one convolution, in an
+    eighth of the time that enlarging and folding take.
+    """
+    n, c, h, w = frames_NChw.shape
+    neighbours_9133 = torch.eye(9).view(9, 1, 3, 3)
+    middle_9SS = enlarged(neighbours_9133, scale)[:, 0, scale : 2 * scale, scale : 2 * scale]
+    weight_S133 = middle_9SS.flatten(1).T.reshape(scale**2, 1, 3, 3).to(frames_NChw)
+    padded = F.pad(frames_NChw.reshape(n * c, 1, h, w), (1, 1, 1, 1), mode="replicate")
+    pieces = scale // patch_px  # of the folded picture to one small pixel, a side
+    made = F.conv2d(padded, weight_S133).view(n, c, pieces, patch_px, pieces, patch_px, h, w)
+    return made.permute(0, 1, 3, 5, 6, 2, 7, 4).reshape(n, c * patch_px**2, h * pieces, w * pieces)
+
+
 class Upsampler(nn.Module):
-    """The denoiser of large frames: folds pixels to channels, shows the small frames, tells their noise.
+    """The denoiser of large frames, whose pixels are folded to channels: shows the small frames, tells their noise.
 
     Args:
         unet: made by `make_upsampler`.
@@ -158,46 +176,58 @@ class Upsampler(nn.Module):
         self.unet, self.scale, self.detail_gain = unet, scale, detail_gain
 
     def forward(
-        self, noisy_BTCHW: Tensor, timestep_B: Tensor, noised_low_BTChw: Tensor, noise_level_B: Tensor
+        self, noisy_BTCYX: Tensor, timestep_B: Tensor, noised_low_BTChw: Tensor, noise_level_B: Tensor
     ) -> Tensor:
-        """The prediction (B, T, 3, H, W) for noisy samples of what is diffused (`to_diffused`).
+        """The prediction (B, T, C, Y, X) for noisy samples of what is diffused (`to_diffused`).
 
         Args:
-            noisy_BTCHW: noisy samples.
+            noisy_BTCYX: noisy samples.
             timestep_B: int64 diffusion step of each sample.
             noised_low_BTChw: small frames with noise.
             noise_level_B: int64 diffusion step of that noise.
         """
-        b, t = noisy_BTCHW.shape[:2]
+        b, t = noisy_BTCYX.shape[:2]
         shown = enlarged(noised_low_BTChw.flatten(0, 1), self.scale // self.patch_px)
-        x = torch.cat([F.pixel_unshuffle(noisy_BTCHW.flatten(0, 1), self.patch_px), shown], dim=1)
+        x = torch.cat([noisy_BTCYX.flatten(0, 1), shown], dim=1)
         token = x.new_zeros(b, 1, TOKEN_DIM)
         if self.video_unet is None:
             steps, levels = (value.repeat_interleave(t) for value in (timestep_B, noise_level_B))
             tokens = token.repeat_interleave(t, dim=0)
-            made = self.unet(x, steps, tokens, class_labels=levels).sample
-        else:
-            made = self.video_unet(
-                x.unflatten(0, (b, t)), timestep_B, token, context_BTCHW=noised_low_BTChw, noise_level_B=noise_level_B
-            ).flatten(0, 1)
-        return F.pixel_shuffle(made, self.patch_px).unflatten(0, (b, t))
+            made: Tensor = self.unet(x, steps, tokens, class_labels=levels).sample
+            return made.unflatten(0, (b, t))
+        return self.video_unet(
+            x.unflatten(0, (b, t)), timestep_B, token, context_BTCHW=noised_low_BTChw, noise_level_B=noise_level_B
+        )
+
+    def folded_shape(self, low_hw: Sequence[int]) -> tuple[int, int, int]:
+        """(C, Y, X) of the folded large picture of a small one (h, w)."""
+        height, width = (side * self.scale // self.patch_px for side in low_hw)
+        return COLOURS * self.patch_px**2, height, width
+
+    def folded(self, frames_NCHW: Tensor) -> Tensor:
+        """Large frames with their pixels folded to channels, (N, C, Y, X)."""
+        return F.pixel_unshuffle(frames_NCHW, self.patch_px)
+
+    def unfolded(self, folded_NCYX: Tensor) -> Tensor:
+        """Large frames (N, 3, H, W) again."""
+        return F.pixel_shuffle(folded_NCYX, self.patch_px)
 
     def to_diffused(self, frames_NCHW: Tensor, low_NChw: Tensor) -> Tensor:
-        """What is diffused: the large frames, or what the enlarged small ones lack of them, times `detail_gain`."""
+        """What is diffused, folded: the large frames, or what the enlarged small ones lack of them, times the gain."""
+        folded = self.folded(frames_NCHW)
         if self.detail_gain is None:
-            return frames_NCHW
-        return self.detail_gain * (frames_NCHW - enlarged(low_NChw, self.scale))
+            return folded
+        return self.detail_gain * (folded - _enlarged_folded(low_NChw, self.scale, self.patch_px))
 
-    def from_diffused(self, sample_NCHW: Tensor, low_NChw: Tensor) -> Tensor:
-        """Large frames of what was sampled; the inverse of `to_diffused`."""
+    def from_diffused(self, sample_NCYX: Tensor, low_NChw: Tensor) -> Tensor:
+        """Folded large frames of what was sampled; `unfolded` makes them the inverse of `to_diffused`."""
         if self.detail_gain is None:
-            return sample_NCHW
-        return sample_NCHW / self.detail_gain + enlarged(low_NChw, self.scale)
+            return sample_NCYX
+        return _enlarged_folded(low_NChw, self.scale, self.patch_px).add_(sample_NCYX, alpha=1 / self.detail_gain)
 
     def check_low(self, low_hw: tuple[int, int]) -> None:
         """Raises ValueError for small pictures that the U-Net cannot halve as often as it has to."""
-        folded_hw = tuple(side * self.scale // self.patch_px for side in low_hw)
-        check_halving(folded_hw, len(self.unet.config.block_out_channels), low_hw)
+        check_halving(self.folded_shape(low_hw)[1:], len(self.unet.config.block_out_channels), low_hw)
 
 
 def _check_config(name: str, config: Any, wanted: dict[str, Any]) -> None:

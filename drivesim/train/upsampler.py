@@ -107,5 +107,5 @@ class UpsamplerStage(Stage):
             for frames_TCHW in batch["frames_BTCHW"][:3]:
                 low = self._small(frames_TCHW)
                 made = upsample_portion(self.model, low, first_frame=0, key=(self.seed,))
-                rows += [enlarged(low, self.upsampler.scale), made, frames_TCHW]
+                rows += [enlarged(low, self.upsampler.scale), self.upsampler.unfolded(made), frames_TCHW]
         return np.concatenate([np.concatenate(list(to_picture_range(row)), axis=1) for row in rows])

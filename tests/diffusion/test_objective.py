@@ -1,11 +1,14 @@
 """The diffusion objective and the sampling loop against closed forms."""
 
+from typing import Any
+
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from drivesim.diffusion.objective import add_noise, draw_timesteps
 from drivesim.diffusion.sampling import Guidance, sample
-from drivesim.diffusion.schedule import training_schedule
+from drivesim.diffusion.schedule import make_sampler, training_schedule
 from drivesim.diffusion.settings import Sampler, SamplingConfig, ScheduleConfig, Target
 
 
@@ -52,6 +55,23 @@ def test_every_sampler_finds_a_gaussian_whose_denoiser_is_known(sampler: Sampler
     made = sample(best, (1,), schedule, SamplingConfig(sampler=sampler, steps=250), generators)
     assert made.mean().item() == pytest.approx(mean, abs=0.06)
     assert made.std().item() == pytest.approx(deviation, abs=0.04)
+
+
+@pytest.mark.parametrize("change", [{}, {"clip_sample": True}, {"thresholding": True}, {"prediction_type": "epsilon"}])
+def test_ddim_takes_the_steps_of_diffusers_own(change: dict[str, Any]) -> None:
+    schedule = DDIMScheduler.from_config(training_schedule(ScheduleConfig(target=Target.V)).config, **change)
+    prediction = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(9))
+
+    def denoise(x: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+        return 0.3 * x + prediction + step.view(-1, 1, 1, 1) / 1000
+
+    config = SamplingConfig(sampler=Sampler.DDIM, steps=4)
+    made = sample(denoise, (3, 4, 4), schedule, config, [torch.Generator().manual_seed(i) for i in range(2)])
+    sampler = make_sampler(schedule, config)
+    x = torch.stack([torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(i)) for i in range(2)])
+    for timestep in sampler.timesteps:
+        x = sampler.step(denoise(x, timestep.expand(2)), timestep, x).prev_sample
+    torch.testing.assert_close(made, x, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("sampler", "eta"), [(Sampler.UNIPC, 0.0), (Sampler.DDIM, 1.0)])

@@ -15,7 +15,6 @@ from drivesim.diffusion.schedule import training_schedule
 from drivesim.diffusion.settings import Sampler, SamplingConfig, ScheduleConfig
 from drivesim.families.portions import upsample_next
 from drivesim.families.upsample import UpsamplingModel, upsample_portion
-from drivesim.models.autoencoder import to_picture_range
 from drivesim.models.upsampler import (
     Upsampler,
     UpsamplerConfig,
@@ -112,14 +111,15 @@ def test_portions_overlap_and_are_faded_into_one_another() -> None:
     )
     assert not torch.allclose(first[2], second[0], atol=1e-3)  # or fading would show nothing
     made = video(upsampling, low, [8])
-    assert np.abs(made.astype(int) - to_picture_range(expected)).max() <= 1  # the sum in another order
+    wanted = upsampling.pictures(expected, first_frame=0)
+    assert np.abs(made.astype(int) - wanted).max() <= 1  # the sum in another order
 
 
 def test_the_last_portion_is_whole_where_the_video_is_long_enough() -> None:
     upsampling, low = model(), small(9)
     made = video(upsampling, low, [9])  # portions of frames 0-3, 3-6, and 5-8 instead of 6-8
     last = upsample_portion(upsampling, low[5:], first_frame=5, key=KEY)
-    assert np.array_equal(made[7:], to_picture_range(last)[2:])
+    assert np.array_equal(made[7:], upsampling.pictures(last, first_frame=5)[2:])
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
@@ -137,7 +137,7 @@ def test_a_frame_has_the_same_noise_in_every_portion(eta: float) -> None:
 def test_other_sizes_than_that_of_training_are_upsampled_and_sizes_that_do_not_divide_are_refused() -> None:
     upsampling = model()
     made = upsample_portion(upsampling, small(2, (12, 10)), first_frame=0, key=KEY)
-    assert made.shape == (2, 3, 24, 20)
+    assert upsampling.pictures(made, first_frame=0).shape == (2, 24, 20, 3)
     with pytest.raises(ValueError, match=r"pictures of \[8, 15\] .* cannot be halved 1 times"):
         upsample_next(upsampling, {}, small(4, (8, 15)), key=KEY, is_last=True)
 
@@ -149,12 +149,12 @@ def test_the_middle_of_a_piece_is_what_the_whole_picture_has_there() -> None:
             module.forward = lambda x: x  # type: ignore[method-assign]
     upsampling.networks.unet.mid_block.attentions[0].forward = lambda x, **_: (x,)
     low = small(1, (8, 200))
-    noisy = torch.randn(1, 1, 3, 16, 400, generator=torch.Generator().manual_seed(0))
+    noisy = torch.randn(1, 1, 12, 8, 200, generator=torch.Generator().manual_seed(0))
     step, level = torch.tensor([500]), torch.tensor([20])
     whole = upsampling.networks(noisy, step, low[None], level)[0, 0]
-    piece = upsampling.networks(noisy[..., 80:320], step, low[None, ..., 40:160], level)[0, 0]
-    torch.testing.assert_close(piece[..., 100:140], whole[..., 180:220], rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(piece[..., :8], whole[..., 80:88], atol=1e-3)  # nearer to its border it is not
+    piece = upsampling.networks(noisy[..., 40:160], step, low[None, ..., 40:160], level)[0, 0]
+    torch.testing.assert_close(piece[..., 50:70], whole[..., 90:110], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(piece[..., :4], whole[..., 40:44], atol=1e-3)  # nearer to its border it is not
 
 
 def test_without_temporal_layers_a_frame_depends_on_itself_alone() -> None:
@@ -233,6 +233,6 @@ def test_a_flat_small_frame_with_an_untrained_network_stays_near_itself() -> Non
     upsampling = model()
     low = torch.full((PORTION, 3, 8, 16), 0.5)
     made = upsample_portion(upsampling, low, first_frame=0, key=KEY)
-    rest = (made - enlarged(low, 2)) * 4.0
+    rest = (upsampling.networks.unfolded(made) - enlarged(low, 2)) * 4.0
     assert torch.isfinite(rest).all()
     assert rest.abs().mean() < 4.0

@@ -29,19 +29,20 @@ def config(**other: object) -> UpsamplerConfig:
 
 def networks(temporal: bool = False, gain: float | None = None, **other: object) -> Upsampler:
     torch.manual_seed(0)
-    unet = make_upsampler(config(**other), LOW_HW)
+    own = config(**other)
+    unet = make_upsampler(own, LOW_HW)
     stack = None
     if temporal:
-        own = UpsamplerTemporalConfig(num_frames=4, overlap=1, context_channels=4, feed_forward_mult=1)
-        stack = make_upsampler_temporal(own, unet)
+        layers = UpsamplerTemporalConfig(num_frames=4, overlap=1, context_channels=4, feed_forward_mult=1)
+        stack = make_upsampler_temporal(layers, unet)
         for parameter in stack.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
-    return Upsampler(unet, stack, scale=4, detail_gain=gain).eval()
+    return Upsampler(unet, stack, scale=own.scale, detail_gain=gain).eval()
 
 
-def inputs(t: int = 3) -> tuple[torch.Tensor, ...]:
+def inputs(net: Upsampler, t: int = 3) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(1)
-    noisy, low = (torch.randn(2, t, 3, *hw, generator=generator) for hw in ((16, 32), LOW_HW))
+    noisy, low = (torch.randn(2, t, *shape, generator=generator) for shape in (net.folded_shape(LOW_HW), (3, *LOW_HW)))
     return noisy, torch.tensor([3, 900]), low, torch.tensor([0, 80])
 
 
@@ -49,27 +50,32 @@ def inputs(t: int = 3) -> tuple[torch.Tensor, ...]:
 @pytest.mark.parametrize("patch_px", [1, 2, 4])
 def test_frames_by_themselves_are_what_the_u_net_makes_of_folded_pixels(patch_px: int) -> None:
     net = networks(patch_px=patch_px)
-    noisy, steps, low, levels = inputs()
+    noisy, steps, low, levels = inputs(net)
     made = net(noisy, steps, low, levels)
+    frame = (1, 2)
+    shown = enlarged(low[frame][None], 4 // patch_px)
+    x = torch.cat([noisy[frame][None], shown], dim=1)
+    out = net.unet(x, steps[1:], torch.zeros(1, 1, 1), class_labels=levels[1:]).sample
+    torch.testing.assert_close(made[frame], out[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("patch_px", [1, 2, 4])
+def test_pixels_are_folded_to_channels_patch_by_patch(patch_px: int) -> None:
+    net, p = networks(patch_px=patch_px), patch_px
+    x = torch.rand(2, 3, 16, 32)
+    folded = net.folded(x)
+    assert folded.shape[1:] == net.folded_shape(LOW_HW)
     # written out by hand: channel c * p * p + i * p + j of a folded picture is pixel (i, j) of each patch
-    p, frame = patch_px, (1, 2)
-    x = noisy[frame]
-    folded = torch.stack([x[c, i::p, j::p] for c in range(3) for i in range(p) for j in range(p)])
-    shown = enlarged(low[frame][None], 4 // p)
-    step, level = steps[1:], levels[1:]
-    out = net.unet(torch.cat([folded[None], shown], dim=1), step, torch.zeros(1, 1, 1), class_labels=level).sample[0]
-    unfolded = torch.zeros(3, 16, 32)
-    for channel in range(3 * p * p):
-        c, i, j = channel // (p * p), channel // p % p, channel % p
-        unfolded[c, i::p, j::p] = out[channel]
-    torch.testing.assert_close(made[frame], unfolded, rtol=1e-4, atol=1e-5)
+    by_hand = torch.stack([x[:, c, i::p, j::p] for c in range(3) for i in range(p) for j in range(p)], dim=1)
+    assert torch.equal(folded, by_hand)
+    assert torch.equal(net.unfolded(folded), x)
 
 
 @torch.no_grad()
 def test_the_level_of_noise_and_the_small_frames_are_seen() -> None:
     for temporal in (False, True):
         net = networks(temporal)
-        noisy, steps, low, levels = inputs()
+        noisy, steps, low, levels = inputs(net)
         made = net(noisy, steps, low, levels)
         assert not torch.allclose(made, net(noisy, steps, low, levels + 50), atol=1e-4)
         assert not torch.allclose(made, net(noisy, steps, low + 1, levels), atol=1e-4)
@@ -79,7 +85,7 @@ def test_the_level_of_noise_and_the_small_frames_are_seen() -> None:
 @torch.no_grad()
 def test_frames_see_one_another_and_each_others_small_frames_through_the_temporal_layers_alone() -> None:
     net = networks(temporal=True)
-    noisy, steps, low, levels = inputs()
+    noisy, steps, low, levels = inputs(net)
     other = low.clone()
     other[:, 2] += 1
     assert not torch.allclose(net(noisy, steps, low, levels)[:, 0], net(noisy, steps, other, levels)[:, 0], atol=1e-5)
@@ -97,19 +103,24 @@ def test_the_context_of_the_temporal_layers_are_the_small_frames() -> None:
     seen = []
     context_conv = net.video_unet.temporal.mid_block.resnets[0].context_conv  # there the U-Net is as small as they are
     context_conv.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    noisy, steps, low, levels = inputs()
+    noisy, steps, low, levels = inputs(net)
     net(noisy, steps, low, levels)
     assert torch.equal(seen[0], low.flatten(0, 1))
 
 
-def test_what_is_diffused_is_the_picture_or_what_the_enlarged_one_lacks() -> None:
-    frames, low = torch.rand(2, 3, 16, 32), torch.rand(2, 3, *LOW_HW)
-    assert torch.equal(networks().to_diffused(frames, low), frames)
-    net = networks(gain=5.0)
-    torch.testing.assert_close(net.to_diffused(frames, low), 5 * (frames - enlarged(low, 4)))
-    torch.testing.assert_close(net.from_diffused(net.to_diffused(frames, low), low), frames)
+@pytest.mark.parametrize(("scale", "patch_px"), [(4, 4), (4, 2), (4, 1), (3, 3), (1, 1)])
+def test_what_is_diffused_is_the_picture_or_what_the_enlarged_one_lacks(scale: int, patch_px: int) -> None:
+    low = torch.rand(2, 3, *LOW_HW)
+    frames = torch.rand(2, 3, *(scale * side for side in LOW_HW))
+    whole = networks(scale=scale, patch_px=patch_px)
+    assert torch.equal(whole.to_diffused(frames, low), whole.folded(frames))
+    assert torch.equal(whole.from_diffused(whole.folded(frames), low), whole.folded(frames))
+    net = networks(gain=5.0, scale=scale, patch_px=patch_px)
+    lacking = 5 * (frames - enlarged(low, scale))
+    torch.testing.assert_close(net.to_diffused(frames, low), net.folded(lacking), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(net.unfolded(net.from_diffused(net.to_diffused(frames, low), low)), frames)
     # a flat picture lacks nothing
-    assert net.to_diffused(torch.full((1, 3, 16, 32), 0.25), torch.full((1, 3, *LOW_HW), 0.25)).abs().max() < 1e-6
+    assert net.to_diffused(torch.full_like(frames, 0.25), torch.full_like(low, 0.25)).abs().max() < 1e-5
 
 
 def test_sizes_that_do_not_fit_are_refused_with_the_valid_ones() -> None:
