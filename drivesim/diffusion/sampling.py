@@ -56,6 +56,17 @@ class JointGuidance:
         return unconditional + self.scale * (conditional - unconditional)
 
 
+def noise_of(generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
+    """Noise (B, *shape), each sample's from its own generator.
+
+    They are of the CPU, and so is the noise: the same key gives the same noise on every device.
+    """
+    noise = torch.empty(len(generators), *shape)
+    for of_sample, generator in zip(noise, generators, strict=True):
+        torch.randn(tuple(shape), generator=generator, out=of_sample)
+    return noise
+
+
 @torch.no_grad()
 def sample(
     denoise: Denoiser,
@@ -83,25 +94,25 @@ def sample(
     Returns:
         Clean samples (B, *shape).
     """
-    # Noise comes from CPU generators: the same key gives the same noise on every device.
-    x = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device, dtype)
+    x = noise_of(generators, shape).to(device, dtype)
     sampler = make_sampler(schedule, config)
     extra: dict[str, Any] = {"eta": config.eta} if config.eta else {}
     if config.eta or config.sampler is Sampler.LCM:  # those that add fresh noise
         extra["generator"] = list(generators)
     linear = not extra and _is_linear(sampler)
-    x = x * sampler.init_noise_sigma
+    x *= sampler.init_noise_sigma
     for done, timestep in enumerate(sampler.timesteps, start=1):
         model_input = sampler.scale_model_input(x, timestep)
         timesteps_B = timestep.to(device).expand(len(x))
         prediction = denoise(model_input, timesteps_B)
+        if on_step is not None:
+            clean, _ = clean_and_noise(model_input, prediction, timesteps_B, schedule)
         if linear:
             of_sample, of_prediction = _step_weights(sampler, timestep)
-            x = (x * of_sample).add_(prediction, alpha=of_prediction)
+            x.mul_(of_sample).add_(prediction, alpha=of_prediction)
         else:
             x = sampler.step(prediction, timestep, x, **extra).prev_sample
         if on_step is not None:
-            clean, _ = clean_and_noise(model_input, prediction, timesteps_B, schedule)
             on_step(done, len(sampler.timesteps), clean)
     return x
 

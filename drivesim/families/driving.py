@@ -229,13 +229,13 @@ class DrivingModel:
     @property
     def device(self) -> torch.device:
         """Where the networks are, or come to when they run."""
-        device: torch.device = self.offload.device or self.video_unet.backbone.device
+        device: torch.device = self.offload.device or self.video_unet.backbone.conv_in.weight.device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
         """The type of the networks' numbers."""
-        dtype: torch.dtype = self.video_unet.backbone.dtype
+        dtype: torch.dtype = self.video_unet.backbone.conv_in.weight.dtype
         return dtype
 
     def encode(self, frames_THWC: NDArray[np.uint8]) -> Tensor:

@@ -19,7 +19,7 @@ from drivesim.conditioning.given_frames import (
 )
 from drivesim.conditioning.moved_frames import moved_along
 from drivesim.conditioning.rate_label import RateLabel
-from drivesim.diffusion.sampling import Denoiser, Guidance, sample
+from drivesim.diffusion.sampling import Denoiser, Guidance, noise_of, sample
 from drivesim.diffusion.schedule import DDIMScheduler
 from drivesim.diffusion.settings import PredictionSamplingConfig, SamplingConfig
 from drivesim.models.build import UNet2DConditionModel
@@ -96,7 +96,7 @@ def predict_frames(
     level = None
     if video_unet.temporal.config.context_noise:
         level = torch.full((b,), sampling.context_noise, device=latents.device)
-        noise = torch.stack([torch.randn(latents.shape[1:], generator=generator) for generator in generators])
+        noise = noise_of(generators, latents.shape[1:])
         latents = noised(latents, level, noise.to(latents), schedule)
     given = first_frames_given(torch.full((b,), s, device=latents.device), num_frames)
     motion_BT2 = None if motion_BT2 is None else motion_BT2.to(latents.device)
@@ -141,7 +141,7 @@ def interpolate_frames(
     given_BT = ends_given(num_frames, latents.device).expand(b, -1)
     held = context_of(latents, given_BT, hold=True)
     context = held if stack.hold_context else context_of(latents, given_BT)
-    rate_tokens = rate_label(rate_B.to(video_unet.backbone.device))
+    rate_tokens = rate_label(rate_B.to(latents.device))
     made = _guided_clips(video_unet, conditioner, schedule, context, conditions, sampling, generators, rate_tokens)
     made = kept_still(made, held[:, :, :-1], stack.still_below)
     return torch.cat([ends_B2CHW[:, :1], made[:, 1:-1], ends_B2CHW[:, 1:]], dim=1)
@@ -160,9 +160,9 @@ def _guided_clips(
     motion_BT2: Tensor | None = None,
 ) -> Tensor:
     """Latents (B, T, C, h, w) of clips with this context (C + 1 channels), guided away from those without any."""
-    backbone = video_unet.backbone
+    device, dtype = context_BTCHW.device, context_BTCHW.dtype
     _, num_frames, channels, h, w = context_BTCHW.shape
-    tokens, mask = conditioner(conditions.to(backbone.device))
+    tokens, mask = conditioner(conditions.to(device))
     seen = SeenTokens()
 
     def denoiser(context: Tensor) -> Denoiser:
@@ -178,14 +178,14 @@ def _guided_clips(
         if motion_BT2 is not None and sampling.told_guidance is not None:
             scale = sampling.told_guidance
         if sampling.last_guidance is not None:
-            scale_T = torch.linspace(scale, sampling.last_guidance, num_frames, dtype=backbone.dtype)
-            scale = scale_T.to(backbone.device).view(-1, 1, 1, 1)
+            scale_T = torch.linspace(scale, sampling.last_guidance, num_frames, dtype=dtype)
+            scale = scale_T.to(device).view(-1, 1, 1, 1)
     return sample(
         Guidance(denoiser(context_BTCHW), denoiser(without), scale),
         (num_frames, channels - 1, h, w),
         schedule,
         sampling,
         generators,
-        device=backbone.device,
-        dtype=backbone.dtype,
+        device=device,
+        dtype=dtype,
     )

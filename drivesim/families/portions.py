@@ -125,7 +125,8 @@ def _resumed(maker: PortionMaker, pending: Pending, new_TChw: Tensor) -> tuple[T
 
 
 def _faded(held_TCYX: Tensor, made_TCYX: Tensor) -> Tensor:
-    """`made_TCYX` with its first frames faded in from those that the portion before made of them."""
+    """`made_TCYX`, whose first frames are faded in, in place, from those that the portion before made of them."""
     overlap = len(held_TCYX)
     share = (torch.arange(1, overlap + 1) / (overlap + 1)).view(-1, 1, 1, 1)
-    return torch.cat([torch.lerp(held_TCYX, made_TCYX[:overlap], share), made_TCYX[overlap:]])
+    made_TCYX[:overlap] = torch.lerp(held_TCYX, made_TCYX[:overlap], share)
+    return made_TCYX

@@ -14,7 +14,7 @@ from torch import Tensor
 from drivesim.conditioning.given_frames import context_of, ends_given
 from drivesim.diffusion.consistency import clean_and_noise, levels
 from drivesim.diffusion.objective import add_noise
-from drivesim.diffusion.sampling import Denoiser, JointGuidance, OnStep, sample
+from drivesim.diffusion.sampling import Denoiser, JointGuidance, OnStep, noise_of, sample
 from drivesim.diffusion.settings import KeyFrameSamplingConfig, TextSamplingConfig
 from drivesim.families.text_tokens import Told
 from drivesim.models.seen_tokens import SeenTokens
@@ -100,7 +100,7 @@ def _shown_given(
     frame.
     """
     num_given, shape = given_BSCHW.shape[1], given_BSCHW.shape[1:]
-    noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(given_BSCHW)
+    noise = noise_of(generators, shape).to(given_BSCHW)
 
     def shown(x_BTCHW: Tensor, step_B: Tensor) -> Tensor:
         noisy, _ = add_noise(given_BSCHW, noise, step_B, schedule)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from drivesim.core.finite import check_finite
 from drivesim.core.seeds import Key, torch_generator
-from drivesim.diffusion.sampling import JointGuidance, OnStep, sample
+from drivesim.diffusion.sampling import JointGuidance, OnStep, noise_of, sample
 from drivesim.diffusion.settings import TextSamplingConfig
 from drivesim.families.prompts import Prompts
 from drivesim.families.text_generate import DeepReuse
@@ -97,7 +97,7 @@ class LatentUpscaling:
         device, dtype = unet.device, unet.dtype
         low, frames = low_TChw.to(device, dtype), range(first_frame, first_frame + len(low_TChw))
         generators = [torch_generator(*key, "upsample", frame) for frame in frames]
-        noise = torch.stack([torch.randn(low.shape[1:], generator=generator) for generator in generators]).to(low)
+        noise = noise_of(generators, low.shape[1:]).to(low)
         level = torch.tensor([self.noise_level], device=device)
         noised = self.image.low_res_scheduler.add_noise(low, noise, level.expand(len(low)))
         moments_T = [frame / self.fps for frame in frames]

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from drivesim.core.seeds import Key, torch_generator
 from drivesim.diffusion.objective import add_noise
-from drivesim.diffusion.sampling import sample
+from drivesim.diffusion.sampling import noise_of, sample
 from drivesim.diffusion.schedule import DDIMScheduler
 from drivesim.diffusion.settings import SamplingConfig
 from drivesim.families.folder import INDEX, sampling_of
-from drivesim.models.autoencoder import as_pictures, to_levels
+from drivesim.models.autoencoder import to_levels
 from drivesim.models.upsampler import Upsampler
 
 FRAMES_AT_ONCE = 8  # of an upsampler without temporal layers
@@ -104,8 +104,7 @@ class UpsamplingModel:
 
     def pictures(self, made_TCYX: Tensor, *, first_frame: int) -> NDArray[np.uint8]:
         """uint8 RGB pictures (T, H, W, 3) of large frames, whatever their number."""
-        levels_TCYX = to_levels(made_TCYX)  # a quarter of the bytes to move about
-        return as_pictures(self.networks.unfolded(levels_TCYX))
+        return self.networks.pictures(to_levels(made_TCYX))
 
 
 def _facts(index: dict[str, Any], key: str, wanted: tuple[str, ...]) -> dict[str, Any]:
@@ -140,16 +139,15 @@ def upsample_portion(model: UpsamplingModel, low_TChw: Tensor, *, first_frame: i
     """
     networks = model.networks
     networks.check_low((low_TChw.shape[-2], low_TChw.shape[-1]))
-    device, dtype = networks.unet.device, networks.unet.dtype
-    low = low_TChw.to(device, dtype)
+    low = low_TChw.to(networks.unet.conv_in.weight)  # diffusers' `device` and `dtype` look through all modules
     generators = [torch_generator(*key, "upsample", first_frame + frame) for frame in range(len(low))]
-    low_noise = torch.stack([torch.randn(low.shape[1:], generator=g) for g in generators]).to(low)
-    level = torch.tensor([model.noise_level], device=device)
+    low_noise = noise_of(generators, low.shape[1:]).to(low)
+    level = torch.tensor([model.noise_level], device=low.device)
     noised_low, _ = add_noise(low, low_noise, level.expand(len(low)), model.schedule)
 
     def denoise(x_TCYX: Tensor, step_T: Tensor) -> Tensor:
         return networks(x_TCYX[None], step_T[:1], noised_low[None], level)[0]  # type: ignore[no-any-return]
 
     shape = networks.folded_shape(low.shape[-2:])
-    made = sample(denoise, shape, model.schedule, model.sampling, generators, device=device, dtype=dtype)
+    made = sample(denoise, shape, model.schedule, model.sampling, generators, device=low.device, dtype=low.dtype)
     return networks.from_diffused(made, low)

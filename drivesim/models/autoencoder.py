@@ -29,17 +29,15 @@ def to_model_range(frames_THWC: NDArray[np.uint8]) -> Tensor:
 
 def to_picture_range(frames_TCHW: Tensor) -> NDArray[np.uint8]:
     """Float (T, 3, H, W) in [-1, 1] to uint8 (T, H, W, 3), rounded."""
-    return as_pictures(to_levels(frames_TCHW))
+    return to_levels(frames_TCHW).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
-def to_levels(values: Tensor) -> Tensor:
-    """Float (...) in [-1, 1] to uint8 (...), rounded."""
-    return (values.float() + 1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-
-
-def as_pictures(levels_TCHW: Tensor) -> NDArray[np.uint8]:
-    """uint8 (T, 3, H, W) to uint8 (T, H, W, 3)."""
-    return levels_TCHW.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+def to_levels(frames_NCHW: Tensor) -> Tensor:
+    """Float (N, C, H, W) in [-1, 1] to uint8, rounded."""
+    levels = torch.empty(frames_NCHW.shape, dtype=torch.uint8, device=frames_NCHW.device)
+    for frame, of_frame in zip(frames_NCHW, levels, strict=True):  # one by one they stay in a CPU's cache
+        of_frame.copy_((127.5 * frame.float()).add_(128.0).clamp_(0, 255))  # integers are cut: 127.5 and a half
+    return levels
 
 
 def downsampling(autoencoder: Autoencoder) -> int:

@@ -18,7 +18,7 @@ from drivesim.core.devices import check_device, number_type
 from drivesim.core.files import sha256_file
 from drivesim.core.limits import check_at_least
 from drivesim.core.run_folder import claim_folder
-from drivesim.core.video_writing import PRESET
+from drivesim.core.video_writing import ENCODING
 from drivesim.core.wording import number_of
 from drivesim.families.memory import MemoryConfig
 from drivesim.rollout.future import Task
@@ -222,7 +222,7 @@ def _identity(config: RolloutConfig, start: Start, model: PredictionModel, num_f
         "num_frames": num_frames,
         "segment_chunks": config.segment_chunks,
         "crf": config.crf,
-        "preset": PRESET,
+        "encoding": ENCODING,
         "threads": config.pool.threads,
     }
 

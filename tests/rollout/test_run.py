@@ -222,8 +222,8 @@ def test_a_folder_with_another_run_is_refused_naming_what_differs(finished: Path
 def test_a_run_whose_videos_were_encoded_otherwise_is_another_one(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "PRESET", "medium")
-    with pytest.raises(ValueError, match=r"another run \(preset 'superfast' there, 'medium' here\)"):
+    monkeypatch.setattr(run, "ENCODING", "other")
+    with pytest.raises(ValueError, match=r"another run \(encoding .x264 superfast, no cuts. there, .other. here\)"):
         run_rollout(CONFIG, START, TinyModel, finished)
 
 
