@@ -215,7 +215,7 @@ class Upsampler(nn.Module):
         return F.pixel_shuffle(folded_NCYX, self.patch_px)
 
     def pictures(self, levels_NCYX: Tensor) -> NDArray[np.uint8]:
-        """RGB pictures (N, H, W, 3) of folded uint8 levels; rows first, then pixels: a quarter of the time of one go."""
+        """RGB pictures (N, H, W, 3) of folded uint8 levels; rows first, then pixels, in a quarter of the time."""
         n, _, rows, columns = levels_NCYX.shape
         p = self.patch_px
         by_row = levels_NCYX.unflatten(1, (COLOURS, p, p)).permute(0, 4, 2, 3, 1, 5).reshape(n, rows * p, -1, columns)
