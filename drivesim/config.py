@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from drivesim.core.arguments import quoted_prose
-from drivesim.core.motion import MotionConfig
+from drivesim.core.motion import MotionConfig, MotionSegment, load_motions
 from drivesim.core.run_folder import MODEL_FOLDER
 from drivesim.core.yaml_fields import nearest
 from drivesim.data.captioned import CaptionedClipsConfig
@@ -92,6 +92,16 @@ class RolloutCommand(ModelRolloutConfig):
     sampler: PredictionOverrides = dataclasses.field(default_factory=PredictionOverrides)  # group sampler
     stages: StagesConfig = dataclasses.field(default_factory=StagesConfig)  # which stages follow the prediction
     out: str | None = None  # run folder; None = runs/rollout/TIME
+
+    def motions(self) -> list[tuple[MotionSegment, ...]]:
+        """How futures are to drive: the first, the second, ... and the first again.
+
+        Raises:
+            ValueError: a name that no motion has; names those there are.
+        """
+        if self.motion.in_turn:
+            return load_motions(conf_dir() / "motion", self.motion.in_turn)
+        return [tuple(self.motion.segments)]
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)

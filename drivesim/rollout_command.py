@@ -101,11 +101,15 @@ def _driving_beginning(config: RolloutCommand) -> Beginning:
     how: dict[str, Any] = {"device": config.device, "predict_sampling": config.sampler, "stages": config.stages}
     how |= {"dtype": config.dtype(), "memory": config.memory}
     load = OnceLoaded(partial(DrivingModel.from_pretrained, config.model, **how))
-    said = DriveFacts(motion=tuple(config.motion.segments))
-    load().facts(said)  # before a start frame is designed
+    said = [DriveFacts(motion=motion) for motion in config.motions()]
+    for drive in said:
+        load().facts(drive)  # before a start frame is designed
     with torch_threads(config.pool.threads):  # of the start frame, too, whose bytes every future follows from
         start, pictures = _start(config, Simulator(load()))
-    start.conditions = said.over(start.conditions)
+    if len(said) == 1:
+        start.conditions = said[0].over(start.conditions)
+    else:
+        start.in_turn = tuple(drive.over(start.conditions) for drive in said)
     return load, start, pictures
 
 

@@ -18,6 +18,7 @@ from drivesim.core.picture import load_picture, save_png
 from drivesim.core.seeds import numpy_generator
 from drivesim.core.video import probe
 from drivesim.core.video_writing import VideoWriter
+from drivesim.evaluate.rollout_folder import asked_motion
 from drivesim.simulator import Simulator
 from tests.command_line import drivesim
 from tests.families.tiny_family import write_tiny_family
@@ -193,6 +194,13 @@ def test_a_future_drives_as_it_is_told_by_name_or_by_segments(
     command = ["rollout", "start=junction", "seconds=1", "futures=1"]
     assert drivesim(*command, f"model={told}", "motion=left", "out=left") == 0
     assert yaml.safe_load((tmp_path / "left" / "config.yaml").read_text())["motion"]["segments"][1]["seconds"] == 4
+    alone = ["rollout", "start=junction", "seconds=1", "futures=3", f"model={told}"]
+    assert drivesim(*alone, "motion.in_turn=[left,right]", "out=in_turn") == 0
+    left, right, again = (asked_motion(tmp_path / "in_turn" / f"future_{number:03d}.mp4") for number in range(3))
+    assert left == again == asked_motion(tmp_path / "left" / "future_000.mp4")
+    assert [segment.yaw_deg_per_s for segment in right] == [0.0, -22.5, 0.0]
+    assert drivesim(*alone, "motion=ways", "out=in_turn") == 2
+    assert "another run (in_turn" in capsys.readouterr().err
     one = "motion.segments=[{seconds: 9, speed_mps: 3}]"
     assert drivesim(*command, f"model={told}", one, "out=left") == 2
     assert "another run" in capsys.readouterr().err
@@ -204,6 +212,8 @@ def test_a_future_drives_as_it_is_told_by_name_or_by_segments(
         ("motion=lft", "unknown motion 'lft', did you mean 'left'?"),
         ("motion.segments=[{seconds: 0, speed_mps: 3}]", "seconds=0"),
         ("motion.segments=[{seconds: 1}]", "speed_mps"),
+        ("motion.in_turn=[left,rihgt]", "motion.in_turn: unknown motion 'rihgt', did you mean 'right'?"),
+        ("motion.in_turn=[left,ways]", "unknown motion 'ways'; valid: left, right, stop, straight"),
     ]
     for typed, said in wrong:
         assert drivesim(*command, f"model={told}", typed, "out=run") == 2

@@ -20,6 +20,7 @@ from drivesim.core.files import atomic_path, read_json, write_json, writer_of
 CONFIG_FILE = "config.yaml"
 ORIGIN_FILE = "made_by.json"
 IDENTITY_FILE = "run.json"
+ROWS_FILE = "rows.jsonl"  # what was made or measured, a line each
 MODEL_FOLDER = "model"  # of a training
 _OF_DIGESTS = {  # what makes another digest of a run's keys, where a person could wonder
     "model": ": other weights, or other keys of sampler, stages, memory, weights or device",

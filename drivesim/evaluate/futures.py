@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from drivesim.core.files import append_row
 from drivesim.core.motion import MotionSegment, motion_at
+from drivesim.core.wording import number_of
 from drivesim.evaluate.diversity import frames_at
 from drivesim.evaluate.ego_motion import EgoMotionConfig, EgoTurn, ego_turn, yaw_steps_deg
 from drivesim.evaluate.extractors import Extractor, FeatureKind
@@ -23,6 +24,15 @@ from drivesim.evaluate.videos import Video
 
 
 @dataclass(kw_only=True, slots=True)
+class Told:
+    """Futures that were told to drive one way."""
+
+    seconds: float  # from the start on, for which they were told
+    asked_deg: float  # degrees to the left that they were told to turn in that time
+    driven_deg: list[float]  # degrees that each of them turns in that time
+
+
+@dataclass(kw_only=True, slots=True)
 class Futures:
     """The futures of one start frame."""
 
@@ -30,9 +40,7 @@ class Futures:
     features: FeatureDiversity | None  # None = no network that sees clips
     yaw_deg: list[float]  # degrees that each future turns to the left in all
     turns: list[ModeShare]  # of left, straight, right
-    asked_s: float = 0.0  # for how long from the start on their rollout was told how to drive; 0 = it was not
-    asked_deg: float = 0.0  # degrees to the left that it was told to turn in that time
-    driven_deg: list[float] = field(default_factory=list)  # degrees that each future turns in that time
+    told: list[Told] = field(default_factory=list)  # those that were told how to drive, by what they were told
 
 
 def measure_futures(
@@ -55,28 +63,32 @@ def measure_futures(
             append_row(rows, {"set": "futures", "name": name, "ok": False, "error": str(error)})
             continue
         turns = [ego_turn(yaw).value for yaw in steps]
-        of_start = Futures(
-            name=name,
-            features=features,
-            yaw_deg=[round(float(yaw.sum()), 2) for yaw in steps],
-            turns=mode_shares(turns, [turn.value for turn in EgoTurn]),
+        found.append(
+            Futures(
+                name=name,
+                features=features,
+                yaw_deg=[round(float(yaw.sum()), 2) for yaw in steps],
+                turns=mode_shares(turns, [turn.value for turn in EgoTurn]),
+                told=_told([asked_motion(video.path) for video in videos], steps, _looked_at_fps(videos[0])),
+            )
         )
-        _add_asked(of_start, asked_motion(videos[0].path), steps, _looked_at_fps(videos[0]))
-        found.append(of_start)
     return found
 
 
-def _add_asked(
-    of_start: Futures, motion: Sequence[MotionSegment], steps: Sequence[NDArray[np.float64]], fps: float
-) -> None:
+def _told(motions: Sequence[Sequence[MotionSegment]], steps: Sequence[NDArray[np.float64]], fps: float) -> list[Told]:
     """How far futures turn while they were told how to drive, beside what they were told."""
-    told_steps = int(min(min(map(len, steps)), sum(segment.seconds for segment in motion) * fps + 1e-6))
-    if not told_steps:
-        return
-    of_start.asked_s = told_steps / fps
-    ((_, yaw_rate),) = motion_at(motion, np.array([of_start.asked_s]), of_start.asked_s)
-    of_start.asked_deg = round(float(np.degrees(yaw_rate)) * of_start.asked_s, 2)
-    of_start.driven_deg = [round(float(yaw[:told_steps].sum()), 2) for yaw in steps]
+    found = []
+    for number, motion in enumerate(motions):
+        mine = [yaw for other, yaw in zip(motions, steps, strict=True) if other == motion]
+        told_steps = int(min(min(map(len, mine)), sum(segment.seconds for segment in motion) * fps + 1e-6))
+        if not told_steps or motion in motions[:number]:
+            continue
+        seconds = told_steps / fps
+        ((_, yaw_rate),) = motion_at(motion, np.array([seconds]), seconds)
+        driven_deg = [round(float(yaw[:told_steps].sum()), 2) for yaw in mine]
+        asked_deg = round(float(np.degrees(yaw_rate)) * seconds, 2)
+        found.append(Told(seconds=seconds, asked_deg=asked_deg, driven_deg=driven_deg))
+    return found
 
 
 def _looked_at_fps(video: Video) -> float:
@@ -97,11 +109,11 @@ def futures_section(entries: Sequence[Futures]) -> str:
 def _line(entry: Futures) -> str:
     shares = ", ".join(f"{turn.mode} {turn.count} ({turn.low:.0%} to {turn.high:.0%})" for turn in entry.turns)
     text = f"{entry.name} and the others of its start frame, by the way they drive: {shares}."
-    if entry.asked_s:
-        driven = ", ".join(f"{yaw:.0f}" for yaw in entry.driven_deg)
+    for told in entry.told:
+        driven = ", ".join(f"{yaw:.0f}" for yaw in told.driven_deg)
         text += (
-            f" They were told to turn {entry.asked_deg:.0f} degrees to the left in {entry.asked_s:.3g} s, and turn "
-            f"{driven} (below 0: to the right)."
+            f" {number_of(len(told.driven_deg), 'future')} told to turn {told.asked_deg:.0f} degrees to the left in "
+            f"{told.seconds:.3g} s: {driven} (below 0: to the right)."
         )
     if entry.features is not None:
         spread = entry.features

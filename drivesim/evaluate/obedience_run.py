@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from drivesim.core.files import append_row, sha256_file, write_json
 from drivesim.core.picture import load_picture
+from drivesim.core.run_folder import ROWS_FILE
 from drivesim.core.scene import Scene
 from drivesim.core.wording import number_of
 from drivesim.evaluate.detector import Detections, Detector
@@ -23,7 +24,6 @@ from drivesim.evaluate.videos import MOVING_SUFFIXES, PICTURE_SUFFIXES
 
 SCENE_FILE = "scene.yaml"
 OBEDIENCE_FILE = "obedience.json"
-ROWS_FILE = "rows.jsonl"
 _MAKERS = {  # of each side's folders
     "generated": "drivesim design scene=FOLDER out=FOLDER",
     "real": "drivesim prepare data=... export=videos export.scenes_every_s=30 out=FOLDER, as FOLDER/scenes",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from drivesim.core.files import read_json
+from drivesim.core.files import read_json, read_rows
 from drivesim.core.motion import MotionSegment
-from drivesim.core.run_folder import IDENTITY_FILE
+from drivesim.core.run_folder import IDENTITY_FILE, ROWS_FILE
 
 _START = "start_sha256"  # of a rollout's start frame; null = prompts alone
 
@@ -38,7 +38,11 @@ def start_of(path: Path | None) -> str | None:
 
 def asked_motion(path: Path | None) -> list[MotionSegment]:
     """How a video of a rollout was to drive; [] = nobody said."""
-    return [MotionSegment(**segment) for segment in _record(path).get("motion", [])]
+    said = _record(path)
+    if path is not None and said.get("in_turn"):
+        futures = [row["future"] for row in read_rows(path.parent / ROWS_FILE) if row.get("video") == path.name]
+        said = said["in_turn"][futures[-1] % len(said["in_turn"])] if futures else {}
+    return [MotionSegment(**segment) for segment in said.get("motion", [])]
 
 
 def _record(path: Path | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from drivesim.core.files import append_row, read_json, write_json
+from drivesim.core.run_folder import ROWS_FILE
 from drivesim.evaluate.captions import with_captions
 from drivesim.evaluate.controls import Variant
 from drivesim.evaluate.copies import real_neighbours
@@ -34,7 +35,6 @@ from drivesim.evaluate.settings import EvaluateConfig
 from drivesim.evaluate.videos import Video, as_videos, find_videos
 
 SCORES_FILE = "scores.json"
-ROWS_FILE = "rows.jsonl"
 _UNEVEN = 2  # times as many clips of one video as of another are worth a word
 
 Source = str | Path | Iterable[Any]

@@ -10,10 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from drivesim.core.files import read_json, read_rows
+from drivesim.core.run_folder import ROWS_FILE
 from drivesim.evaluate.controls import Variant
 from drivesim.evaluate.extractors import FeatureKind
 from drivesim.evaluate.feature_store import FeatureSet, FeatureStore, StoredVideo
-from drivesim.evaluate.run import ROWS_FILE, SCORES_FILE
+from drivesim.evaluate.run import SCORES_FILE
 from drivesim.evaluate.scorer import Side
 from drivesim.evaluate.text_vectors import TextVectors
 

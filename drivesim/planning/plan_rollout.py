@@ -114,9 +114,10 @@ def _counted(command: Any, find_recipe: Callable[[str], Any]) -> tuple[DrivingMo
         return model, text_demand(command, model)
     check_scene(command.start, command.start_s, command.is_night)
     blank = blank_model(command.model, command.sampler, command.stages, command.dtype(), command.memory, find_recipe)
-    said = DriveFacts(motion=tuple(command.motion.segments))
-    blank.model.facts(said)
-    return blank.model, rollout_demand(command, blank, said, is_designed=is_scene(command.start))
+    said = [DriveFacts(motion=motion) for motion in command.motions()]
+    for drive in said:
+        blank.model.facts(drive)
+    return blank.model, rollout_demand(command, blank, said[0], is_designed=is_scene(command.start))
 
 
 def waiting_notes(command: Any, demand: Demand) -> list[str]:

@@ -17,7 +17,7 @@ import torch
 from drivesim.core.devices import check_device, number_type
 from drivesim.core.files import sha256_file
 from drivesim.core.limits import check_at_least
-from drivesim.core.run_folder import claim_folder
+from drivesim.core.run_folder import ROWS_FILE, claim_folder
 from drivesim.core.video_writing import ENCODING
 from drivesim.core.wording import number_of
 from drivesim.families.memory import MemoryConfig
@@ -155,7 +155,7 @@ class _Run:
     def __init__(self, config: RolloutConfig, start: Start, model: PredictionModel, folder: Path) -> None:
         self.tasks = _tasks(config, start, model, folder)
         claim_folder(folder, _identity(config, start, model, self.tasks[0].num_frames))
-        self.rows_path = folder / "rows.jsonl"
+        self.rows_path = folder / ROWS_FILE
         self.rows = {future: row for future, row in last_rows(self.rows_path).items() if _is_whole(row, folder)}
         self._writer = partial(FutureWriter, folder, fps=model.fps, crf=config.crf)
         begun = [task.future for task in self.missing() if self._writer(task.future).parts.is_dir()]
@@ -199,7 +199,7 @@ def _tasks(config: RolloutConfig, start: Start, model: PredictionModel, run_dir:
             run_dir=run_dir,
             start_name=start.name,
             start_latents_CHW=latents_CHW,
-            conditions=start.conditions,
+            conditions=start.said(future),
             run_seed=config.seed,
             num_frames=config.num_frames(model),
             segment_chunks=config.segment_chunks,
@@ -218,6 +218,7 @@ def _identity(config: RolloutConfig, start: Start, model: PredictionModel, num_f
         "start": start.name,
         "start_sha256": None if frame_HWC is None else hashlib.sha256(frame_HWC.tobytes()).hexdigest(),
         **model.facts(start.conditions),
+        **({"in_turn": [model.facts(said) for said in start.in_turn]} if start.in_turn else {}),
         "seed": config.seed,
         "num_frames": num_frames,
         "segment_chunks": config.segment_chunks,

@@ -27,8 +27,13 @@ class Start:
 
     name: str  # part of the key of every random number
     frame_HWC: NDArray[np.uint8] | None  # RGB, of the model's `start_hw`; None = the model begins by itself
-    conditions: Conditions = None  # of the video; None = nothing is said
+    conditions: Conditions = None  # of all videos; None = nothing is said
+    in_turn: tuple[Conditions, ...] = ()  # in their place, of the first video, the second, ... and the first again
     latents_CHW: torch.Tensor | None = None  # that the frame was decoded from; None = the model encodes the frame
+
+    def said(self, future: int) -> Conditions:
+        """What is said of a future's video."""
+        return self.in_turn[future % len(self.in_turn)] if self.in_turn else self.conditions
 
 
 def start_latents(start: Start, model: PredictionModel) -> torch.Tensor | None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from drivesim.core.files import append_row, atomic_path, write_json
 from drivesim.core.picture import resize_area
+from drivesim.core.run_folder import ROWS_FILE
 from drivesim.evaluate.condition_use import number_cells, verdict
 from drivesim.evaluate.drift_report import plain
 from drivesim.sweep.condition_run import ConditionTest, Shown
@@ -22,7 +23,6 @@ from drivesim.sweep.report import REPORT_FILE, html_table, write_table
 from drivesim.sweep.table import Table
 
 CONDITION_USE_FILE = "condition_use.json"
-ROWS_FILE = "rows.jsonl"
 NOTE = (
     "Root mean square differences in grey levels of 255; standard errors over items in brackets. Between seeds: "
     "outputs of the same inputs. Between inputs: outputs of other inputs and other seeds. Excess: energy distance, 0 "

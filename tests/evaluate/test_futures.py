@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from drivesim.core.files import read_rows
+from drivesim.core.files import append_row, read_rows
 from drivesim.core.video_writing import VideoWriter
 from drivesim.evaluate import futures
 from drivesim.evaluate.copying import nearest_real
@@ -190,10 +190,30 @@ def test_what_a_rollout_was_told_to_drive_stands_beside_what_its_futures_do(tmp_
         return found
 
     found = measured(told)
-    assert (found.asked_s, found.asked_deg) == (2.0, 24.0)
-    assert found.driven_deg == pytest.approx([0.85 * 48, -0.85 * 24], abs=5)  # in the first two of three seconds
-    assert "told to turn 24 degrees to the left in 2 s, and turn" in futures_section([found])
+    (of_both,) = found.told
+    assert (of_both.seconds, of_both.asked_deg) == (2.0, 24.0)
+    assert of_both.driven_deg == pytest.approx([0.85 * 48, -0.85 * 24], abs=5)  # in the first two of three seconds
+    assert "2 futures told to turn 24 degrees to the left in 2 s: " in futures_section([found])
     longer = measured([{"seconds": 9.0, "speed_mps": 5.0, "yaw_deg_per_s": -10.0}])
-    assert (longer.asked_s, longer.asked_deg, longer.driven_deg) == (3.0, -30.0, longer.yaw_deg)
+    assert longer.told == [futures.Told(seconds=3.0, asked_deg=-30.0, driven_deg=longer.yaw_deg)]
     unsaid = measured([])
-    assert unsaid.asked_s == 0 and "told" not in futures_section([unsaid])
+    assert unsaid.told == [] and "told" not in futures_section([unsaid])
+
+
+def test_futures_that_were_told_in_turn_stand_beside_what_each_was_told(tmp_path: Path) -> None:
+    steps_deg = {0: 6.0, 1: 0.0, 2: -3.0, 3: 5.0}
+    for number, step_deg in steps_deg.items():
+        with VideoWriter(tmp_path / f"future_{number}.mp4", 4.0) as writer:
+            for frame in turned(step_deg, 13):
+                writer.write(frame)
+        append_row(tmp_path / "rows.jsonl", {"future": number, "ok": True, "video": f"future_{number}.mp4"})
+    left, right = ([{"seconds": 2.0, "speed_mps": 5.0, "yaw_deg_per_s": rate}] for rate in (24.0, -12.0))
+    in_turn = [{"motion": left}, {"is_night": None}, {"motion": right}]
+    (tmp_path / "run.json").write_text(json.dumps({"seed": 0, "in_turn": in_turn}))
+    starts = {"future_0.mp4": find_videos(tmp_path)}
+    (found,) = measure_futures(starts, [], PROTOCOL, (64, 128), tmp_path / "scores.jsonl")
+    to_left, to_right = found.told
+    assert (to_left.asked_deg, to_right.asked_deg) == (48.0, -24.0)
+    assert to_left.driven_deg == pytest.approx([0.85 * 48, 0.85 * 40], abs=6)
+    assert to_right.driven_deg == pytest.approx([-0.85 * 24], abs=6)
+    assert "1 future told to turn -24 degrees to the left in 2 s: " in futures_section([found])

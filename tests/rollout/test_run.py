@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -225,6 +226,20 @@ def test_a_run_whose_videos_were_encoded_otherwise_is_another_one(
     monkeypatch.setattr(run, "ENCODING", "other")
     with pytest.raises(ValueError, match=r"another run \(encoding .x264 superfast, no cuts. there, .other. here\)"):
         run_rollout(CONFIG, START, TinyModel, finished)
+
+
+def test_futures_take_turns_in_what_is_said_of_them(tmp_path: Path) -> None:
+    short = RolloutConfig(futures=3, seconds=5.0, seed=7)
+
+    def videos(name: str, **said: Any) -> list[bytes]:
+        run_rollout(short, Start(name="street", frame_HWC=start_frame(), **said), TinyModel, tmp_path / name)
+        return list(_bytes(tmp_path / name).values())
+
+    night, day = videos("night", conditions=True), videos("day", conditions=False)
+    assert not set(night) & set(day)
+    assert videos("in_turn", in_turn=(True, False)) == [night[0], day[1], night[2]]
+    with pytest.raises(ValueError, match=r"another run \(in_turn \["):
+        videos("in_turn", in_turn=(False, True))
 
 
 def test_more_futures_are_added_to_a_finished_run(tmp_path: Path, finished: Path) -> None:
