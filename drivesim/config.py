@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from drivesim.core.arguments import quoted_prose
-from drivesim.core.motion import MotionConfig, MotionSegment, load_motions
+from drivesim.core.motion import MotionConfig, MotionSegment
 from drivesim.core.run_folder import MODEL_FOLDER
 from drivesim.core.yaml_fields import nearest
 from drivesim.data.captioned import CaptionedClipsConfig
@@ -97,11 +97,15 @@ class RolloutCommand(ModelRolloutConfig):
         """How futures are to drive: the first, the second, ... and the first again.
 
         Raises:
-            ValueError: a name that no motion has; names those there are.
+            ValueError: a name that no motion has, or of one without segments.
         """
-        if self.motion.in_turn:
-            return load_motions(conf_dir() / "motion", self.motion.in_turn)
-        return [tuple(self.motion.segments)]
+        if not self.motion.in_turn:
+            return [tuple(self.motion.segments)]
+        named = {name: to_typed(untyped("rollout", [f"motion={name}"]).motion) for name in self.motion.in_turn}
+        for name, motion in named.items():
+            if not motion.segments:
+                raise ValueError(f"motion.in_turn: motion '{name}' has no segments")
+        return [tuple(named[name].segments) for name in self.motion.in_turn]
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)

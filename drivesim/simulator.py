@@ -208,7 +208,7 @@ class Simulator:
             self.model,
             run_seed=seed,
             start_name=name or start.name,
-            conditions=said.over(start.conditions) if isinstance(said, DriveFacts) else said or start.conditions,
+            conditions=said.over(start.said(future)) if isinstance(said, DriveFacts) else said or start.said(future),
             num_frames=num_frames,
         )
         state = world.reset(start_latents(start, self.model), future)

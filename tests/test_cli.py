@@ -212,8 +212,8 @@ def test_a_future_drives_as_it_is_told_by_name_or_by_segments(
         ("motion=lft", "unknown motion 'lft', did you mean 'left'?"),
         ("motion.segments=[{seconds: 0, speed_mps: 3}]", "seconds=0"),
         ("motion.segments=[{seconds: 1}]", "speed_mps"),
-        ("motion.in_turn=[left,rihgt]", "motion.in_turn: unknown motion 'rihgt', did you mean 'right'?"),
-        ("motion.in_turn=[left,ways]", "unknown motion 'ways'; valid: left, right, stop, straight"),
+        ("motion.in_turn=[left,rihgt]", "unknown motion 'rihgt', did you mean 'right'?"),
+        ("motion.in_turn=[left,ways]", "motion.in_turn: motion 'ways' has no segments"),
     ]
     for typed, said in wrong:
         assert drivesim(*command, f"model={told}", typed, "out=run") == 2

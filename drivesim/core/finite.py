@@ -19,7 +19,7 @@ def check_finite(frames_TCHW: torch.Tensor, stage: str, first: int, fps: float, 
         fps: frames a second of the video.
         every: frames of the video from one of these to the next.
     """
-    if bool(frames_TCHW.sum(dtype=torch.float32).isfinite()):  # which one number that is not finite would not leave
+    if bool(frames_TCHW.sum(dtype=torch.float32).isfinite()):  # as the sum with a number that is not never is
         return
     finite_T = torch.isfinite(frames_TCHW).flatten(start_dim=1).all(dim=1)
     if not bool(finite_T.all()):

@@ -8,13 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
-
-from drivesim.core.yaml_fields import nearest
 
 
 @dataclass(kw_only=True, slots=True)
@@ -40,7 +36,7 @@ class MotionConfig:
     """How the ego car is to drive, from the start frame on; when the segments are over, the model chooses."""
 
     segments: list[MotionSegment] = field(default_factory=list)  # one after the other; [] = the model chooses
-    in_turn: list[str] = field(default_factory=list)  # names of motions that futures take in turn; [] = segments, all
+    in_turn: list[str] = field(default_factory=list)  # names of motions that futures take in turn; [] = none
 
     def __post_init__(self) -> None:
         """Refuses two answers to one question."""
@@ -49,22 +45,6 @@ class MotionConfig:
                 f"motion.in_turn: {', '.join(self.in_turn)}, beside {len(self.segments)} segments for all futures; "
                 "give one of both"
             )
-
-
-def load_motions(folder: Path, names: Sequence[str]) -> list[tuple[MotionSegment, ...]]:
-    """Motions by name, from a folder with a YAML file of segments each.
-
-    Raises:
-        ValueError: a name that none has; names those there are.
-    """
-    files = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(folder.glob("*.yaml"))}
-    found = {name: file["segments"] for name, file in files.items() if "segments" in file}
-    for name in names:
-        if name not in found:
-            guess = nearest(name, found)
-            hint = f", did you mean '{guess}'?" if guess else ""
-            raise ValueError(f"motion.in_turn: unknown motion '{name}'{hint}; valid: {', '.join(found)}")
-    return [tuple(MotionSegment(**segment) for segment in found[name]) for name in names]
 
 
 def motion_at(segments: Sequence[MotionSegment], times_s: NDArray[np.float64], gap_s: float) -> NDArray[np.float32]:

@@ -105,14 +105,13 @@ def sample(
         model_input = sampler.scale_model_input(x, timestep)
         timesteps_B = timestep.to(device).expand(len(x))
         prediction = denoise(model_input, timesteps_B)
-        if on_step is not None:
-            clean, _ = clean_and_noise(model_input, prediction, timesteps_B, schedule)
         if linear:
             of_sample, of_prediction = _step_weights(sampler, timestep)
-            x.mul_(of_sample).add_(prediction, alpha=of_prediction)
+            x = (x * of_sample).add_(prediction, alpha=of_prediction)
         else:
             x = sampler.step(prediction, timestep, x, **extra).prev_sample
         if on_step is not None:
+            clean, _ = clean_and_noise(model_input, prediction, timesteps_B, schedule)
             on_step(done, len(sampler.timesteps), clean)
     return x
 

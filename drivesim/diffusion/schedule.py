@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
+import torch
 from diffusers import DDIMScheduler as DDIMScheduler
 from diffusers import DPMSolverMultistepScheduler, LCMScheduler, UniPCMultistepScheduler
 
@@ -19,16 +20,17 @@ def training_schedule(config: ScheduleConfig, *, ends_clean: bool = False) -> DD
         ends_clean: DDIM's last step leaves no noise, instead of that of step 0. In latents that hundredth does not
             show; in pixels it is more than a grey level.
     """
-    return DDIMScheduler(
-        num_train_timesteps=config.num_steps,
-        beta_start=config.beta_start,
-        beta_end=config.beta_end,
-        beta_schedule=config.beta_schedule,
-        prediction_type=Target(config.target).value,
-        clip_sample=False,
-        set_alpha_to_one=ends_clean,
-        timestep_spacing="trailing",
-    )
+    with torch.device("cpu"):  # it is no weight, also where weights are made on the meta device
+        return DDIMScheduler(
+            num_train_timesteps=config.num_steps,
+            beta_start=config.beta_start,
+            beta_end=config.beta_end,
+            beta_schedule=config.beta_schedule,
+            prediction_type=Target(config.target).value,
+            clip_sample=False,
+            set_alpha_to_one=ends_clean,
+            timestep_spacing="trailing",
+        )
 
 
 def make_sampler(schedule: DDIMScheduler, config: SamplingConfig) -> Any:

@@ -36,7 +36,7 @@ def to_levels(frames_NCHW: Tensor) -> Tensor:
     """Float (N, C, H, W) in [-1, 1] to uint8, rounded."""
     levels = torch.empty(frames_NCHW.shape, dtype=torch.uint8, device=frames_NCHW.device)
     for frame, of_frame in zip(frames_NCHW, levels, strict=True):  # one by one they stay in a CPU's cache
-        of_frame.copy_((127.5 * frame.float()).add_(128.0).clamp_(0, 255))  # integers are cut: 127.5 and a half
+        of_frame.copy_((127.5 * frame.float()).add_(128.0).clamp_(0, 255))  # rounded: integers are cut
     return levels
 
 

@@ -143,7 +143,9 @@ def _enlarged_folded(frames_NChw: Tensor, scale: int, patch_px: int) -> Tensor:
     weight_S133 = middle_9SS.flatten(1).T.reshape(scale**2, 1, 3, 3).to(frames_NChw)
     padded = F.pad(frames_NChw.reshape(n * c, 1, h, w), (1, 1, 1, 1), mode="replicate")
     pieces = scale // patch_px  # of the folded picture to one small pixel, a side
-    made = F.conv2d(padded, weight_S133).view(n, c, pieces, patch_px, pieces, patch_px, h, w)
+    with torch.autocast(padded.device.type, enabled=False):  # or mixed precision would round pictures
+        made = F.conv2d(padded, weight_S133)
+    made = made.view(n, c, pieces, patch_px, pieces, patch_px, h, w)
     return made.permute(0, 1, 3, 5, 6, 2, 7, 4).reshape(n, c * patch_px**2, h * pieces, w * pieces)
 
 
@@ -218,7 +220,11 @@ class Upsampler(nn.Module):
         """RGB pictures (N, H, W, 3) of folded uint8 levels; rows first, then pixels, in a quarter of the time."""
         n, _, rows, columns = levels_NCYX.shape
         p = self.patch_px
-        by_row = levels_NCYX.unflatten(1, (COLOURS, p, p)).permute(0, 4, 2, 3, 1, 5).reshape(n, rows * p, -1, columns)
+        by_row = (
+            levels_NCYX.unflatten(1, (COLOURS, p, p))
+            .permute(0, 4, 2, 3, 1, 5)
+            .reshape(n, rows * p, p * COLOURS, columns)
+        )
         by_pixel = by_row.transpose(2, 3).reshape(n, rows * p, columns * p, COLOURS)
         return by_pixel.cpu().numpy()
 

@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 class RolloutConfig:
     """How many futures, how long, and who makes them."""
 
-    futures: int = 4  # they differ by their number in the key of the noise
+    futures: int = 4  # they differ by their number in the key of the noise, and in what they are told in turn
     seconds: float | None = 60.0  # length of each, rounded to whole frames; None = what one call of the model makes
     seed: int = 0  # same seed, start and model = same bytes
     segment_chunks: int = 1  # chunks (8 key frames each) after which a segment is closed; a kill costs at most one

@@ -167,7 +167,7 @@ def measure_upsampling(unit: Unit) -> dict[str, float]:
             if config.upsampler_loss.through_autoencoder:
                 low = decode(autoencoder, encode(autoencoder, low))
             made = upsample_portion(model, to_model_range(low), first_frame=0, key=(unit.seed, "claim", index))
-            pairs += zip(_pieces(clip), _pieces(to_picture_range(made.clamp(-1, 1))), strict=True)
+            pairs += zip(_pieces(clip), _pieces(model.pictures(made, first_frame=0)), strict=True)
     return _paired(unit, pairs, config.fps)
 
 

@@ -57,7 +57,13 @@ def test_every_sampler_finds_a_gaussian_whose_denoiser_is_known(sampler: Sampler
     assert made.std().item() == pytest.approx(deviation, abs=0.04)
 
 
-@pytest.mark.parametrize("change", [{}, {"clip_sample": True}, {"thresholding": True}, {"prediction_type": "epsilon"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {}, {"clip_sample": True}, {"thresholding": True}, {"prediction_type": "epsilon"},
+        {"prediction_type": "sample", "set_alpha_to_one": True},
+    ],
+)  # fmt: skip
 def test_ddim_takes_the_steps_of_diffusers_own(change: dict[str, Any]) -> None:
     schedule = DDIMScheduler.from_config(training_schedule(ScheduleConfig(target=Target.V)).config, **change)
     prediction = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(9))

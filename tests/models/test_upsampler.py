@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from drivesim.models.autoencoder import to_levels, to_picture_range
 from drivesim.models.build import BackboneConfig, make_backbone
 from drivesim.models.temporal_stack import TemporalStack
 from drivesim.models.upsampler import (
@@ -69,6 +71,8 @@ def test_pixels_are_folded_to_channels_patch_by_patch(patch_px: int) -> None:
     by_hand = torch.stack([x[:, c, i::p, j::p] for c in range(3) for i in range(p) for j in range(p)], dim=1)
     assert torch.equal(folded, by_hand)
     assert torch.equal(net.unfolded(folded), x)
+    for number in (2, 0):
+        assert np.array_equal(net.pictures(to_levels(folded[:number])), to_picture_range(x[:number]))
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import torch
 from drivesim.config import PlanRolloutCommand, compose, recipe_that_writes
 from drivesim.core.motion import MotionSegment
 from drivesim.diffusion.schedule import training_schedule
-from drivesim.diffusion.settings import PredictionOverrides, ScheduleConfig
+from drivesim.diffusion.settings import PredictionOverrides, Sampler, ScheduleConfig
 from drivesim.families.drive import DriveFacts
 from drivesim.families.folder import blank_parts, load_parts, save_parts
 from drivesim.planning import plan_rollout as plan_rollout_module
@@ -145,7 +145,10 @@ def test_a_model_that_recipes_have_yet_to_write_is_planned_by_what_they_make(tmp
         )
     }
     recipes["between/model"].joins = ["decoder/model"]
-    found = counting.blank_model("between/model", PredictionOverrides(), find_recipe=recipes.get)
+    sampling = PredictionOverrides(sampler=Sampler.DDIM)
+    found = counting.blank_model("between/model", sampling, find_recipe=recipes.get)
+    demand = counting.rollout_demand(RolloutConfig(futures=1, seconds=2), found, None, is_designed=True)
+    assert all(sum(phase.work.flops_of.values()) > 0 and phase.peak_bytes > 0 for phase in demand.phases)
     assert set(found.parts) == {
         "autoencoder", "backbone", "conditioner", "temporal", "scheduler", "interpolation", "rate_label",
         "video_decoder",

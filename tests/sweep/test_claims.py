@@ -193,7 +193,9 @@ def test_finished_arms_are_not_run_again_and_changed_ones_are(
 
 def test_an_upsampler_without_its_layers_makes_each_frame_by_itself(place: Path, tmp_path: Path) -> None:
     config = TrainConfig(stage=StageName.UPSAMPLER, init="x", size_hw=[8, 16], fps=4.0)
-    own = UpsamplerConfig(block_out_channels=[8, 16], attention=[False, False], layers_per_block=1, norm_num_groups=4)
+    own = UpsamplerConfig(
+        patch_px=2, block_out_channels=[8, 16], attention=[False, False], layers_per_block=1, norm_num_groups=4
+    )
     torch.manual_seed(0)
     unet = make_upsampler(own, (8, 16))
     temporal = make_upsampler_temporal(UpsamplerTemporalConfig(context_channels=4, feed_forward_mult=1), unet)
@@ -203,7 +205,7 @@ def test_an_upsampler_without_its_layers_makes_each_frame_by_itself(place: Path,
     parts |= {"upsampler": unet, "upsampler_scheduler": training_schedule(ScheduleConfig())}
     save_parts(tmp_path / "model", parts | {"upsampler_temporal": temporal})
     sampling = {"sampler": "ddim", "steps": 1, "eta": 0.0, "guidance": 1.0}
-    facts = {"scale": 4, "patch_px": 1, "detail_gain": None, "noise_level": 10}
+    facts = {"scale": 4, "patch_px": 2, "detail_gain": None, "noise_level": 10}
     index = {"name": "tiny", "upsampler": facts, "upsample_sampling": sampling}
     write_index(tmp_path / "model", index | {"upsampler_temporal": {"portion": 8, "overlap": 2}})
     given = inputs(place)
