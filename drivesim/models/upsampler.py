@@ -143,9 +143,7 @@ def _enlarged_folded(frames_NChw: Tensor, scale: int, patch_px: int) -> Tensor:
     weight_S133 = middle_9SS.flatten(1).T.reshape(scale**2, 1, 3, 3).to(frames_NChw)
     padded = F.pad(frames_NChw.reshape(n * c, 1, h, w), (1, 1, 1, 1), mode="replicate")
     pieces = scale // patch_px  # of the folded picture to one small pixel, a side
-    with torch.autocast(padded.device.type, enabled=False):  # or mixed precision would round pictures
-        made = F.conv2d(padded, weight_S133)
-    made = made.view(n, c, pieces, patch_px, pieces, patch_px, h, w)
+    made = F.conv2d(padded, weight_S133).view(n, c, pieces, patch_px, pieces, patch_px, h, w)
     return made.permute(0, 1, 3, 5, 6, 2, 7, 4).reshape(n, c * patch_px**2, h * pieces, w * pieces)
 
 
@@ -230,10 +228,10 @@ class Upsampler(nn.Module):
 
     def to_diffused(self, frames_NCHW: Tensor, low_NChw: Tensor) -> Tensor:
         """What is diffused, folded: the large frames, or what the enlarged small ones lack of them, times the gain."""
-        folded = self.folded(frames_NCHW)
         if self.detail_gain is None:
-            return folded
-        return self.detail_gain * (folded - _enlarged_folded(low_NChw, self.scale, self.patch_px))
+            return self.folded(frames_NCHW)
+        # Not as one convolution, which mixed precision would round.
+        return self.folded(self.detail_gain * (frames_NCHW - enlarged(low_NChw, self.scale)))
 
     def from_diffused(self, sample_NCYX: Tensor, low_NChw: Tensor) -> Tensor:
         """Folded large frames of what was sampled; `unfolded` makes them the inverse of `to_diffused`."""
