@@ -99,13 +99,11 @@ class RolloutCommand(ModelRolloutConfig):
         Raises:
             ValueError: a name that no motion has, or of one without segments.
         """
-        if not self.motion.in_turn:
-            return [tuple(self.motion.segments)]
-        named = {name: to_typed(untyped("rollout", [f"motion={name}"]).motion) for name in self.motion.in_turn}
-        for name, motion in named.items():
+        named = [to_typed(untyped("rollout", [f"motion={name}"]).motion) for name in self.motion.in_turn]
+        for name, motion in zip(self.motion.in_turn, named, strict=True):
             if not motion.segments:
                 raise ValueError(f"motion.in_turn: motion '{name}' has no segments")
-        return [tuple(named[name].segments) for name in self.motion.in_turn]
+        return [tuple(motion.segments) for motion in named or [self.motion]]
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
