@@ -99,11 +99,10 @@ class RolloutCommand(ModelRolloutConfig):
         Raises:
             ValueError: a name that no motion has, or of one without segments.
         """
-        named = [to_typed(untyped("rollout", [f"motion={name}"]).motion) for name in self.motion.in_turn]
-        for name, motion in zip(self.motion.in_turn, named, strict=True):
-            if not motion.segments:
-                raise ValueError(f"motion.in_turn: motion '{name}' has no segments")
-        return [tuple(motion.segments) for motion in named or [self.motion]]
+        named = {name: to_typed(untyped("rollout", [f"motion={name}"]).motion) for name in self.motion.in_turn}
+        if empty := [name for name, motion in named.items() if not motion.segments]:
+            raise ValueError(f"motion.in_turn: motion '{empty[0]}' has no segments")
+        return [tuple(named[name].segments) for name in self.motion.in_turn] or [tuple(self.motion.segments)]
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
