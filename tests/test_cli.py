@@ -208,6 +208,8 @@ def test_a_future_drives_as_it_is_told_by_name_or_by_segments(
         assert drivesim(*refused, f"model={model}", "motion=left", "out=run") == 2
         assert "model 'tiny' was not trained to be told how the ego car drives" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+    assert drivesim(*command, f"model={told}", "motion=left", "motion.in_turn=[right]", "out=run") == 2
+    assert "motion.in_turn: right, beside 3 segments for all futures; give one of both" in capsys.readouterr().err
     wrong = [
         ("motion=lft", "unknown motion 'lft', did you mean 'left'?"),
         ("motion.segments=[{seconds: 0, speed_mps: 3}]", "seconds=0"),

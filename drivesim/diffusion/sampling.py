@@ -122,7 +122,7 @@ def _is_linear(sampler: Any) -> bool:
 
 
 def _step_weights(sampler: Any, timestep: Tensor) -> tuple[float, float]:
-    """What a linear step takes of the sample and of the prediction: two passes over large pictures instead of ten."""
+    """What a linear step takes of the sample and of the prediction: two passes over pictures in place of up to nine."""
     none, one = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
     of_sample = sampler.step(none, timestep, one).prev_sample
     of_prediction = sampler.step(one, timestep, none).prev_sample

@@ -135,7 +135,7 @@ def _enlarged_folded(frames_NChw: Tensor, scale: int, patch_px: int) -> Tensor:
     """`enlarged`, folded: (N, 3 * patch_px^2, h * scale / patch_px, w * scale / patch_px).
 
     Every pixel of a large picture is the same weights' mean of a small one and its neighbours: one convolution, in an
-    eighth of the time that enlarging and folding take.
+    eighth of the time that enlarging alone takes.
     """
     n, c, h, w = frames_NChw.shape
     neighbours_9133 = torch.eye(9).view(9, 1, 3, 3)
