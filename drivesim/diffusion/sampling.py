@@ -82,7 +82,7 @@ def sample(
     """Samples from noise.
 
     Args:
-        denoise: the (guided) network.
+        denoise: the (guided) network. What it is shown may be written over afterwards.
         shape: of one sample.
         schedule: the model's noise schedule.
         config: sampler, steps, eta.
@@ -100,14 +100,15 @@ def sample(
     if config.eta or config.sampler is Sampler.LCM:  # those that add fresh noise
         extra["generator"] = list(generators)
     linear = not extra and _is_linear(sampler)
-    x *= sampler.init_noise_sigma
+    if sampler.init_noise_sigma != 1:
+        x *= sampler.init_noise_sigma
     for done, timestep in enumerate(sampler.timesteps, start=1):
         model_input = sampler.scale_model_input(x, timestep)
         timesteps_B = timestep.to(device).expand(len(x))
         prediction = denoise(model_input, timesteps_B)
         if linear:
             of_sample, of_prediction = _step_weights(sampler, timestep)
-            x = (x * of_sample).add_(prediction, alpha=of_prediction)
+            x = x.mul_(of_sample).add_(prediction, alpha=of_prediction)
         else:
             x = sampler.step(prediction, timestep, x, **extra).prev_sample
         if on_step is not None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
+from copy import copy, deepcopy
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from diffusers import DDIMScheduler as DDIMScheduler
 from diffusers import DPMSolverMultistepScheduler, LCMScheduler, UniPCMultistepScheduler
 
 from drivesim.diffusion.settings import Sampler, SamplingConfig, ScheduleConfig, Target
+
+# By schedule and class. A schedule's config is never changed.
+_CONVERTED: WeakKeyDictionary[DDIMScheduler, dict[type[Any], Any]] = WeakKeyDictionary()
 
 
 def training_schedule(config: ScheduleConfig, *, ends_clean: bool = False) -> DDIMScheduler:
@@ -49,7 +53,15 @@ def make_sampler(schedule: DDIMScheduler, config: SamplingConfig) -> Any:
     if config.steps > most:
         raise ValueError(f"sampling steps: {config.steps}; the model knows {most} steps of noise, so many at most")
     wanted = classes[Sampler(config.sampler)]
-    # What the schedule is already is copied in a sixth of the time.
-    sampler = deepcopy(schedule) if wanted is type(schedule) else wanted.from_config(schedule.config)
+    # Making one of a config takes longer. Of a DDIM scheduler nothing but its steps ever changes.
+    sampler = copy(schedule) if wanted is type(schedule) else deepcopy(_converted(schedule, wanted))
     sampler.set_timesteps(config.steps)
     return sampler
+
+
+def _converted(schedule: DDIMScheduler, wanted: type[Any]) -> Any:
+    """A sampler of another class than the schedule's, made once; not to be used itself, as samplers keep state."""
+    made = _CONVERTED.setdefault(schedule, {})
+    if wanted not in made:
+        made[wanted] = wanted.from_config(schedule.config)
+    return made[wanted]

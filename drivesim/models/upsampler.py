@@ -6,7 +6,7 @@ one whose pixels are folded to channels, N = B * T.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,20 +131,22 @@ def enlarged(frames_NCHW: Tensor, scale: int) -> Tensor:
     return F.interpolate(frames_NCHW, scale_factor=float(scale), mode="bilinear", align_corners=False)
 
 
-def _enlarged_folded(frames_NChw: Tensor, scale: int, patch_px: int) -> Tensor:
-    """`enlarged`, folded: (N, 3 * patch_px^2, h * scale / patch_px, w * scale / patch_px).
+def _enlarged_folded(frames_NChw: Tensor, scale: int, patch_px: int) -> Iterator[Tensor]:
+    """`enlarged`, folded, frame by frame: (3 * patch_px^2, h * scale / patch_px, w * scale / patch_px).
 
-    Every pixel of a large picture is the same weights' mean of a small one and its neighbours: one convolution, in an
-    eighth of the time that enlarging alone takes.
+    Every pixel of a large picture is the same weights' mean of a small one and its neighbours: one product, in a
+    twelfth of the time that enlarging alone takes.
     """
-    n, c, h, w = frames_NChw.shape
+    c, h, w = frames_NChw.shape[1:]
     neighbours_9133 = torch.eye(9).view(9, 1, 3, 3)
     middle_9SS = enlarged(neighbours_9133, scale)[:, 0, scale : 2 * scale, scale : 2 * scale]
-    weight_S133 = middle_9SS.flatten(1).T.reshape(scale**2, 1, 3, 3).to(frames_NChw)
-    padded = F.pad(frames_NChw.reshape(n * c, 1, h, w), (1, 1, 1, 1), mode="replicate")
+    weight_S9 = middle_9SS.flatten(1).T.to(frames_NChw)
+    padded = F.pad(frames_NChw, (1, 1, 1, 1), mode="replicate")
+    shifted = [padded[:, :, row : row + h, column : column + w] for row in range(3) for column in range(3)]
     pieces = scale // patch_px  # of the folded picture to one small pixel, a side
-    made = F.conv2d(padded, weight_S133).view(n, c, pieces, patch_px, pieces, patch_px, h, w)
-    return made.permute(0, 1, 3, 5, 6, 2, 7, 4).reshape(n, c * patch_px**2, h * pieces, w * pieces)
+    for near_C9P in torch.stack(shifted, dim=2).flatten(3):  # one by one they stay in a CPU's cache
+        made = (weight_S9 @ near_C9P).view(c, pieces, patch_px, pieces, patch_px, h, w)
+        yield made.permute(0, 2, 4, 5, 1, 6, 3).reshape(c * patch_px**2, h * pieces, w * pieces)
 
 
 class Upsampler(nn.Module):
@@ -234,14 +236,15 @@ class Upsampler(nn.Module):
         return self.folded(self.detail_gain * (frames_NCHW - enlarged(low_NChw, self.scale)))
 
     def from_diffused(self, sample_NCYX: Tensor, low_NChw: Tensor) -> Tensor:
-        """Folded large frames of what was sampled; `unfolded` makes them the inverse of `to_diffused`."""
-        if self.detail_gain is None:
-            return sample_NCYX
-        made = torch.empty_like(sample_NCYX)
-        for frame, (low, sampled) in enumerate(zip(low_NChw, sample_NCYX, strict=True)):  # they stay in a CPU's cache
-            enlarged_1CYX = _enlarged_folded(low[None], self.scale, self.patch_px)
-            torch.add(enlarged_1CYX[0], sampled, alpha=1 / self.detail_gain, out=made[frame])
-        return made
+        """Folded large frames of what was sampled, written over it.
+
+        `unfolded` makes them the inverse of `to_diffused`.
+        """
+        if self.detail_gain is not None:
+            enlarged_frames = _enlarged_folded(low_NChw, self.scale, self.patch_px)
+            for enlarged_CYX, sampled_CYX in zip(enlarged_frames, sample_NCYX, strict=True):
+                torch.add(enlarged_CYX, sampled_CYX, alpha=1 / self.detail_gain, out=sampled_CYX)
+        return sample_NCYX
 
     def check_low(self, low_hw: tuple[int, int]) -> None:
         """Raises ValueError for small pictures that the U-Net cannot halve as often as it has to."""

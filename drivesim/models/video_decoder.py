@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -136,7 +137,7 @@ class VideoDecoder(ModelMixin, ConfigMixin):
         parts = {"quantize": self.quantize, "post_quant_conv": self.post_quant_conv, "decoder": self.decoder}
         return {name: part for name, part in parts.items() if part is not None}
 
-    @property
+    @cached_property
     def radius(self) -> int:
         """How many frames before and after a frame its picture depends on."""
         return sum(layer.radius for layer in self.modules() if isinstance(layer, VideoConvLayer))

@@ -63,7 +63,7 @@ def decode_clip(decoder: VideoDecoder, latents_TCHW: Tensor, first: int, last: i
     if min(tiles) < 1 or tiles[0] > latents_TCHW.shape[2] or tiles[1] > latents_TCHW.shape[3]:
         raise ValueError(f"tiles={tiles}; valid: rows and columns from 1 to {tuple(latents_TCHW.shape[2:])}")
     lead, trail = min(radius, first), min(radius, total - last)
-    latents = latents_TCHW[first - lead : last + trail].to(decoder.device, decoder.dtype)
+    latents = latents_TCHW[first - lead : last + trail].to(decoder.decoder.conv_in.weight)  # quicker than `device`
     if tiles == (1, 1):
         return decoder(latents[None], lead, trail)[0].clamp(-1, 1)  # type: ignore[no-any-return]
     return _decode_tiled(decoder, latents, (lead, trail), tiles).clamp(-1, 1)
