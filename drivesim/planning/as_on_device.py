@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
+
+from drivesim.planning.tally import tensors_in
 
 # Of autocast's lists for CUDA those that our networks and losses call.
 _IN_16_BIT = {
@@ -41,7 +43,8 @@ class AsOnDevice(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in tree_leaves((args, kwargs))):
+        tensors = tensors_in((args, kwargs))
+        if any(tensor.is_meta for tensor in tensors) and any(_is_elsewhere(tensor) for tensor in tensors):
             args, kwargs = tree_map(_joined, (args, kwargs))
         if self.low is not None and func in _IN_16_BIT:
             args, kwargs = tree_map(self._to_low, (args, kwargs))
@@ -85,10 +88,13 @@ class AsOnDevice(TorchFunctionMode):
         return self._copies[id(value)][1]
 
 
+def _is_elsewhere(tensor: Tensor) -> bool:
+    return not tensor.is_meta and tensor.ndim > 0
+
+
 def _joined(value: Any) -> Any:
     """What lies on the CPU joins the meta device, which stands for it as well."""
-    is_elsewhere = isinstance(value, Tensor) and not value.is_meta and value.ndim > 0
-    return value.to("meta") if is_elsewhere else value
+    return value.to("meta") if isinstance(value, Tensor) and _is_elsewhere(value) else value
 
 
 def _stay(value: Any) -> Any:

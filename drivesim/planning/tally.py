@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from drivesim.nn.frame_groups import times_counted
@@ -41,13 +42,13 @@ class Kernel:
     Args:
         operator: of aten.
         args: its arguments; tensors become their shapes.
+        key: what makes it equal to others.
     """
 
-    def __init__(self, operator: Any, args: tuple[Any, ...]):
-        leaves, self._tree = tree_flatten(args)
+    def __init__(self, operator: Any, args: tuple[Any, ...], key: Hashable):
         self.operator = operator
-        self._leaves = tuple(_shape_of(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-        self._key = (operator, str(self._leaves))
+        self._arguments = tree_map(lambda leaf: _shape_of(leaf) if isinstance(leaf, Tensor) else leaf, args)
+        self._key = key
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Kernel) and self._key == other._key
@@ -57,11 +58,41 @@ class Kernel:
 
     def arguments(self) -> tuple[Any, ...]:
         """The arguments with `TensorShape` in place of tensors."""
-        return tuple(tree_unflatten(list(self._leaves), self._tree))
+        return tuple(self._arguments)
+
+
+@dataclass(kw_only=True, slots=True)
+class _Seen:
+    """An operator that ran on arguments of some shapes."""
+
+    kernel: Kernel | None  # None = it has no number of FLOPs
+    flops: int
+    made: Any  # a `TensorShape`, or several, for new tensors; None = it writes, or makes views, and is to be run
+
+
+# What the meta device made of arguments of the same shapes, which takes it up to a millisecond to find out.
+_SEEN: dict[Hashable, _Seen] = {}
 
 
 def _shape_of(tensor: Tensor) -> TensorShape:
     return TensorShape(tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
+
+
+def _key_of(value: Any) -> Hashable:
+    """Arguments, as far as a result on the meta device depends on them; 1, 1.0 and True are three."""
+    if isinstance(value, Tensor):
+        return _shape_of(value)
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_key_of, value))
+    if isinstance(value, dict):
+        return tuple((name, _key_of(of_name)) for name, of_name in value.items())
+    return (type(value), value)
+
+
+def _made_again(shapes: Any) -> Any:
+    if isinstance(shapes, TensorShape):
+        return torch.empty_strided(shapes.shape, shapes.stride, dtype=shapes.dtype, device="meta")
+    return type(shapes)(map(_made_again, shapes)) if isinstance(shapes, (tuple, list)) else shapes
 
 
 class Tally(TorchDispatchMode):
@@ -91,16 +122,20 @@ class Tally(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if _is_meta(leaf)]
+        inputs = [tensor for tensor in tensors_in((args, kwargs)) if tensor.is_meta]
         for tensor in inputs:
             storage = tensor.untyped_storage()
             if id(storage) not in self._held:
                 self._older[id(storage)] = storage
-        out = func(*args, **kwargs)
-        outputs = [leaf for leaf in tree_leaves(out) if _is_meta(leaf)]
+        key = (func, _key_of(args), _key_of(kwargs))
+        seen = _SEEN.get(key) if inputs else None
+        out = func(*args, **kwargs) if seen is None or seen.made is None else _made_again(seen.made)
+        outputs = [tensor for tensor in tensors_in((out,)) if tensor.is_meta]
         made = [self._hold(tensor) for tensor in outputs]
         if inputs or outputs:
-            self._count(func, (args, kwargs, out), inputs, outputs, any(made))
+            if seen is None:
+                seen = _SEEN[key] = _seen(func, (args, kwargs, out), key, is_new=bool(made) and all(made))
+            self._count(func, seen, inputs, outputs, any(made))
         return out
 
     def _hold(self, tensor: Tensor) -> bool:
@@ -124,23 +159,39 @@ class Tally(TorchDispatchMode):
             self._live_heap_bytes += num_bytes
             self.peak_heap_bytes = max(self.peak_heap_bytes, self._live_heap_bytes)
 
-    def _count(self, func: Any, call: tuple[Any, Any, Any], inputs: Any, outputs: Any, is_new: bool) -> None:
-        args, kwargs, out = call
+    def _count(self, func: Any, seen: _Seen, inputs: list[Tensor], outputs: list[Tensor], is_new: bool) -> None:
         times = times_counted()
         self.num_calls += times
-        packet = func._overloadpacket
-        formula = _FORMULAS.get(packet) or flop_registry.get(packet)
-        if formula is not None:
-            kernel = Kernel(func, args)
-            self.kernels[kernel] += times
-            if kernel not in self.flops_of:
-                self.flops_of[kernel] = formula(*args, **kwargs, out_val=out)
+        if seen.kernel is not None:
+            self.kernels[seen.kernel] += times
+            self.flops_of[seen.kernel] = seen.flops
         elif is_new or func._schema.is_mutable:  # anything else is a view
             self.moved_bytes += times * sum(t.numel() * t.element_size() for t in (*inputs, *outputs))
 
 
-def _is_meta(value: object) -> bool:
-    return isinstance(value, Tensor) and value.device.type == "meta"
+def _seen(func: Any, call: tuple[Any, Any, Any], key: Hashable, *, is_new: bool) -> _Seen:
+    """What is to be known of an operator that ran: arguments, those with names, result."""
+    args, kwargs, out = call
+    packet = func._overloadpacket
+    formula = _FORMULAS.get(packet) or flop_registry.get(packet)
+    kernel = None if formula is None else Kernel(func, args, key)
+    flops = 0 if formula is None else formula(*args, **kwargs, out_val=out)
+    can_make = is_new and not func._schema.is_mutable
+    made = tree_map(lambda leaf: _shape_of(leaf) if isinstance(leaf, Tensor) else leaf, out) if can_make else None
+    return _Seen(kernel=kernel, flops=flops, made=made)
+
+
+def tensors_in(values: Iterable[Any]) -> list[Tensor]:
+    """The tensors of nested arguments; torch's own way through them takes ten times as long."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (tuple, list)):
+            found += tensors_in(value)
+        elif isinstance(value, dict):
+            found += tensors_in(value.values())
+    return found
 
 
 def _attention_flops(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:

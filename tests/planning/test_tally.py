@@ -13,6 +13,7 @@ from drivesim.models.temporal_stack import TemporalStack
 from drivesim.models.video_unet import VideoUNet
 from drivesim.nn import frame_groups
 from drivesim.nn.frame_groups import in_groups
+from drivesim.planning import tally as tallies
 from drivesim.planning.as_on_device import AsOnDevice
 from drivesim.planning.speed import Work
 from drivesim.planning.tally import Tally
@@ -152,3 +153,29 @@ def test_layers_that_a_backward_pass_runs_again_see_the_device_as_well() -> None
     assert first.grad is not None and first.grad.dtype is torch.float32
     before, last = 2 * 8 * 8 * 4 * 4 * 9, 2 * 8 * 8 * 4 * 4
     assert tallies == [3 * (before + last), 3 * (before + last) + before]  # the last one's result is not needed again
+
+
+def test_what_is_remembered_of_an_operator_is_what_it_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tallies, "_SEEN", {})
+    whole = torch.empty(4, 6, 8, dtype=torch.int32, device="meta")
+    norm = nn.GroupNorm(2, 6, device="meta")
+
+    def results() -> list[torch.Tensor]:
+        turned = whole.transpose(1, 2)
+        made = [whole * 2, whole * 2.0, whole > True, turned.clone(), norm(whole.float()), *whole.split(2)]
+        return [*made, whole.view(24, 8), whole.mul_(2), torch.ops.aten._unsafe_view(whole, [24, 8])]
+
+    expected = results()
+    with torch.no_grad(), Tally() as tally:
+        first, again = results(), results()
+    moved, calls, held = tally.moved_bytes, tally.num_calls, tally.live_bytes
+    for wanted, one, other in zip(expected, first, again, strict=True):
+        for made in (one, other):
+            assert (made.shape, made.stride(), made.dtype) == (wanted.shape, wanted.stride(), wanted.dtype)
+        is_view = wanted.untyped_storage()._cdata == whole.untyped_storage()._cdata
+        assert is_view == (other.untyped_storage()._cdata == whole.untyped_storage()._cdata)
+    assert held > 0
+    with torch.no_grad(), Tally() as once:
+        kept = results()
+    assert (2 * once.moved_bytes, 2 * once.num_calls, 2 * once.live_bytes) == (moved, calls, held)
+    del kept
