@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import platform
 import re
@@ -57,7 +58,7 @@ def trained_in(folder: Path) -> Path:
     return model if (folder / IDENTITY_FILE).is_file() and model.is_dir() else folder
 
 
-def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
+def claim_folder(folder: Path, identity: Mapping[str, Any], may_grow: str | None = None) -> None:
     """Notes in run.json what a run folder holds; a run may go on in a folder that holds the same.
 
     Of several processes of one run the first claims for all; the others `follow_claim`.
@@ -65,6 +66,7 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
     Args:
         folder: the run's folder; made when it is not there.
         identity: what fixes the run's results, plain values.
+        may_grow: key of a number that may be larger than the folder's, which is then claimed anew; None = nothing.
 
     Raises:
         ValueError: the folder holds another run; names what differs.
@@ -76,9 +78,13 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
     if not path.exists():
         write_json(path, dict(identity))
         return
-    differences = _differences(read_json(path), identity)
+    held = read_json(path)
+    grown = {key: identity[key] for key in [may_grow] if key and held.get(key, math.inf) < identity[key]}
+    differences = _differences(held | grown, identity)
     if differences:
         raise ValueError(f"{folder} holds another run ({differences}); choose another folder or delete it")
+    if grown:
+        write_json(path, dict(identity))
 
 
 def follow_claim(folder: Path, identity: Mapping[str, Any], patience_s: float = 600.0) -> None:

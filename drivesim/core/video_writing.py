@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from fractions import Fraction
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
@@ -119,8 +120,13 @@ def _has_avx512() -> bool:
     return processor.is_file() and "avx512" in processor.read_text()
 
 
-def join_videos(parts: Sequence[str | Path], path: str | Path) -> int:
+def join_videos(parts: Sequence[str | Path], path: str | Path, first: int | None = None) -> int:
     """Joins files of one `VideoWriter` kind into one MP4 by copying their packets; nothing is encoded again.
+
+    Args:
+        parts: The files, in order.
+        path: Where the MP4 goes.
+        first: Frames to take, from the beginning on; None = all.
 
     Returns:
         The number of frames.
@@ -132,8 +138,10 @@ def join_videos(parts: Sequence[str | Path], path: str | Path) -> int:
         raise ValueError(f"{path}: no parts to join")
     num_frames = 0
     target: VideoStream | None = None
-    with atomic_path(path) as temporary, av.open(str(temporary), "w", options={"movflags": "+faststart"}) as out:
-        for source, packet in _packets(parts):
+    # The bit rate would be the first part's: other bytes where the same packets come in other parts.
+    options = {"movflags": "+faststart", "write_btrt": "0"}
+    with atomic_path(path) as temporary, av.open(str(temporary), "w", options=options) as out:
+        for source, packet in islice(_packets(parts), first):
             if target is None:
                 target = out.add_stream_from_template(source)
                 target.time_base = source.time_base

@@ -52,7 +52,7 @@ def plan_rollout(command: Any, wanted: PlanConfig, find_recipe: Callable[[str], 
         parts=demand.parts,
         memory=_memory(demand, command.pool, workers, hardware, now_bytes),
         flops=flop_rows(demand),
-        disk=rollout_disk(command, model.size_hw, command.num_frames(model)),
+        disk=rollout_disk(command, model),
         time=time_rows(demand, speed, at_once=_at_once(workers, command.pool.threads, hardware)),
         notes=hardware_notes(hardware, now_bytes) + waiting_notes(command, demand),
     )

@@ -87,6 +87,7 @@ def _make_video(task: Task, model: PredictionModel, writer: FutureWriter) -> Ite
                 for frame_HWC in frames_THWC:
                     write(frame_HWC)
                 yield Progress(future=task.future, num_frames=state.num_frames, total_frames=task.num_frames)
-        writer.save_state(state, index + 1)
+        if index + 1 < num_segments:
+            writer.save_state(state, index + 1)
     num_joined = writer.join(num_segments)
     assert num_joined == task.num_frames, f"{num_joined} frames in the video, {task.num_frames} planned"

@@ -93,13 +93,13 @@ def run_rollout(
     """Makes the futures that the run folder does not hold yet.
 
     The folder gets future_000.mp4 ..., rows.jsonl (one row a future), run.json (what fixes the
-    frames) and, while a future is unfinished, its .parts/.
+    frames), the .ends/ that longer futures go on from and, while a future is unfinished, its .parts/.
 
     Args:
         config: Futures, length, seed, pool.
         start: The start frame, of the model's size.
         load_model: Makes the model; the Ray pool calls it once in each worker, too.
-        run_dir: The run's folder; one that holds the same run, finished or not, is gone on with.
+        run_dir: The run's folder; one that holds the same run, finished or not, or a shorter one, is gone on with.
         on_progress: Called after every chunk of every future; None = nobody listens.
 
     Returns:
@@ -154,16 +154,22 @@ class _Run:
 
     def __init__(self, config: RolloutConfig, start: Start, model: PredictionModel, folder: Path) -> None:
         self.tasks = _tasks(config, start, model, folder)
-        claim_folder(folder, _identity(config, start, model, self.tasks[0].num_frames))
+        num_frames = self.tasks[0].num_frames
+        self._can_grow = model.gaps_at_once is None  # otherwise the first call makes it all
+        may_grow = "num_frames" if self._can_grow else None
+        claim_folder(folder, _identity(config, start, model, num_frames), may_grow)
         self.rows_path = folder / ROWS_FILE
-        self.rows = {future: row for future, row in last_rows(self.rows_path).items() if _is_whole(row, folder)}
+        whole = {future: row for future, row in last_rows(self.rows_path).items() if _is_whole(row, folder)}
+        self.rows = {future: row for future, row in whole.items() if row.frames == num_frames}
         self._writer = partial(FutureWriter, folder, fps=model.fps, crf=config.crf)
+        for future in whole.keys() - self.rows.keys():
+            self._writer(future).reopen()
         begun = [task.future for task in self.missing() if self._writer(task.future).parts.is_dir()]
         if self.rows or begun:
             made = number_of(len(self.rows), "future")
             _log.info("%s: goes on; %s made before, %d begun", folder, made, len(begun))
         for future in self.rows:  # a kill between a row and this leaves them behind
-            self._writer(future).remove_parts()
+            self._writer(future).remove_parts(keep_end=self._can_grow)
 
     def missing(self) -> list[Task]:
         """The futures that the folder does not hold yet."""
@@ -178,7 +184,7 @@ class _Run:
             raise OSError(error.errno, cause, str(self.rows_path)) from error
         self.rows[row.future] = row
         if row.ok:
-            self._writer(row.future).remove_parts()
+            self._writer(row.future).remove_parts(keep_end=self._can_grow)
 
 
 def _listen(events: Events, on_progress: OnProgress | None) -> Iterator[Row]:

@@ -27,7 +27,8 @@ class FutureWriter:
     """Writes a future so that a kill at any moment costs at most one segment.
 
     Segments end at fixed chunks and start with a key frame, and the whole video is their packets in a
-    row, never encoded again. So a video that was stopped and resumed has the bytes of one that was not.
+    row, never encoded again. So a video that was stopped and resumed has the bytes of one that was not,
+    and so has one that was made longer afterwards: the state before its last segment stays.
     """
 
     def __init__(self, run_dir: Path, future: int, *, fps: float, crf: int) -> None:
@@ -42,6 +43,7 @@ class FutureWriter:
         self.video = run_dir / f"future_{future:03d}.mp4"
         # A dot name: nobody who looks for videos in the folder takes a segment for one.
         self.parts = run_dir / ".parts" / f"future_{future:03d}"
+        self._end = run_dir / ".ends" / f"future_{future:03d}.safetensors"
         self.future = future
         self.fps = fps
         self.crf = crf
@@ -66,7 +68,10 @@ class FutureWriter:
             yield write
 
     def save_state(self, state: State, num_segments: int) -> None:
-        """Notes that `num_segments` segments are closed and that the future goes on from `state`."""
+        """Notes that `num_segments` segments are closed and that the future goes on from `state`.
+
+        Not to be called after the last one, whose end is the video's: a longer video goes on from before it.
+        """
         self._digests += [self._digest(n) for n in range(len(self._digests), num_segments)]
         counts = {"chunk_index": state.chunk_index, "num_frames": state.num_frames}
         tensors = {"latents_SCHW": state.latents_SCHW} | {_PENDING + key: t for key, t in state.pending.items()}
@@ -82,15 +87,8 @@ class FutureWriter:
         """
         if not self._state_path.exists():
             return None
-        try:
-            with safe_open(self._state_path, framework="pt") as file:
-                metadata = file.metadata()
-                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-            latents_SCHW: torch.Tensor = tensors.pop("latents_SCHW")
-            digests: list[str | None] = json.loads(metadata["segments"])
-            counts = {name: int(metadata[name]) for name in ("chunk_index", "num_frames")}
-        except (SafetensorError, KeyError, ValueError) as error:
-            _log.warning("%s: cannot be read (%s); the future starts anew", self._state_path, error)
+        state, digests = self._read(self._state_path) or (None, [])
+        if state is None:
             return None
         for index, digest in enumerate(digests):
             path = self._segment_path(index)
@@ -98,20 +96,57 @@ class FutureWriter:
                 _log.warning("%s: missing or harmed; the future starts anew", path)
                 return None
         self._digests = digests
+        return state, len(digests)
+
+    def _read(self, path: Path) -> tuple[State, list[str | None]] | None:
+        """A state and the digests of the segments before it; None = the file is harmed."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata()
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            latents_SCHW: torch.Tensor = tensors.pop("latents_SCHW")
+            digests: list[str | None] = json.loads(metadata["segments"])
+            counts = {name: int(metadata[name]) for name in ("chunk_index", "num_frames")}
+        except (SafetensorError, KeyError, ValueError) as error:
+            _log.warning("%s: cannot be read (%s); the future starts anew", path, error)
+            return None
         pending = {name.removeprefix(_PENDING): tensor for name, tensor in tensors.items()}
-        return State(future=self.future, latents_SCHW=latents_SCHW, pending=pending, **counts), len(digests)
+        return State(future=self.future, latents_SCHW=latents_SCHW, pending=pending, **counts), digests
 
     def join(self, num_segments: int) -> int:
         """Makes the video from its segments; returns its number of frames."""
         paths = [self._segment_path(index) for index in range(num_segments)]
         return join_videos([path for path in paths if path.is_file()], self.video)
 
-    def remove_parts(self) -> None:
-        """Deletes segments and state; nothing of them is needed once the video's row is written."""
+    def remove_parts(self, *, keep_end: bool) -> None:
+        """Deletes segments, of which nothing is needed once the video's row is written.
+
+        Args:
+            keep_end: whether the last state stays, for a longer video.
+        """
+        if keep_end and self._state_path.exists():
+            self._end.parent.mkdir(exist_ok=True)
+            self._state_path.replace(self._end)
         if self.parts.exists():
             shutil.rmtree(self.parts)
         if self.parts.parent.exists() and not any(self.parts.parent.iterdir()):
             self.parts.parent.rmdir()
+
+    def reopen(self) -> None:
+        """Makes a finished future an unfinished one, to be made longer; the video stays until the longer one is whole.
+
+        What was made before its last segment comes back as one segment. Without a state from there, as of a video of
+        one segment alone, nothing is done: the future starts anew.
+        """
+        if self.parts.exists() or not self._end.exists():
+            return
+        state, digests = self._read(self._end) or (None, [])
+        if state is None:
+            return
+        if state.num_frames:
+            join_videos([self.video], self._segment_path(0), first=state.num_frames)
+        self._digests = []
+        self.save_state(state, len(digests))
 
     @property
     def _state_path(self) -> Path:

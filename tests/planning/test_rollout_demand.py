@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,17 +15,21 @@ from drivesim.core.motion import MotionSegment
 from drivesim.diffusion.schedule import training_schedule
 from drivesim.diffusion.settings import PredictionOverrides, Sampler, ScheduleConfig
 from drivesim.families.drive import DriveFacts
+from drivesim.families.driving import DrivingModel
 from drivesim.families.folder import blank_parts, load_parts, save_parts
 from drivesim.planning import plan_rollout as plan_rollout_module
 from drivesim.planning import rollout_demand as counting
 from drivesim.planning.command import plan_command
 from drivesim.planning.demand import Demand
+from drivesim.planning.disk import rollout_disk
 from drivesim.planning.hardware import PlanConfig
 from drivesim.planning.plan import Plan
 from drivesim.planning.plan_rollout import plan_rollout
 from drivesim.rollout.pools import PoolConfig, PoolKind
-from drivesim.rollout.run import RolloutConfig
+from drivesim.rollout.run import RolloutConfig, run_rollout
+from drivesim.rollout.start import Start
 from drivesim.train.config import StageName
+from tests.families.tiny_cascade import write_tiny_cascade
 from tests.families.tiny_family import write_tiny_family
 from tests.train.test_fit import config
 
@@ -189,3 +194,13 @@ def test_the_command_finds_the_recipes_of_a_rollout(monkeypatch: pytest.MonkeyPa
     recipe = recipe_that_writes(seen[0])
     assert recipe is not None
     assert [recipe_that_writes(source) is not None for source in (recipe.init, *recipe.joins)] == [True] * 3
+
+
+def test_states_that_longer_futures_go_on_from_take_the_disk_that_was_planned(tmp_path: Path) -> None:
+    model = DrivingModel.from_pretrained(write_tiny_cascade(tmp_path / "model"))
+    config = RolloutConfig(futures=2, seconds=20)
+    start = Start(name="street", frame_HWC=np.zeros((*model.size_hw, 3), np.uint8))
+    assert all(row.ok for row in run_rollout(config, start, lambda: model, tmp_path / "run"))
+    written = sum(path.stat().st_size for path in (tmp_path / "run" / ".ends").iterdir())
+    (planned,) = (row.value for row in rollout_disk(config, model) if row.name.startswith("states"))
+    assert 0.4 * planned < written < planned + 2 * 4096  # and what the files' heads take

@@ -20,7 +20,7 @@ from drivesim.rollout import run
 from drivesim.rollout.rows import Progress
 from drivesim.rollout.run import RolloutConfig, run_rollout
 from drivesim.rollout.start import Start
-from tests.rollout.tiny_model import FailingModel, TinyModel, WaitingModel, start_frame
+from tests.rollout.tiny_model import FailingModel, InterpolatingModel, TinyModel, WaitingModel, start_frame
 
 CONFIG = RolloutConfig(futures=3, seconds=20.0, seed=7, segment_chunks=2)
 START = Start(name="street", frame_HWC=start_frame())
@@ -46,7 +46,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_folder_holds_one_whole_video_and_one_row_a_future_and_nothing_half_done(finished: Path) -> None:
     assert sorted(path.name for path in finished.iterdir()) == [
-        "future_000.mp4", "future_001.mp4", "future_002.mp4", "rows.jsonl", "run.json",
+        ".ends", "future_000.mp4", "future_001.mp4", "future_002.mp4", "rows.jsonl", "run.json",
     ]  # fmt: skip
     rows = read_rows(finished / "rows.jsonl")
     assert [(row["ok"], row["future"], row["start"], row["seed"], row["frames"]) for row in rows] == [
@@ -215,8 +215,11 @@ def test_a_full_disk_is_a_row_and_the_run_can_be_resumed(tmp_path: Path, finishe
 
 
 def test_a_folder_with_another_run_is_refused_naming_what_differs(finished: Path) -> None:
-    other = RolloutConfig(futures=3, seconds=30.0, seed=8, segment_chunks=2)
-    with pytest.raises(ValueError, match=r"another run \(num_frames 80 there, 120 here; seed 7 there, 8 here\)"):
+    other = RolloutConfig(futures=3, seconds=10.0, seed=8, segment_chunks=2)
+    with pytest.raises(ValueError, match=r"another run \(num_frames 80 there, 40 here; seed 7 there, 8 here\)"):
+        run_rollout(other, START, TinyModel, finished)
+    other.seconds = 30.0  # longer would be welcome
+    with pytest.raises(ValueError, match=r"another run \(seed 7 there, 8 here\)"):
         run_rollout(other, START, TinyModel, finished)
 
 
@@ -247,6 +250,53 @@ def test_more_futures_are_added_to_a_finished_run(tmp_path: Path, finished: Path
     run_rollout(one, START, TinyModel, tmp_path)
     run_rollout(CONFIG, START, TinyModel, tmp_path)
     assert _bytes(tmp_path) == _bytes(finished)
+
+
+@pytest.mark.parametrize("model", [TinyModel, WaitingModel, InterpolatingModel])
+@pytest.mark.parametrize("segment_chunks", [1, 2])
+def test_a_finished_run_is_made_longer_with_the_bytes_of_a_long_one(
+    tmp_path: Path, model: type[TinyModel], segment_chunks: int
+) -> None:
+    def run_for(seconds: float, folder: str) -> list[int]:
+        """The numbers of frames that are told on the way."""
+        heard: list[Progress] = []
+        config = RolloutConfig(futures=2, seconds=seconds, seed=7, segment_chunks=segment_chunks)
+        rows = run_rollout(config, START, model, tmp_path / folder, heard.append)
+        assert [(row.ok, row.frames) for row in rows] == [(True, round(seconds * model.fps))] * 2
+        return [progress.num_frames for progress in heard]
+
+    made = run_for(14.5, "long")
+    for seconds in (2.0, 6.5, 9.0, 9.25, 14.5):  # the first is one segment alone, of which nothing is kept
+        told = run_for(seconds, "grown")
+        assert run_for(seconds, "grown") == [], "it is whole"
+    assert len(told) < len(made), "what was there is not made again"
+    assert _bytes(tmp_path / "grown") == _bytes(tmp_path / "long")
+    assert sorted(path.name for path in (tmp_path / "grown").iterdir()) == [
+        ".ends", "future_000.mp4", "future_001.mp4", "rows.jsonl", "run.json",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=rf"num_frames {round(14.5 * model.fps)} there, {round(2 * model.fps)} here"):
+        run_for(2.0, "grown")
+
+
+def test_a_run_that_was_stopped_while_it_was_made_longer_goes_on(tmp_path: Path, finished: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    longer = RolloutConfig(futures=3, seconds=30.0, seed=7, segment_chunks=2)
+    (tmp_path / "run" / "future_002.mp4").write_bytes(b"harmed")  # which is made anew
+    calls = FailingModel("count", at_call=0)
+
+    def stop(progress: Progress) -> None:
+        if (progress.future, progress.num_frames) == (1, 114):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_rollout(longer, START, lambda: calls, tmp_path / "run", stop)
+    shown = _bytes(tmp_path / "run")
+    assert [shown[name] == data for name, data in _bytes(finished).items()] == [False, True, False], "one is longer"
+    assert all(row.ok for row in run_rollout(longer, START, lambda: calls, tmp_path / "run"))
+    run_rollout(longer, START, TinyModel, tmp_path / "long")
+    assert _bytes(tmp_path / "run") == _bytes(tmp_path / "long")
+    # 15 calls a future, of which the first 8 were made before. The second one lost 2 of 6, the last one all.
+    assert calls.num_calls == 7 + 7 + 2 + 15
 
 
 def test_a_start_frame_of_another_size_is_refused(tmp_path: Path) -> None:
