@@ -32,6 +32,8 @@ class SweepConfig:
         """Raises ValueError for what makes no sweep."""
         if not self.seconds or not all(0 < seconds < math.inf for seconds in self.seconds):
             raise ValueError(f"sweep.seconds is {self.seconds}; give numbers above 0")
+        if self.futures < 1:
+            raise ValueError(f"sweep.futures is {self.futures}; must be 1 or more")
         if self.window_s is not None and not 0 < self.window_s <= max(self.seconds):
             raise ValueError(f"sweep.window_s is {self.window_s}; it must be above 0 and at most {max(self.seconds):g}")
         self.cells()

@@ -49,6 +49,7 @@ def test_models_are_called_by_as_much_of_their_paths_as_tells_them_apart(models:
         ({"seed": []}, "sweep.seed is empty"),
         ({"steps": [6, 6]}, "sweep.steps names a value twice"),
         ({"seconds": [0.0]}, "sweep.seconds is"),
+        ({"futures": 0}, "sweep.futures is 0"),
         ({"seconds": [5.0], "window_s": 6.0}, "sweep.window_s is 6.0"),
     ],
 )
