@@ -203,7 +203,7 @@ class Simulator:
         num_frames = self._num_frames(seconds, minutes)
         if future < 0:
             raise ValueError(f"rollout: future={future}; must be 0 or more")
-        start = self._begin(start, name, said, on_step)
+        start = self._begin(start, name, said, listens=on_step is not None)
         world = World(
             self.model,
             run_seed=seed,
@@ -213,6 +213,8 @@ class Simulator:
         )
         state = world.reset(start_latents(start, self.model), future)
         while state.num_frames < num_frames:
+            if isinstance(self.model, TextModel):  # of another rollout that is advanced in turn it is another's
+                self.model.on_step = on_step
             state, frames = world.step(state)
             yield frames
 
@@ -221,13 +223,13 @@ class Simulator:
         start: NDArray[np.uint8] | Start | None,
         name: str | None,
         said: Prompts | DriveFacts | None,
-        on_step: Callable[[SamplingStep], None] | None,
+        *,
+        listens: bool,
     ) -> Start:
         """The start of a rollout; refuses what the model does not take, before anything is made."""
         if isinstance(self.model, TextModel):
-            self.model.on_step = on_step
             self.model.facts(start.conditions if said is None and isinstance(start, Start) else said)
-        elif on_step is not None:
+        elif listens:
             raise ValueError("rollout: on_step is for text-to-video models; a driving model tells of whole chunks")
         elif start is None:
             raise ValueError("rollout: a driving model needs a start frame")

@@ -51,10 +51,10 @@ def moved_along(context_BTCHW: Tensor, given_BT: Tensor, motion_BT2: Tensor, gap
     """
     b, t, _, height, width = context_BTCHW.shape
     held_BTCHW, mask_BT1HW = context_BTCHW[:, :, :-1], context_BTCHW[:, :, -1:]
-    pose_BT3 = poses(motion_BT2, gap_s)
-    origin_BT3 = pose_BT3.gather(1, last_given(given_BT)[..., None].expand(-1, -1, 3))
-    view_BT3 = _seen_from(origin_BT3, pose_BT3)
-    places_NHW2, is_seen_NHW = _places(view_BT3.flatten(0, 1).float(), (height, width), fov_deg)
+    pose_BT3 = poses(motion_BT2.cpu(), gap_s)  # in float64, which some devices do not know
+    origin_BT3 = pose_BT3.gather(1, last_given(given_BT).cpu()[..., None].expand(-1, -1, 3))
+    view_BT3 = _seen_from(origin_BT3, pose_BT3).float().to(context_BTCHW.device)
+    places_NHW2, is_seen_NHW = _places(view_BT3.flatten(0, 1), (height, width), fov_deg)
     # Float32 whatever the networks compute in: 16 bits know a place in the picture to a few hundredths of its width.
     moved = F.grid_sample(held_BTCHW.flatten(0, 1).float(), places_NHW2, padding_mode="border", align_corners=False)
     moved = (moved * is_seen_NHW[:, None]).unflatten(0, (b, t)).to(held_BTCHW.dtype)

@@ -27,7 +27,7 @@ _BT601 = 6  # AVCOL_SPC_SMPTE170M
 _LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG
 _KEY_FRAME_EVERY_S = 4.0  # how far a browser has to decode after a jump
 # Part of what fixes a video's bytes. Looking for cuts, of which futures have none, takes a fifth of x264's time.
-ENCODING = f"x264 {_PRESET}, no cuts"
+ENCODING = f"x264 {_PRESET}, no cuts, no bit rate"
 
 
 class VideoWriter:

@@ -44,12 +44,17 @@ class Conditions:
         return boxes_TN4, classes_TN
 
     def motion_at(self, frames: NDArray[np.int64], gap_s: float) -> NDArray[np.float32]:
-        """(T, 2) how the ego car came to each of some evenly spaced frames (`core.motion`); NaN = unknown."""
+        """(T, 2) how the ego car came to each of some evenly spaced frames (`core.motion`); NaN = unknown.
+
+        Unknown, too, where the frame before the first one lies in a gap.
+        """
         if self.ego_path_T3 is None:
             return np.full((len(frames), 2), np.nan, dtype=np.float32)
         stride = int(frames[1] - frames[0]) if len(frames) > 1 else 1
         before = frames - stride
-        before_T3 = np.where((before >= 0)[:, None], self.ego_path_T3[np.maximum(before, 0)], np.nan)
+        place = np.maximum(before, 0)
+        is_known = (before >= 0) & self.valid_T[place]
+        before_T3 = np.where(is_known[:, None], self.ego_path_T3[place], np.nan)
         return motion_along(self.ego_path_T3[frames], before_T3, gap_s)
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:

@@ -48,7 +48,7 @@ class DataModuleConfig:
 
     batch_size: int = 8  # items a batch and process
     num_workers: int = 0  # processes that load; 0 = the training process itself
-    num_val_items: int = 32  # items of the validation set, always the same
+    num_val_items: int = 32  # items of the validation set, always the same; one or more a process
     caption_weights: list[CaptionWeight] = field(default_factory=list)  # of training clips; [] = all come alike
 
 

@@ -69,7 +69,6 @@ class _Scene:
 class NuScenesSource:
     """Every scene is a drive: the key frames and sweeps of one camera in time order."""
 
-    has_boxes = True
     mixes_rates = False
 
     def __init__(self, config: NuScenesConfig) -> None:
@@ -82,6 +81,7 @@ class NuScenesSource:
         self.name = config.version
         self._root = Path(config.root).expanduser()
         self._tables = _load_tables(self._root, config.version)
+        self.has_boxes = bool(self._tables.sample_annotation)  # v1.0-test has none, though cars drive in its pictures
         channels = {row["channel"] for row in self._tables.sensor if row["modality"] == "camera"}
         if config.camera not in channels:
             raise ValueError(f"{self._root}: no camera {config.camera!r}; there are {', '.join(sorted(channels))}")
@@ -165,6 +165,7 @@ class NuScenesSource:
         folder = self._root / self.config.version
         parts = [sha256_file(folder / f"{table}.json") for table in _TABLES]
         parts += [self.config.camera, str(self.config.min_visibility)]
+        parts += [] if self.has_boxes else ["boxes unknown"]  # caches of earlier versions say that there are none
         parts += [f"{s.drive.name}:{s.drive.split}:{[r['token'] for r in s.frames]}" for s in self._scenes.values()]
         return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
@@ -195,9 +196,11 @@ class NuScenesSource:
         frames, cameras, boxes_2d, boxes_3d = [], [], [], []
         for row in rows:
             frame, camera = self._picture(row, size_hw)
-            in_camera = self.boxes_in_camera(row["token"])
             frames.append(frame)
             cameras.append(camera)
+            if not self.has_boxes:
+                continue
+            in_camera = self.boxes_in_camera(row["token"])
             boxes_3d.append(in_camera)
             pictured, _ = project_boxes(in_camera, camera)
             # Unknown visibility (nan) is no reason to leave a box out.
@@ -208,8 +211,8 @@ class NuScenesSource:
             frames_THWC=np.stack(frames),
             fps=fps,
             timestamps_us=scene.timestamps_us[index],
-            boxes=tuple(boxes_2d),
-            boxes_3d=tuple(boxes_3d),
+            boxes=tuple(boxes_2d) if self.has_boxes else None,
+            boxes_3d=tuple(boxes_3d) if self.has_boxes else None,
             is_night=scene.drive.is_night,
             camera=cameras[0],
             ego_path=_ego_path([self._tables.get("ego_pose", row["ego_pose_token"]) for row in rows]),

@@ -25,13 +25,18 @@ def is_too_fast(fps: float, native: float) -> bool:
     return fps > native * _RATE_TOLERANCE
 
 
-def time_tolerance_s(fps: float) -> float:
-    """How far a frame may be from a wanted time: three quarters of a native frame, at least 0.1 s.
+def time_tolerance_s(fps: float, wanted_fps: float | None = None) -> float:
+    """How far a frame may be from a wanted time.
 
-    Half a frame is what regular sampling needs, the rest is for jitter. nuScenes cameras run at
-    12 Hz and skip single frames; 0.1 s lets one be skipped, not two.
+    Three quarters of a native frame: half a frame is what regular sampling needs, the rest is for jitter. nuScenes
+    cameras run at 12 Hz and skip single frames; 0.1 s lets one be skipped, not two. Where frames are wanted at a higher
+    rate than 4 a second the picture beside the hole would stand still, so it is 0.4 of a wanted frame there.
+
+    Args:
+        fps: native.
+        wanted_fps: None = at most 4.
     """
-    return max(0.75 / fps, 0.1) + _EPSILON_S
+    return max(0.75 / fps, min(0.1, 0.4 / (wanted_fps or 4.0))) + _EPSILON_S
 
 
 def nearest_frames(
@@ -70,7 +75,7 @@ def choose_frames(
         raise ValueError(f"drive {drive}: {fps:g} fps wanted, recorded at {native:.3g}; ask for at most that")
     wanted_s = start_s + np.arange(num_frames) / fps
     index, distance_s = nearest_frames(timestamps_s, wanted_s)
-    bad = distance_s > time_tolerance_s(native or fps)
+    bad = distance_s > time_tolerance_s(native or fps, fps)
     if bad.any():
         first = int(np.argmax(bad))
         raise ValueError(
@@ -85,7 +90,7 @@ def frame_times(timestamps_s: NDArray[np.float64], fps: float) -> tuple[NDArray[
     num = int(np.floor((timestamps_s[-1] + _EPSILON_S) * fps)) + 1
     wanted_s = np.arange(num) / fps
     _, distance_s = nearest_frames(timestamps_s, wanted_s)
-    return wanted_s, distance_s <= time_tolerance_s(native_fps(timestamps_s) or fps)
+    return wanted_s, distance_s <= time_tolerance_s(native_fps(timestamps_s) or fps, fps)
 
 
 def hash_split(names: Iterable[str], val_share: float) -> dict[str, str]:

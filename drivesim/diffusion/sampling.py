@@ -89,7 +89,7 @@ def sample(
         generators: one for each sample, so that a sample does not depend on its batch.
         device: where the network is.
         dtype: of the samples.
-        on_step: called after each step; None = nobody listens.
+        on_step: called for each step, with what it predicts; None = nobody listens.
 
     Returns:
         Clean samples (B, *shape).
@@ -106,14 +106,14 @@ def sample(
         model_input = sampler.scale_model_input(x, timestep)
         timesteps_B = timestep.to(device).expand(len(x))
         prediction = denoise(model_input, timesteps_B)
+        if on_step is not None:
+            clean, _ = clean_and_noise(model_input, prediction, timesteps_B, schedule)
+            on_step(done, len(sampler.timesteps), clean)
         if linear:
             of_sample, of_prediction = _step_weights(sampler, timestep)
             x = x.mul_(of_sample).add_(prediction, alpha=of_prediction)
         else:
             x = sampler.step(prediction, timestep, x, **extra).prev_sample
-        if on_step is not None:
-            clean, _ = clean_and_noise(model_input, prediction, timesteps_B, schedule)
-            on_step(done, len(sampler.timesteps), clean)
     return x
 
 

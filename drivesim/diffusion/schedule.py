@@ -54,7 +54,8 @@ def make_sampler(schedule: DDIMScheduler, config: SamplingConfig) -> Any:
         raise ValueError(f"sampling steps: {config.steps}; the model knows {most} steps of noise, so many at most")
     wanted = classes[Sampler(config.sampler)]
     # Making one of a config takes longer. Of a DDIM scheduler nothing but its steps ever changes.
-    sampler = copy(schedule) if wanted is type(schedule) else deepcopy(_converted(schedule, wanted))
+    own = schedule if wanted is type(schedule) else _converted(schedule, wanted)
+    sampler = copy(own) if wanted is DDIMScheduler else deepcopy(own)
     sampler.set_timesteps(config.steps)
     return sampler
 

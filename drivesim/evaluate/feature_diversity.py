@@ -6,7 +6,7 @@ Legend: K futures, N clips of a future, T frames, D features.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from drivesim.evaluate.clips import iter_clips
 from drivesim.evaluate.diversity import reencodings
 from drivesim.evaluate.extractors import Extractor, FeatureKind
-from drivesim.evaluate.protocol import ProtocolConfig
+from drivesim.evaluate.protocol import ClipChoice, ProtocolConfig
 from drivesim.evaluate.videos import Video
 
 
@@ -60,7 +60,7 @@ def measure_feature_diversity(
         name: For the row.
         futures: At least two videos of one start frame.
         extractor: A network that sees clips.
-        protocol: How videos become clips.
+        protocol: How videos become clips; all of them are taken, as random ones are of other moments in each video.
         size_hw: Size of the clips' frames.
 
     Raises:
@@ -68,6 +68,8 @@ def measure_feature_diversity(
     """
     if extractor.kind is not FeatureKind.CLIP:
         raise ValueError(f"{extractor.name} sees single frames; the spread of futures needs a network that sees clips")
+
+    protocol = replace(protocol, clip_choice=ClipChoice.ALL)
 
     def features(video: Video) -> NDArray[np.float64]:
         clips = iter_clips(video, protocol, size_hw, protocol.context_frames)

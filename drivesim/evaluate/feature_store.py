@@ -180,9 +180,14 @@ class FeatureSet:
     videos: list[StoredVideo]
 
     def half(self, parity: int) -> FeatureSet:
-        """Every other video, from number `parity` on; of a single video, every other clip."""
+        """Every other drive, from number `parity` on; of one drive every other video, of one video every other clip."""
         if len(self.videos) != 1:
-            return FeatureSet(kind=self.kind, feature_dim=self.feature_dim, videos=self.videos[parity::2])
+            drives = list(dict.fromkeys(video.drive for video in self.videos))
+            chosen = set(drives[parity::2])
+            videos = [video for video in self.videos if video.drive in chosen]
+            if len(drives) == 1:
+                videos = self.videos[parity::2]
+            return FeatureSet(kind=self.kind, feature_dim=self.feature_dim, videos=videos)
         (video,) = self.videos
         part = StoredVideo(
             path=video.path,

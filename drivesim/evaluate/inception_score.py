@@ -1,11 +1,12 @@
 """The Inception Score of generated clips by the classes that a network sees in them.
 
-Legend: B clips or frames, T frames, H x W pixels, C channels, K classes, S splits.
+Legend: B clips, T frames, H x W pixels, C channels, K or C classes, N clips or frames, S splits.
 """
 
 from __future__ import annotations
 
-import zlib
+import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,25 +14,31 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
 
+from drivesim.core.wording import number_of
 from drivesim.evaluate.extractors import ClassScores, Extractor, FeatureKind
 from drivesim.evaluate.frames import as_uint8
+from drivesim.evaluate.videos import Video
 
 
 class InceptionScore(Metric):
     """exp of the mean KL divergence of p(class | clip) from p(class), in splits (Salimans et al. 2016).
 
-    KL = mean_i sum_k p_ik log p_ik - sum_k q_k log q_k with q = mean_i p_i, so three sums a split are all that is
-    kept. The published form shuffles by a seed and cuts into equal parts; here a clip's own pixels choose its
-    split, so that neither the order nor the number of processes matters, and parts are equal on average only.
+    KL = mean_i sum_k p_ik log p_ik - sum_k q_k log q_k with q = mean_i p_i. The published form shuffles by a seed and
+    cuts into equal parts; here the clips' own pixels fix their order, so that neither the order of the calls nor the
+    number of processes matters. Hence a clip's digest and its K probabilities are kept.
+
+    Each clip counts as a video of its own, and gets the split that `drivesim evaluate` gives such a video in memory
+    that tells no rate. Of files, and of videos of several clips, `drivesim evaluate` orders clips by the videos' bytes,
+    which this metric does not see: equal parts too, but other ones, so that mean and spread differ by that chance.
     """
 
     full_state_update = False
     higher_is_better = True
     is_differentiable = False
-    num_scored: Tensor  # (S,)
-    probability_sum: Tensor  # (S, K)
-    log_likelihood_sum: Tensor  # (S,) of sum_k p log p
+    keys: list[Tensor]  # (N, 32) uint8, of which the order follows
+    probabilities: list[Tensor]  # (N, K) float64
 
     def __init__(self, extractor: Extractor, num_splits: int = 10, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -46,12 +53,17 @@ class InceptionScore(Metric):
         self.extractor = extractor
         self.class_scores = class_scores
         self.num_splits = num_splits
-        for name, shape in (
-            ("num_scored", (num_splits,)),
-            ("probability_sum", (num_splits, extractor.feature_dim)),
-            ("log_likelihood_sum", (num_splits,)),
-        ):
-            self.add_state(name, default=torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        for name in ("keys", "probabilities"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all clips."""
+        super().reset()
+        # Of no clips, but with their axes: a process that gets none is gathered with the others.
+        self.keys.append(torch.zeros(0, 32, dtype=torch.uint8, device=self.device))
+        shape = (0, self.extractor.feature_dim)
+        self.probabilities.append(torch.zeros(shape, dtype=torch.float64, device=self.device))
 
     def update(self, frames_BTHWC: NDArray[np.uint8]) -> None:
         """Adds clips (B, T, H, W, 3), uint8 or floats in [0, 1].
@@ -61,27 +73,47 @@ class InceptionScore(Metric):
         """
         frames = as_uint8(frames_BTHWC)
         probabilities = class_probabilities(self.extractor(frames), self.class_scores, self.extractor.name)
-        probabilities = probabilities.to(self.device)
-        scored = frames if self.extractor.kind is FeatureKind.CLIP else frames.reshape(-1, *frames.shape[2:])
-        splits = torch.tensor([split_of(pixels, self.num_splits) for pixels in scored], device=self.device)
-        likelihood = torch.special.xlogy(probabilities, probabilities).sum(dim=1)
-        self.num_scored.index_add_(0, splits, torch.ones_like(likelihood))
-        self.probability_sum.index_add_(0, splits, probabilities)
-        self.log_likelihood_sum.index_add_(0, splits, likelihood)
+        num_vectors = 1 if self.extractor.kind is FeatureKind.CLIP else frames.shape[1]
+        digests = [Video(name="clip", frames=clip).sha256() for clip in frames]
+        keys = [list(bytes.fromhex(split_key(digest, 0, v))) for digest in digests for v in range(num_vectors)]
+        self.keys.append(torch.tensor(keys, dtype=torch.uint8, device=self.device))
+        self.probabilities.append(probabilities.to(self.device))
 
     def compute(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (1 / S) over the splits, float64 scalars; 1 = all clips alike, at most K.
 
         Raises:
-            ValueError: a split without clips.
+            ValueError: fewer clips than splits.
         """
-        if not (self.num_scored > 0).all():
+        keys = [bytes(row).hex() for row in dim_zero_cat(self.keys).tolist()]
+        if len(keys) < self.num_splits:
             raise ValueError(
-                f"{int(self.num_scored.sum())} clips leave {int((self.num_scored == 0).sum())} of {self.num_splits} "
-                "splits empty (equal clips share one); score more clips or lower num_splits"
+                f"{number_of(len(keys), 'clip')} for {self.num_splits} splits; score more clips or lower num_splits"
             )
-        scores = split_scores(self.num_scored, self.probability_sum, self.log_likelihood_sum)
+        probabilities = dim_zero_cat(self.probabilities)
+        splits = torch.from_numpy(equal_parts(keys, self.num_splits)).to(probabilities.device)
+        scores = split_scores(*split_sums(probabilities, splits, self.num_splits))
         return scores.mean(), scores.std(correction=0)
+
+
+def split_key(sha256: str, clip: int, vector: int) -> str:
+    """What the order of vectors goes by: a digest of the video's own, the clip's number and the vector's in it."""
+    return hashlib.sha256(f"{sha256} {clip} {vector}".encode()).hexdigest()
+
+
+def equal_parts(keys: Sequence[str], num_splits: int) -> NDArray[np.int64]:
+    """(N,) a split for each key: equal parts of the keys in order, which differ by one at most."""
+    ranks = np.argsort(np.argsort(np.array(keys), kind="stable"), kind="stable")
+    return np.asarray(ranks * num_splits // len(keys))
+
+
+def split_sums(probabilities_NC: Tensor, splits_N: Tensor, num_splits: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What `split_scores` takes: numbers of clips, sums of p, sums of p log p, each by split."""
+    likelihood_N = torch.special.xlogy(probabilities_NC, probabilities_NC).sum(dim=1)
+    num_S = torch.bincount(splits_N, minlength=num_splits).double()
+    sums_SC = probabilities_NC.new_zeros(num_splits, probabilities_NC.shape[1])
+    logs_S = probabilities_NC.new_zeros(num_splits)
+    return num_S, sums_SC.index_add_(0, splits_N, probabilities_NC), logs_S.index_add_(0, splits_N, likelihood_N)
 
 
 def split_scores(num_S: Tensor, probability_sum_SK: Tensor, log_likelihood_sum_S: Tensor) -> Tensor:
@@ -113,8 +145,3 @@ def class_probabilities(scores_BK: Tensor, kind: ClassScores, name: str) -> Tens
             f"{sums.min():.3g} .. {sums.max():.3g} are no probabilities; are these the right weights?"
         )
     return scores
-
-
-def split_of(pixels: NDArray[np.uint8], num_splits: int) -> int:
-    """The split that a clip or frame belongs to, by its pixels alone."""
-    return zlib.crc32(np.ascontiguousarray(pixels).data) % num_splits

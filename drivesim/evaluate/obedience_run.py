@@ -197,7 +197,7 @@ def _read(folder: Path, card: SceneSetCard, rows: Path, side: str) -> Iterator[_
             card.num_pictures += 1
             digests.append(sha256_file(path))
             wanted = Wanted(
-                scene=scene.name,
+                scene=name,  # of the folder: names in scene files need not differ
                 boxes=scene.picture_boxes((picture_HWC.shape[0], picture_HWC.shape[1])),
                 is_night=scene.is_night,
                 num_cars=scene.count_cars(),

@@ -5,7 +5,6 @@ Legend: N vectors, C classes, S splits, K drives.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor
 from drivesim.evaluate.drive_jackknife import Jackknife
 from drivesim.evaluate.extractors import ClassScores
 from drivesim.evaluate.feature_store import FeatureSet
-from drivesim.evaluate.inception_score import class_probabilities, split_scores
+from drivesim.evaluate.inception_score import class_probabilities, equal_parts, split_key, split_scores, split_sums
 from drivesim.evaluate.text_similarity import clip_cosines
 
 NUM_SPLITS = 10  # of an Inception Score, as published ones have
@@ -40,13 +39,13 @@ def inception_value(
     splits_N = torch.from_numpy(equal_splits(features, min(NUM_SPLITS, len(vectors_NC))))
     num_splits = int(splits_N.max()) + 1
     names_K, codes_N = np.unique(drives_N, return_inverse=True)
-    whole = _sums(probabilities_NC, splits_N, num_splits)
+    whole = split_sums(probabilities_NC, splits_N, num_splits)
     each_S = split_scores(*whole)
     order_N = np.argsort(codes_N, kind="stable")
     counts_K = np.bincount(codes_N)
     without_K = np.empty(len(names_K))
     for drive, members in enumerate(np.split(order_N, np.cumsum(counts_K)[:-1])):
-        own = _sums(probabilities_NC[members], splits_N[members], num_splits)
+        own = split_sums(probabilities_NC[members], splits_N[members], num_splits)
         num_S, sums_SC, logs_S = (total - part for total, part in zip(whole, own, strict=True))
         has_all = bool((num_S == 0).any())  # of a split, which then has no score
         # A class of which rounding alone is left has no probability below 0.
@@ -92,28 +91,17 @@ def text_value(
     )
 
 
-def _sums(probabilities_NC: Tensor, splits_N: Tensor, num_splits: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What `split_scores` takes: numbers of clips, sums of p, sums of p log p, each by split."""
-    likelihood_N = torch.special.xlogy(probabilities_NC, probabilities_NC).sum(dim=1)
-    num_S = torch.bincount(splits_N, minlength=num_splits).double()
-    sums_SC = torch.zeros(num_splits, probabilities_NC.shape[1], dtype=torch.float64)
-    logs_S = torch.zeros(num_splits, dtype=torch.float64)
-    return num_S, sums_SC.index_add_(0, splits_N, probabilities_NC), logs_S.index_add_(0, splits_N, likelihood_N)
-
-
 def equal_splits(features: FeatureSet, num_splits: int) -> NDArray[np.int64]:
     """A split for each vector: equal parts of an order that videos' bytes and clips' numbers fix.
 
-    So neither the order of the videos nor their names change a score.
+    So neither the order of the videos nor their names change a score. `InceptionScore` has the same parts where each
+    video is one clip in memory without a rate; of files it has other ones, equal too.
     """
     keys = []
     for video in features.videos:
         num_clips, num_vectors = video.features().shape[:2]
         start = video.clips.start or 0
         keys += [
-            hashlib.sha256(f"{video.sha256} {start + clip} {vector}".encode()).hexdigest()
-            for clip in range(num_clips)
-            for vector in range(num_vectors)
+            split_key(video.sha256, start + clip, vector) for clip in range(num_clips) for vector in range(num_vectors)
         ]
-    ranks = np.argsort(np.argsort(np.array(keys), kind="stable"), kind="stable")
-    return np.asarray(ranks * num_splits // len(keys))
+    return equal_parts(keys, num_splits)

@@ -79,7 +79,7 @@ class Video:
         return "array"
 
     def sha256(self) -> str:
-        """Digest of the file's bytes; of frames in memory, that of their rate, sizes and pixels."""
+        """Digest of the file's bytes, and of the rate where it is told; of frames in memory, of rate, sizes, pixels."""
         if self.path is None:
             digest = hashlib.sha256(f"{self.fps}".encode())
             for frame in self.frames:
@@ -87,9 +87,13 @@ class Video:
                 digest.update(f"{pixels.shape}".encode() + np.ascontiguousarray(pixels).tobytes())
             return digest.hexdigest()
         if self.path.is_file():
-            return sha256_file(self.path)
-        digests = "".join(sha256_file(picture) for picture in _pictures(self.path))
-        return hashlib.sha256(digests.encode()).hexdigest()
+            of_bytes = sha256_file(self.path)
+        else:
+            digests = "".join(sha256_file(picture) for picture in _pictures(self.path))
+            of_bytes = hashlib.sha256(digests.encode()).hexdigest()
+        if self.is_timed or self.fps is None:
+            return of_bytes
+        return hashlib.sha256(f"{self.fps} {of_bytes}".encode()).hexdigest()
 
     def timed_frames(self, untimed_fps: float | None) -> Iterator[tuple[float, Frame]]:
         """As `timed_pictures`, of all the pixels: uint8 (H, W, 3)."""

@@ -99,11 +99,13 @@ def predict_frames(
         noise = noise_of(generators, latents.shape[1:])
         latents = noised(latents, level, noise.to(latents), schedule)
     given = first_frames_given(torch.full((b,), s, device=latents.device), num_frames)
+    # Of given frames alone it makes no difference what they are told.
+    is_told = [False] * b if motion_BT2 is None else motion_BT2[:, s:].isfinite().flatten(1).any(1).tolist()
     motion_BT2 = None if motion_BT2 is None else motion_BT2.to(latents.device)
     context = prediction_context(latents, given, motion_BT2, gap_s, video_unet.temporal.config)
     made = _guided_clips(
         video_unet, conditioner, schedule, context, conditions, sampling, generators,
-        noise_level_B=level, motion_BT2=motion_BT2,
+        scale=_guidance_scale(sampling, is_told, num_frames), noise_level_B=level, motion_BT2=motion_BT2,
     )  # fmt: skip
     return torch.cat([given_BSCHW, made[:, s:]], dim=1)
 
@@ -142,9 +144,23 @@ def interpolate_frames(
     held = context_of(latents, given_BT, hold=True)
     context = held if stack.hold_context else context_of(latents, given_BT)
     rate_tokens = rate_label(rate_B.to(latents.device))
-    made = _guided_clips(video_unet, conditioner, schedule, context, conditions, sampling, generators, rate_tokens)
+    made = _guided_clips(
+        video_unet, conditioner, schedule, context, conditions, sampling, generators,
+        scale=sampling.guidance, temporal_tokens_BLC=rate_tokens,
+    )  # fmt: skip
     made = kept_still(made, held[:, :, :-1], stack.still_below)
     return torch.cat([ends_B2CHW[:, :1], made[:, 1:-1], ends_B2CHW[:, 1:]], dim=1)
+
+
+def _guidance_scale(sampling: PredictionSamplingConfig, is_told: Sequence[bool], num_frames: int) -> float | Tensor:
+    """The scale of context guidance; where clips or their frames differ in it, of each (B, T, 1, 1, 1)."""
+    told = sampling.guidance if sampling.told_guidance is None else sampling.told_guidance
+    firsts = [told if here else sampling.guidance for here in is_told]
+    if sampling.last_guidance is None and len(set(firsts)) == 1:
+        return firsts[0]
+    lasts = [first if sampling.last_guidance is None else sampling.last_guidance for first in firsts]
+    scales = [torch.linspace(first, last, num_frames) for first, last in zip(firsts, lasts, strict=True)]
+    return torch.stack(scales)[..., None, None, None]
 
 
 def _guided_clips(
@@ -155,6 +171,8 @@ def _guided_clips(
     conditions: DrivingConditions,
     sampling: SamplingConfig,
     generators: Sequence[torch.Generator],
+    *,
+    scale: float | Tensor,
     temporal_tokens_BLC: Tensor | None = None,
     noise_level_B: Tensor | None = None,
     motion_BT2: Tensor | None = None,
@@ -173,13 +191,8 @@ def _guided_clips(
         )  # fmt: skip
 
     without = no_context(context_BTCHW[:, :, :-1])
-    scale: float | Tensor = sampling.guidance
-    if isinstance(sampling, PredictionSamplingConfig):
-        if motion_BT2 is not None and sampling.told_guidance is not None:
-            scale = sampling.told_guidance
-        if sampling.last_guidance is not None:
-            scale_T = torch.linspace(scale, sampling.last_guidance, num_frames, dtype=dtype)
-            scale = scale_T.to(device).view(-1, 1, 1, 1)
+    if isinstance(scale, Tensor):
+        scale = scale.to(device, dtype)
     return sample(
         Guidance(denoiser(context_BTCHW), denoiser(without), scale),
         (num_frames, channels - 1, h, w),

@@ -58,14 +58,14 @@ def sweep(make: OnPiece, picture_NCHW: Tensor, grid: Grid, *, margin: int, scale
     Args:
         make: (N, C, h, w) to (N', C', h * scale, w * scale).
         picture_NCHW: is overwritten where the result has its shape.
-        grid: pieces.
+        grid: pieces; fewer rows of them where they would be lower than the margin.
         margin: pixels around a piece that its result depends on.
         scale: of the result's height and width.
     """
     height, width = picture_NCHW.shape[2:]
     out: Tensor | None = None
     waiting: tuple[int, Tensor] | None = None  # a row of pieces is written when the row below has been read
-    for top, bottom in spans(height, grid[0]):
+    for top, bottom in spans(height, min(grid[0], max(1, height // max(1, margin)))):
         above = min(margin, top)
         rows = picture_NCHW[:, :, top - above : bottom + margin].clone()
         if waiting is not None:

@@ -32,6 +32,11 @@ class Task:
     segment_chunks: int  # chunks a segment
     crf: int
 
+    def failed_by(self, error: Exception, *, frames: int = 0, seconds: float = 0.0) -> Row:
+        """The row of this future when an error ended it; to be asked where the error is handled."""
+        cause = f"{OUT_OF_MEMORY if is_out_of_memory(error) else ''}{type(error).__name__}: {error}"
+        return self.failed(cause, traceback.format_exc(), frames=frames, seconds=seconds)
+
     def failed(self, error: str, trace: str | None = None, *, frames: int = 0, seconds: float = 0.0) -> Row:
         """The row of this future when it did not come to its end."""
         return Row(
@@ -54,9 +59,7 @@ def run_future(task: Task, model: PredictionModel) -> Events:
             yield progress
         digest = sha256_file(writer.video)
     except Exception as error:
-        cause = f"{OUT_OF_MEMORY if is_out_of_memory(error) else ''}{type(error).__name__}: {error}"
-        seconds = time.perf_counter() - began_s
-        yield task.failed(cause, traceback.format_exc(), frames=num_frames, seconds=seconds)
+        yield task.failed_by(error, frames=num_frames, seconds=time.perf_counter() - began_s)
         return
     yield Row(
         ok=True,

@@ -147,14 +147,21 @@ def num_workers(config: PoolConfig, num_tasks: int) -> int:
 
 
 class _Worker:
-    """Lives in a process of its own and holds the model."""
+    """Lives in a process of its own and holds the model, which it loads for its first task."""
 
     def __init__(self, load_model: LoadModel, num_threads: int) -> None:
         torch.set_num_threads(num_threads)
-        self.model = load_model()
+        self._load_model = load_model
+        self._model: PredictionModel | None = None
 
     def run(self, task: Task) -> Events:
-        yield from run_future(task, self.model)
+        if self._model is None:
+            try:
+                self._model = self._load_model()
+            except Exception as error:  # of the actor itself it would say no more than that it died
+                yield task.failed_by(error)
+                return
+        yield from run_future(task, self._model)
 
 
 class _Fleet:

@@ -162,8 +162,9 @@ class _Run:
         whole = {future: row for future, row in last_rows(self.rows_path).items() if _is_whole(row, folder)}
         self.rows = {future: row for future, row in whole.items() if row.frames == num_frames}
         self._writer = partial(FutureWriter, folder, fps=model.fps, crf=config.crf)
-        for future in whole.keys() - self.rows.keys():
-            self._writer(future).reopen()
+        for task in self.missing():
+            if task.future in whole:
+                self._writer(task.future).reopen()
         begun = [task.future for task in self.missing() if self._writer(task.future).parts.is_dir()]
         if self.rows or begun:
             made = number_of(len(self.rows), "future")

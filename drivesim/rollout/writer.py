@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from drivesim.core.files import atomic_path, sha256_file
 from drivesim.core.video_writing import VideoWriter, join_videos
@@ -76,9 +77,10 @@ class FutureWriter:
         counts = {"chunk_index": state.chunk_index, "num_frames": state.num_frames}
         tensors = {"latents_SCHW": state.latents_SCHW} | {_PENDING + key: t for key, t in state.pending.items()}
         with atomic_path(self._state_path) as temporary:
-            metadata = {name: str(count) for name, count in counts.items()} | {"segments": json.dumps(self._digests)}
             # Clones: parts of one tensor would be refused as shared memory.
-            save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, temporary, metadata)
+            whole = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+            metadata = {name: str(count) for name, count in counts.items()} | {"segments": json.dumps(self._digests)}
+            save_file(whole, temporary, metadata | {"tensors": _tensor_digest(whole)})
 
     def load_state(self) -> tuple[State, int] | None:
         """The state after the last closed segment and the number of segments; None = start anew.
@@ -102,8 +104,10 @@ class FutureWriter:
         """A state and the digests of the segments before it; None = the file is harmed."""
         try:
             with safe_open(path, framework="pt") as file:
-                metadata = file.metadata()
+                metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            if metadata["tensors"] != _tensor_digest(tensors):
+                raise ValueError("other numbers than were written")
             latents_SCHW: torch.Tensor = tensors.pop("latents_SCHW")
             digests: list[str | None] = json.loads(metadata["segments"])
             counts = {name: int(metadata[name]) for name in ("chunk_index", "num_frames")}
@@ -136,9 +140,13 @@ class FutureWriter:
         """Makes a finished future an unfinished one, to be made longer; the video stays until the longer one is whole.
 
         What was made before its last segment comes back as one segment. Without a state from there, as of a video of
-        one segment alone, nothing is done: the future starts anew.
+        one segment alone, the future starts anew. One that was reopened before, and then stopped, is left as it is.
         """
-        if self.parts.exists() or not self._end.exists():
+        if self._state_path.exists():
+            return
+        if self.parts.exists():  # of a start that was stopped on the way here
+            shutil.rmtree(self.parts)
+        if not self._end.exists():
             return
         state, digests = self._read(self._end) or (None, [])
         if state is None:
@@ -158,3 +166,8 @@ class FutureWriter:
 
     def _segment_path(self, index: int) -> Path:
         return self.parts / f"seg_{index:04d}.mp4"
+
+
+def _tensor_digest(tensors: dict[str, torch.Tensor]) -> str:
+    """Over names, types, shapes and numbers."""
+    return hashlib.sha256(save(tensors)).hexdigest()

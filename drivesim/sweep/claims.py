@@ -93,6 +93,7 @@ class _Runner:
         self.config, self.inputs, self.out = config, inputs, out
         self.model = find_model(config.model)
         self.trainings = {training.name: training for training in config.trainings}
+        self._sources: dict[str, ClipSource] = {}  # by the settings of their data
         self.log = out / "units.jsonl"
         self.held = {row["unit"]: row for row in read_rows(self.log) if {"unit", "identity", "values"} <= set(row)}
 
@@ -108,7 +109,7 @@ class _Runner:
         guidance = [] if arm.guidance is None else [f"guidance{arm.guidance:g}"]
         without = [f"without_{part}" for part in sorted(arm.parts_off)]
         name = "_".join([Measure(claim.measure).value, arm.training, *guidance, *without, f"seed{seed}"])
-        identity = self._identity(claim, settings, trained, seed)
+        identity = self._identity(claim, settings, arm, trained, seed)
         unit = self.held.get(name)
         if unit is None or unit["identity"] != identity:
             _log.warning("measuring %s", name)
@@ -143,7 +144,7 @@ class _Runner:
         return tuple(dict.fromkeys([*RECIPES[config.stage].needs, *warm]))
 
     def _trained(self, training: str, seed: int) -> tuple[Path, int, float]:
-        """The model folder of a training and seed, its steps and its wall time; trained unless that was done."""
+        """The model folder of a training and seed, its steps and its CPU time; trained unless that was done."""
         from drivesim.train.fit import fit
         from drivesim.train.recipes import RECIPES
 
@@ -154,25 +155,36 @@ class _Runner:
         done_file = run / "done.json"
         settings = {name: value for name, value in asdict(config).items() if name not in ("out", "init", "warm_start")}
         begun_with = {"settings": settings, "from": fingerprint(self.model, self._parts_of_init(config))}
+        begun_with["data"] = self._source(config).fingerprint
         identity = hashlib.sha256(json.dumps(begun_with, sort_keys=True, default=str).encode()).hexdigest()
         done = read_json(done_file) if done_file.is_file() else {}
         if done.get("identity") != identity:
             _log.warning("training %s, seed %d", training, seed)
             began = time.process_time()
-            fit(config, self.inputs.make_source(config.data), run)
+            fit(config, self._source(config), run)
             done = {"identity": identity, "train_s": time.process_time() - began}
             write_json(done_file, done)
         return run / MODEL_FOLDER, int(config.trainer.max_steps), float(done["train_s"])
 
-    def _identity(self, claim: ClaimConfig, settings: dict[str, Any], trained: Path, seed: int) -> str:
+    def _source(self, training: Any) -> ClipSource:
+        """The data of a training, opened once."""
+        key = repr(training.data)
+        if key not in self._sources:
+            self._sources[key] = self.inputs.make_source(training.data)
+        return self._sources[key]
+
+    def _identity(self, claim: ClaimConfig, settings: dict[str, Any], arm: ArmConfig, trained: Path, seed: int) -> str:
         """Digest of all that a unit's numbers follow from."""
+        held_out = self._source(self._composed(arm.training, seed, self.out / "init" / arm.training))
         whole = {
             "measure": claim.measure,
             "settings": settings,
             "model": fingerprint(trained, [part for part in PARTS if (trained / part).is_dir()]),
             "seed": seed,
             "num_clips": self.config.num_clips,
+            "data": held_out.fingerprint,
             "protocol": asdict(self.inputs.settings.protocol),
+            "networks": [asdict(network) for network in self.inputs.settings.networks],
             "versions": library_versions(),
         }
         return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
@@ -183,9 +195,7 @@ class _Runner:
         config = self._composed(arm.training, seed, self.out / "init" / arm.training)
         own = {part.name: getattr(self.inputs.settings, part.name) for part in fields(EvaluateConfig)}
         settings = replace(EvaluateConfig(**own), features=str(self.out / "features"))
-        held_out = HeldOut(
-            source=self.inputs.make_source(config.data), training=config, num_clips=self.config.num_clips
-        )
+        held_out = HeldOut(source=self._source(config), training=config, num_clips=self.config.num_clips)
         return MEASURES[Measure(claim.measure)](
             Unit(
                 trained=trained,

@@ -149,7 +149,8 @@ def _fixed_tables(config: TownConfig) -> Tables:
     camera = Camera.front(config.size_hw)
     log = {
         "token": _token("log"),
-        "logfile": "toytown",
+        # What reads the tables tells towns apart by them alone; look 1 was drawn before it stood here.
+        "logfile": "toytown" if LOOK == 1 else f"toytown look {LOOK}",
         "vehicle": "toytown",
         "date_captured": "2020-09-13",
         "location": "toytown",

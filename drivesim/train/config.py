@@ -175,6 +175,12 @@ class TrainConfig:
         stage = StageName(self.stage)
         if stage is not StageName.AUTOENCODER and self.init is None:
             raise ValueError(f"stage={stage.value} needs init=FOLDER, the model of the stage before")
+        num_items, devices = self.loader.num_val_items, self.trainer.devices
+        if num_items < devices:
+            raise ValueError(
+                f"loader.num_val_items={num_items} for trainer.devices={devices}: each device validates on items of "
+                f"its own, so there must be as many or more; set loader.num_val_items={devices}"
+            )
         given, num_frames = max(self.prediction_loss.given), self.temporal.num_frames
         if stage is StageName.PREDICTION and given >= num_frames:
             raise ValueError(

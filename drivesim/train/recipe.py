@@ -69,6 +69,7 @@ class Recipe:
             channels = parts["autoencoder"].config.latent_channels
             clip = {"latents_BTCHW": torch.zeros(b, t, channels, height // f, width // f)}
             clip["rate_B"] = torch.zeros(b, dtype=torch.int64)
+            clip["motion_BT2"] = torch.zeros(b, t, 2)
         if self.learns_from_captions:
             clip["caption_BL"] = torch.zeros(b, EXAMPLE_TEXT, dtype=torch.uint8)
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,15 @@ def test_a_clip_says_how_the_car_came_to_each_frame(latent_cache: LatentCache) -
         np.testing.assert_allclose(motion_T2, wanted, rtol=1e-4)
     batch = collate([data[0], data[1]])
     assert batch["motion_BT2"].shape == (2, 3, 2)
+
+
+def test_how_the_car_came_out_of_a_gap_is_unknown(latent_cache: LatentCache) -> None:
+    conditions = latent_cache.conditions["lane-day"]
+    whole = replace(conditions, ego_path_T3=np.stack([np.arange(len(conditions)), *np.zeros((2, len(conditions)))], 1))
+    gap = replace(whole, valid_T=np.arange(len(whole)) != 3)
+    frames = np.array([5, 7, 9])
+    assert np.isfinite(whole.motion_at(frames, 0.2)).all()
+    assert np.isnan(gap.motion_at(frames, 0.2)).tolist() == [[True, True], [False, False], [False, False]]
 
 
 def test_a_clip_holds_the_latents_and_boxes_of_its_frames(latent_cache: LatentCache, frame_cache: FrameCache) -> None:

@@ -63,5 +63,8 @@ def test_drives_without_boxes_are_refused(tables, tmp_path: Path) -> None:
     clip.boxes = None
     with pytest.raises(ValueError, match="nothing is known of its boxes"):
         scene_of(clip, "x")
+    tables.rows["sample_annotation"] = []
+    with pytest.raises(ValueError, match="v1.0-handmade has no boxes; leave export.scenes_every_s out"):
+        dict(export_scenes(source_of(tables), config_of(0.4), tmp_path / "out"))
     with pytest.raises(ValueError, match="must be above 0"):
         config_of(0.0)

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from nuscenes.nuscenes import NuScenes
 from nuscenes.utils.geometry_utils import BoxVisibility, box_in_image, view_points
 
-from drivesim.core.boxes import CLASSES, ObjectClass, class_from_nuscenes
+from drivesim.core.boxes import CLASSES, UNKNOWN, ObjectClass, class_from_nuscenes
 from drivesim.core.camera import corners_m, project_boxes, rotation_matrix
 from drivesim.data import NuScenesConfig, NuScenesSource, ProblemKind, make_source, prepare
+from drivesim.data.frames import cache_frames
 from drivesim.data.nuscenes import official_splits
 from drivesim.toytown import TownConfig, write_nuscenes
 
@@ -103,6 +104,21 @@ def test_boxes_follow_the_crop_and_the_resize(tables) -> None:
         np.testing.assert_allclose(clip.boxes[frame].xyxy_px, expected, atol=1e-6)
     assert {CLASSES[k] for k in clip.boxes[0].class_ids} == {ObjectClass.CAR, ObjectClass.PEDESTRIAN}
     assert clip.camera.size_hw == (40, 80)
+
+
+def test_tables_without_annotations_know_nothing_of_boxes(tables, tmp_path: Path) -> None:
+    assert _source(tables).has_boxes
+    tables.rows["sample_annotation"], tables.rows["instance"] = [], []  # as in v1.0-test
+    source = _source(tables)
+    assert not source.has_boxes
+    clip = source.read("lane-day", start_s=0, num_frames=2, fps=5, size_hw=(40, 80))
+    assert (clip.boxes, clip.boxes_3d, clip.num_cars()) == (None, None, None)
+    assert clip.camera is not None and clip.ego_path is not None
+    conditions = cache_frames(source, "train", (40, 80), 5.0, tmp_path / "cache").conditions["lane-day"]
+    assert not conditions.has_boxes and (conditions.num_cars_T == UNKNOWN).all()
+    assert prepare(source, tmp_path / "out").num_boxes == 0
+    fingerprint, source.has_boxes = source.fingerprint, True  # as earlier versions took it, whose caches are others
+    assert source.fingerprint != fingerprint
 
 
 def test_visibility_levels_become_shares(tables) -> None:

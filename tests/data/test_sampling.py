@@ -43,6 +43,15 @@ def test_one_skipped_frame_of_a_12_hz_camera_is_no_gap() -> None:
     choose_frames("d", times_s, start_s=0, num_frames=10, fps=4)
 
 
+def test_lost_frames_are_not_made_up_for_at_the_rate_of_the_recording() -> None:
+    times_s = np.delete(np.arange(120) / 30, range(50, 55))
+    with pytest.raises(ValueError, match=r"no frame at 1\.667 s"):
+        choose_frames("d", times_s, start_s=1.5, num_frames=12, fps=30)
+    times, is_there = frame_times(times_s, 30)
+    np.testing.assert_allclose(times[~is_there], np.arange(50, 55) / 30)
+    choose_frames("d", times_s, start_s=0.0, num_frames=12, fps=4)  # where none of them is far off
+
+
 def test_hash_split_holds_when_names_come_and_go() -> None:
     names = [f"scene-{k:04}" for k in range(400)]
     split = hash_split(names, 0.1)

@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from drivesim.core.files import read_json, read_rows
 from drivesim.evaluate.controls import ControlsConfig, Variant
 from drivesim.evaluate.drift import DriftConfig
-from drivesim.evaluate.feature_store import FeatureStore, StoredVideo, make_recipe
+from drivesim.evaluate.extractors import FeatureKind
+from drivesim.evaluate.feature_store import FeatureSet, FeatureStore, StoredVideo, make_recipe
 from drivesim.evaluate.frechet import Covariance
 from drivesim.evaluate.protocol import ClipChoice, Crop, ProtocolConfig, ResizeFilter
 from drivesim.evaluate.report import ReportConfig
 from drivesim.evaluate.run import evaluate
 from drivesim.evaluate.scores import Scores
 from drivesim.evaluate.settings import EvaluateConfig
+from drivesim.evaluate.videos import Video
 from tests.evaluate.colour_videos import Ends, record_decoded, write_set
 
 Frames = NDArray[np.uint8]
@@ -113,6 +115,28 @@ def test_a_control_that_is_asked_for_later_is_made_alone(sets: tuple[Path, Path]
     network = Ends()
     run(sets, tmp_path, replace(CONFIG, controls=replace(plain, frozen=True)), network)
     assert network.num_clips == 16  # frozen real clips alone
+
+
+def test_halves_share_no_drive_where_there_are_several(tmp_path: Path) -> None:
+    def halves(drives: str) -> list[str]:
+        videos = [
+            StoredVideo(path=tmp_path, name=str(number), sha256="", drive=drive, clips=slice(0, 4))
+            for number, drive in enumerate(drives)
+        ]
+        whole = FeatureSet(kind=FeatureKind.CLIP, feature_dim=2, videos=videos)
+        return ["".join(video.name for video in whole.half(parity).videos) for parity in (0, 1)]
+
+    assert halves("aabbcc") == ["0145", "23"]
+    assert halves("abcd") == ["02", "13"]
+    assert halves("aaaa") == ["02", "13"], "one drive alone: its videos are shared out"
+
+
+def test_pictures_of_another_rate_are_other_clips(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((4, 16, 32, 3), np.uint8))
+    digests = {fps: Video(name="a", path=tmp_path / "a.npy", fps=fps).sha256() for fps in (None, 4.0, 8.0)}
+    assert len(set(digests.values())) == 3
+    (made,) = write_set(tmp_path / "made", range(1)).glob("*.mp4")
+    assert Video(name="a", path=made, fps=4.0).sha256() == Video(name="a", path=made).sha256(), "it has its own"
 
 
 def test_other_bytes_under_the_same_name_are_read_again(

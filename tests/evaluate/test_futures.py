@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from drivesim.evaluate.ego_motion import EgoMotionConfig, EgoTurn, ego_turn, yaw
 from drivesim.evaluate.extractors import FeatureKind
 from drivesim.evaluate.feature_diversity import feature_spread, measure_feature_diversity
 from drivesim.evaluate.futures import futures_section, measure_futures
-from drivesim.evaluate.protocol import ProtocolConfig
+from drivesim.evaluate.protocol import ClipChoice, ProtocolConfig
 from drivesim.evaluate.videos import Video, find_videos
 from drivesim.toytown import TownConfig, Turn, TurnOdds, render, simulate
 from tests.evaluate.town_videos import CAMERA, FIRST_HELD_OUT, FPS
@@ -69,6 +70,15 @@ def test_futures_that_part_are_wider_apart_than_reencodings() -> None:
     assert found.ratio > 5
     same = measure_feature_diversity("start", plain_videos([90, 90]), MeanColour(), PROTOCOL, (16, 32))
     assert same.futures == 0
+
+
+def test_futures_are_compared_at_the_same_moments_where_a_protocol_takes_random_clips() -> None:
+    ramp = np.repeat(np.arange(0, 240, 4, dtype=np.uint8), 16 * 32 * 3).reshape(-1, 16, 32, 3)
+    alike = [Video(name=f"future_{number}", frames=ramp) for number in range(4)]
+    protocol = replace(PROTOCOL, clip_choice=ClipChoice.RANDOM)
+    found = measure_feature_diversity("start", alike, MeanColour(), protocol, (16, 32))
+    assert found.futures == 0
+    assert found.reencodings < 5, "re-encodings of the same moments"
 
 
 def town_clips(drives: range, rng: np.random.Generator) -> NDArray[np.float64]:

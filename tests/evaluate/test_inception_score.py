@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from drivesim.evaluate.extractors import ClassScores, ExtractorConfig, FeatureKind, make_extractor
-from drivesim.evaluate.inception_score import InceptionScore, split_of
+from drivesim.evaluate.feature_store import FeatureSet, StoredVideo
+from drivesim.evaluate.inception_score import InceptionScore, equal_parts, split_key
+from drivesim.evaluate.set_values import inception_value
+from drivesim.evaluate.videos import Video
 
 Clips = NDArray[np.uint8]
 
@@ -44,10 +50,10 @@ def clips() -> Clips:
 
 def by_scipy(clips: Clips, num_splits: int) -> tuple[float, float]:
     probabilities = scipy.special.softmax(TinyClassifier()(clips).double().numpy(), axis=1)
-    splits = np.array([split_of(clip, num_splits) for clip in clips])
+    order = sorted(range(len(clips)), key=lambda index: split_key(Video(name="", frames=clips[index]).sha256(), 0, 0))
     scores = []
-    for split in range(num_splits):
-        part = probabilities[splits == split]
+    for members in np.array_split(order, num_splits):
+        part = probabilities[members]
         scores.append(np.exp(np.mean([scipy.stats.entropy(row, part.mean(axis=0)) for row in part])))
     return float(np.mean(scores)), float(np.std(scores))
 
@@ -105,7 +111,7 @@ def test_order_batches_and_processes_change_nothing(cuts: list[int], clips: Clip
     for found, expected in zip(parts[0].compute(), whole.compute(), strict=True):
         assert float(found) == pytest.approx(float(expected), rel=1e-9)
     parts[0].reset()
-    assert parts[0].num_scored.sum() == 0
+    assert sum(map(len, parts[0].keys)) == 0
 
 
 def test_frames_of_a_frame_classifier_count_one_by_one(clips: Clips) -> None:
@@ -117,20 +123,52 @@ def test_frames_of_a_frame_classifier_count_one_by_one(clips: Clips) -> None:
 
     metric = InceptionScore(FrameClassifier(), num_splits=2)
     metric.update(clips)
-    assert int(metric.num_scored.sum()) == 120
+    keys = torch.cat(metric.keys)
+    assert keys.shape == (120, 32) and len(keys.unique(dim=0)) == 120
+    assert torch.cat(metric.probabilities).shape == (120, 5)
 
 
-def test_splits_are_about_equal_and_follow_from_pixels() -> None:
-    clips = np.random.default_rng(3).integers(0, 256, size=(2000, 1, 2, 2, 3), dtype=np.uint8)
-    counts = np.bincount([split_of(clip, 10) for clip in clips], minlength=10)
-    assert len(counts) == 10 and abs(counts - 200).max() < 5 * np.sqrt(200)
-    assert split_of(clips[0][:, ::-1], 10**6) != split_of(clips[0], 10**6)
+def test_splits_differ_by_one_clip_at_most_and_follow_from_keys() -> None:
+    keys = [split_key("video", clip, 0) for clip in range(43)]
+    splits = equal_parts(keys, 10)
+    assert sorted(np.bincount(splits)) == [4] * 7 + [5] * 3
+    np.testing.assert_array_equal(equal_parts(keys[::-1], 10), splits[::-1])
+    np.testing.assert_array_equal(splits[np.argsort(keys)], np.sort(splits))
 
 
-def test_empty_splits_are_refused_with_the_remedy(clips: Clips) -> None:
+@pytest.mark.parametrize("num", [10, 33])
+def test_an_evaluation_of_the_same_clips_gives_the_same_mean_and_spread(num: int, clips: Clips, tmp_path: Path) -> None:
+    classifier = TinyClassifier(sharpness=5.0)
+    metric = InceptionScore(classifier)
+    metric.update(clips[:num])
+    stored = []
+    for index, clip in enumerate(clips[:num]):
+        path = tmp_path / f"{index}.safetensors"
+        save_file({"features_CVD": classifier(clip[None])[None].numpy()}, path)
+        sha256 = Video(name=f"{index}", frames=clip).sha256()
+        stored.append(StoredVideo(path=path, name=f"{index}", sha256=sha256, drive=f"{index}", clips=slice(0, 1)))
+    features = FeatureSet(kind=FeatureKind.CLIP, feature_dim=5, videos=stored)
+    each, jackknife = inception_value(features, ClassScores.LOGITS, classifier.name)
+    mean, spread = metric.compute()
+    assert float(spread) > 0.01 or num == 10  # one clip in each split: all score 1
+    assert float(mean) == pytest.approx(jackknife.value, rel=1e-9)
+    assert float(spread) == pytest.approx(float(each.std()), rel=1e-9, abs=1e-12)
+
+
+def test_a_process_without_clips_sends_tensors_of_the_same_axes(clips: Clips) -> None:
+    busy, idle = InceptionScore(TinyClassifier()), InceptionScore(TinyClassifier())
+    busy.update(clips)
+    for name in ("keys", "probabilities"):
+        (sent,) = getattr(idle, name)
+        gathered = torch.cat(getattr(busy, name))
+        assert (len(sent), sent.shape[1:], sent.dtype) == (0, gathered.shape[1:], gathered.dtype)
+
+
+@pytest.mark.parametrize("num", [1, 3])
+def test_fewer_clips_than_splits_are_refused_with_the_remedy(num: int, clips: Clips) -> None:
     metric = InceptionScore(TinyClassifier())
-    metric.update(clips[:3])
-    with pytest.raises(ValueError, match="3 clips leave .* of 10 splits empty .* lower num_splits"):
+    metric.update(clips[:num])
+    with pytest.raises(ValueError, match=f"{num} clips? for 10 splits; .* lower num_splits"):
         metric.compute()
 
 

@@ -17,6 +17,7 @@ from drivesim.evaluate.controls import ControlsConfig
 from drivesim.evaluate.drift import DriftConfig
 from drivesim.evaluate.drive_jackknife import Jackknife
 from drivesim.evaluate.extractors import ClassScores, Extractor, ExtractorConfig, make_extractor
+from drivesim.evaluate.inception_score import InceptionScore
 from drivesim.evaluate.kernel_distance import KernelDistance, kernel_distance, kernel_interval
 from drivesim.evaluate.metric_kinds import MetricKind, metric_title
 from drivesim.evaluate.protocol import ProtocolConfig
@@ -121,6 +122,19 @@ def test_an_inception_score_knows_no_order_of_videos_and_has_equal_splits(tmp_pa
     assert any("1 clip in each of 10 splits for 6 classes: it is biased downwards" in text for text in few.warnings)
     interval = next(s.interval for s in first.scores if s.metric == name and s.row is ScoreRow.GENERATED)
     assert interval is not None and interval.low < interval.estimate < interval.high
+
+
+def test_the_inception_row_of_videos_of_one_clip_is_what_the_metric_says(tmp_path: Path) -> None:
+    generated, real = videos(range(25), num_frames=4), videos(range(30, 34), num_frames=4)
+    metric = InceptionScore(Ends())
+    metric.update(np.stack([video.frames for video in generated]))
+    mean, spread = metric.compute()
+    scores = evaluate(CONFIG, generated, real, tmp_path, extractors=[Ends()])
+    name = "Inception Score (ends)"
+    row = next(s for s in scores.scores if s.metric == name and s.row is ScoreRow.GENERATED)
+    assert row.spread is not None and row.spread > 0.01
+    assert row.value == pytest.approx(float(mean), rel=1e-9)
+    assert row.spread == pytest.approx(float(spread), rel=1e-9)
 
 
 def test_prompts_that_fit_score_higher_than_those_of_others(tmp_path: Path) -> None:

@@ -217,6 +217,19 @@ def test_a_folder_of_scenes_is_measured_with_its_ceiling(tmp_path: Path) -> None
     assert "omitted" in page and page.count("<figure>") == 4
 
 
+def test_scenes_of_one_name_in_several_folders_are_several_scenes(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "made", [0, 0, 60, 60])
+    for path in scene_folders(tmp_path / "made"):
+        text = (path / "scene.yaml").read_text().splitlines(keepends=True)
+        (path / "scene.yaml").write_text("".join(line for line in text if not line.startswith("name:")))
+        assert Scene.load(path / "scene.yaml").name == "scene"  # as written by hand
+    config, made, detector = ObedienceConfig(resamples=50), tmp_path / "made", BlobDetector()
+    found = evaluate_obedience(config, made, None, tmp_path / "out", detector)  # type: ignore[arg-type]
+    omitted = row(found.rows, Measure.OMITTED).made
+    assert omitted.value == 0.5 and omitted.low < 0.5 < omitted.high
+    assert [entry["scene"] for entry in read_rows(tmp_path / "out" / "rows.jsonl")] == ["0", "1", "2", "3"]
+
+
 def test_ceilings_of_other_scenes_are_told_and_empty_folders_refused(tmp_path: Path) -> None:
     write_scenes(tmp_path / "made", [0, 0, 0])
     write_scenes(tmp_path / "real", [0])

@@ -119,6 +119,8 @@ def test_clips_that_are_told_have_a_guidance_of_their_own(folder: Path) -> None:
     assert torch.equal(made(None, guidance=1.5, told_guidance=3.0), made(None, guidance=1.5))
     over = made(told, start_s=9.0, guidance=1.5, told_guidance=3.0)  # nothing is told of it any more
     assert torch.equal(over, made(None, guidance=1.5))
+    ends = made(told, start_s=3.0, guidance=1.5, told_guidance=3.0)  # the first given frame is told, and no other
+    assert torch.equal(ends, made(told, start_s=3.0, guidance=1.5)) and not torch.equal(ends, over)
     varied = made(told, guidance=1.5, told_guidance=3.0, last_guidance=4.0)
     assert torch.equal(varied, made(told, guidance=3.0, last_guidance=4.0))
     with pytest.raises(ValueError, match="guidance scale: 0.5"):

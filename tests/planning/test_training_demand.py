@@ -77,6 +77,15 @@ def test_every_stage_is_counted_from_its_own_loss(stage: StageName) -> None:
     assert all(phase.count == 10 for phase in caching)
 
 
+def test_a_prediction_that_is_told_how_the_car_drives_is_counted() -> None:
+    settings = config(StageName.PREDICTION)
+    plain, told = (
+        training_demand(settings, blank_stage_parts(settings, recipe)).phases[-2].work.flops
+        for settings.temporal.ego_motion in (False, True)
+    )
+    assert told > plain > 0
+
+
 def test_image_layers_that_are_trained_from_scratch_are_counted_as_trained() -> None:
     trained = {}
     for spatial in (SpatialLayers.FROZEN, SpatialLayers.SCRATCH):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from drivesim.rollout.pools import PoolConfig, PoolKind, _places, start_ray
 from drivesim.rollout.rows import Progress, Row
@@ -72,6 +73,23 @@ def test_a_future_whose_workers_always_die_is_a_row_with_the_cause(tmp_path: Pat
     assert (rows[0].error or "").startswith("worker died (2 of 2 tries): ActorDiedError")
     assert not list(tmp_path.glob("*.mp4"))
     assert run_rollout(_config(PoolKind.HERE, futures=1), START, TinyModel, tmp_path)[0].ok
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_model_that_cannot_be_loaded_in_a_worker_is_a_row_with_the_cause(tmp_path: Path) -> None:
+    load = partial(fits_once, tmp_path / "loaded")
+    rows = run_rollout(_config(PoolKind.RAY, futures=2, workers=1), START, load, tmp_path / "run")
+    assert [row.ok for row in rows] == [False, False]
+    assert {row.error for row in rows} == {"out of memory: OutOfMemoryError: no room for it"}
+    assert "fits_once" in (rows[0].traceback or "")
+
+
+def fits_once(loaded: Path) -> TinyModel:
+    """As where the driver's own model has left no room for a worker's."""
+    if loaded.exists():
+        raise torch.OutOfMemoryError("no room for it")
+    loaded.touch()
+    return TinyModel()
 
 
 def test_no_more_workers_are_started_than_have_a_place() -> None:

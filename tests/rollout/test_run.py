@@ -5,9 +5,11 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import av
 import numpy as np
@@ -20,6 +22,7 @@ from drivesim.rollout import run
 from drivesim.rollout.rows import Progress
 from drivesim.rollout.run import RolloutConfig, run_rollout
 from drivesim.rollout.start import Start
+from drivesim.rollout.writer import FutureWriter
 from tests.rollout.tiny_model import FailingModel, InterpolatingModel, TinyModel, WaitingModel, start_frame
 
 CONFIG = RolloutConfig(futures=3, seconds=20.0, seed=7, segment_chunks=2)
@@ -151,9 +154,10 @@ def test_a_future_with_waiting_frames_goes_on_from_every_chunk_with_the_same_byt
         assert _bytes(run_dir) == _bytes(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("harm", [lambda data: data[: len(data) // 2], lambda data: data[:-4] + b"\0\0\0\1"])
 @pytest.mark.parametrize("harmed", ["state.safetensors", "seg_0000.mp4"])
 def test_a_harmed_part_of_an_unfinished_future_costs_a_start_anew_and_no_more(
-    tmp_path: Path, finished: Path, harmed: str
+    tmp_path: Path, finished: Path, harmed: str, harm: Callable[[bytes], bytes]
 ) -> None:
     def stop(progress: Progress) -> None:
         if progress.future == 1 and progress.num_frames > 40:
@@ -162,7 +166,7 @@ def test_a_harmed_part_of_an_unfinished_future_costs_a_start_anew_and_no_more(
     with pytest.raises(KeyboardInterrupt):
         run_rollout(CONFIG, START, TinyModel, tmp_path, stop)
     (part,) = tmp_path.glob(f".parts/future_001/{harmed}")
-    part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
+    part.write_bytes(harm(part.read_bytes()))
     assert all(row.ok for row in run_rollout(CONFIG, START, TinyModel, tmp_path))
     assert _bytes(tmp_path) == _bytes(finished)
     assert not (tmp_path / ".parts").exists()
@@ -227,7 +231,8 @@ def test_a_run_whose_videos_were_encoded_otherwise_is_another_one(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "ENCODING", "other")
-    with pytest.raises(ValueError, match=r"another run \(encoding .x264 superfast, no cuts. there, .other. here\)"):
+    held = "x264 superfast, no cuts, no bit rate"
+    with pytest.raises(ValueError, match=rf"another run \(encoding .{held}. there, .other. here\)"):
         run_rollout(CONFIG, START, TinyModel, finished)
 
 
@@ -297,6 +302,33 @@ def test_a_run_that_was_stopped_while_it_was_made_longer_goes_on(tmp_path: Path,
     assert _bytes(tmp_path / "run") == _bytes(tmp_path / "long")
     # 15 calls a future, of which the first 8 were made before. The second one lost 2 of 6, the last one all.
     assert calls.num_calls == 7 + 7 + 2 + 15
+
+
+def test_a_kill_on_the_way_to_a_longer_run_costs_nothing(
+    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    longer = RolloutConfig(futures=3, seconds=30.0, seed=7, segment_chunks=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(FutureWriter, "save_state", Mock(side_effect=KeyboardInterrupt))  # once the segment is there
+        with pytest.raises(KeyboardInterrupt):
+            run_rollout(longer, START, TinyModel, tmp_path / "run")
+    (segment,) = (tmp_path / "run").glob(".parts/*/*")
+    (segment.parent / "seg_0003.mp4").write_bytes(b"stale")
+    calls = FailingModel("count", at_call=0)
+    run_rollout(longer, START, lambda: calls, tmp_path / "run")
+    assert calls.num_calls == 3 * 7
+    run_rollout(longer, START, TinyModel, tmp_path / "long")
+    assert _bytes(tmp_path / "run") == _bytes(tmp_path / "long")
+
+
+def test_futures_that_are_not_asked_for_are_not_made_longer(tmp_path: Path, finished: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    run_rollout(RolloutConfig(futures=1, seconds=30.0, seed=7, segment_chunks=2), START, TinyModel, tmp_path / "run")
+    assert not (tmp_path / "run" / ".parts").exists()
+    assert _bytes(tmp_path / "run")["future_002.mp4"] == _bytes(finished)["future_002.mp4"]
+    run_rollout(RolloutConfig(futures=3, seconds=30.0, seed=7, segment_chunks=2), START, TinyModel, tmp_path / "run")
+    assert [row["frames"] for row in read_rows(tmp_path / "run" / "rows.jsonl")] == [80, 80, 80, 120, 120, 120]
 
 
 def test_a_start_frame_of_another_size_is_refused(tmp_path: Path) -> None:

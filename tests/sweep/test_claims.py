@@ -17,6 +17,7 @@ from drivesim.diffusion.schedule import training_schedule
 from drivesim.diffusion.settings import ScheduleConfig
 from drivesim.evaluate.controls import ControlsConfig
 from drivesim.evaluate.drift import DriftConfig
+from drivesim.evaluate.networks import NetworkFile
 from drivesim.evaluate.protocol import ProtocolConfig
 from drivesim.evaluate.reconstruction import clip_errors
 from drivesim.evaluate.settings import EvaluateConfig
@@ -42,6 +43,7 @@ from drivesim.train.config import StageName, TrainConfig, TrainerConfig
 from drivesim.train.optim import OptimConfig
 from tests.families.tiny_family import write_tiny_family
 
+VERSION = "v1.0-toytown"  # of the tables
 ROLLOUT = ClaimConfig(
     name="frozen",
     says="Frozen is nearer.",
@@ -118,9 +120,7 @@ def inputs(place: Path) -> ClaimInputs:
         return config
 
     def source(_: object) -> ClipSource:
-        return make_source(
-            NuScenesConfig(root=str(place / "town"), version="v1.0-toytown", val_scenes=["toytown-0001"])
-        )
+        return make_source(NuScenesConfig(root=str(place / "town"), version=VERSION, val_scenes=["toytown-0001"]))
 
     settings = EvaluateConfig(
         protocol=ProtocolConfig(num_frames=8, fps=4.0),
@@ -189,6 +189,14 @@ def test_finished_arms_are_not_run_again_and_changed_ones_are(
     assert again.rows == [row for row in found.rows if row.claim != "guidance"]
     with pytest.raises(AssertionError, match="done again"):
         run_claims(replace(claims(place, ROLLOUT), num_clips=3), inputs(place), out)
+    others = inputs(place)
+    others.settings.networks = [NetworkFile(name="toytown-clip", sha256="0" * 64)]
+    with pytest.raises(AssertionError, match="done again"):
+        run_claims(claims(place, ROLLOUT), others, out)
+    on_other_data = inputs(place)
+    on_other_data.make_source = lambda _: make_source(NuScenesConfig(root=str(place / "town"), version=VERSION))
+    with pytest.raises(AssertionError, match="done again"):
+        run_claims(claims(place, DECODER), on_other_data, out)
 
 
 def test_an_upsampler_without_its_layers_makes_each_frame_by_itself(place: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from nuscenes.nuscenes import NuScenes
 from nuscenes.utils.geometry_utils import view_points
 
 from drivesim.core.camera import Camera
+from drivesim.data import NuScenesConfig, NuScenesSource
 from drivesim.toytown import TownConfig, render, simulate, write_nuscenes
 
 CONFIG = TownConfig(num_scenes=2, first_scene=6, duration_s=2.0, size_hw=(64, 128))
@@ -145,3 +147,17 @@ def test_other_settings_in_the_same_folder_are_drawn_anew(tmp_path: Path) -> Non
     assert _checksums(tmp_path) != first
     write_nuscenes(config, tmp_path)
     assert _checksums(tmp_path) == first
+
+
+def test_another_look_is_another_source_and_the_first_keeps_its_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, found = replace(CONFIG, num_scenes=1, duration_s=0.5), {}
+    for look in (1, 2, 1):
+        monkeypatch.setattr("drivesim.toytown.nuscenes_tables.LOOK", look)
+        write_nuscenes(few, tmp_path)
+        source = NuScenesSource(NuScenesConfig(root=str(tmp_path), version="v1.0-toytown"))
+        assert found.setdefault(look, source.fingerprint) == source.fingerprint
+        (log,) = json.loads((tmp_path / "v1.0-toytown" / "log.json").read_text())
+        assert log["logfile"] == {1: "toytown", 2: "toytown look 2"}[look]  # so that towns of look 1 stay cached
+    assert found[1] != found[2]

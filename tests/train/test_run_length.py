@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from drivesim.core.files import read_json
 from drivesim.data.module import DataModuleConfig
@@ -15,7 +16,7 @@ from drivesim.models.build import TemporalConfig
 from drivesim.train.config import StageName, TrainConfig, TrainerConfig
 from drivesim.train.exported import RECORD
 from drivesim.train.fit import fit
-from drivesim.train.optim import LearningRate, OptimConfig
+from drivesim.train.optim import LearningRate, OptimConfig, learning_rate_share
 from drivesim.train.run_length import LENGTHS
 
 
@@ -61,16 +62,23 @@ def test_more_steps_are_those_of_a_run_that_was_as_long_from_the_beginning(
     assert (run / RECORD).is_file()
 
 
-def test_fewer_steps_end_a_run_early_at_the_rate_of_its_new_end(
-    image_model: Path, short_town: ClipSource, cache: Path, tmp_path: Path
+def test_steps_have_the_learning_rate_of_the_new_length_and_no_step_is_taken_back(
+    image_model: Path, short_town: ClipSource, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
     settings = config(image_model, cache, 2, LearningRate.COSINE)
     fit(settings, short_town, run)
-    whole = weights(run / "model")
+    rates: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def noted(optimizer: torch.optim.AdamW, *args: object, **kwargs: object) -> object:
+        rates.append(optimizer.param_groups[0]["lr"])
+        return step(optimizer, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
     settings.trainer.max_steps = 8
     fit(settings, short_town, run)
-    assert weights(run / "model") != whole
+    assert rates == pytest.approx([1e-3 * learning_rate_share(n, 8, settings.optim) for n in range(2, 8)])
     settings.trainer.max_steps = 6
     with pytest.raises(ValueError, match=r"trainer.max_steps=6, but .*run is at step 8 already; the fewest are 8"):
         fit(settings, short_town, run)

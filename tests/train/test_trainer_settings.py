@@ -7,7 +7,8 @@ import warnings
 
 import pytest
 
-from drivesim.train.config import TrainerConfig
+from drivesim.data.module import DataModuleConfig
+from drivesim.train.config import TrainConfig, TrainerConfig
 from drivesim.train.quiet import quiet_lightning
 
 
@@ -16,6 +17,13 @@ def test_devices_that_machines_cannot_share_alike_are_refused(devices: int, num_
     assert TrainerConfig(devices=16, num_nodes=2).devices_per_node == 8
     with pytest.raises(ValueError, match=f"devices={devices} on trainer.num_nodes={num_nodes}: .*must be 1 or more on"):
         TrainerConfig(devices=devices, num_nodes=num_nodes)
+
+
+def test_fewer_validation_items_than_devices_are_refused_by_both_keys() -> None:
+    trainer = TrainerConfig(devices=4, num_nodes=2)
+    TrainConfig(loader=DataModuleConfig(num_val_items=4), trainer=trainer)
+    with pytest.raises(ValueError, match="^loader.num_val_items=3 for trainer.devices=4: .*set loader.num_val_items=4"):
+        TrainConfig(loader=DataModuleConfig(num_val_items=3), trainer=trainer)
 
 
 def test_processes_that_are_started_one_by_one_have_to_be_told_their_folder(monkeypatch: pytest.MonkeyPatch) -> None:
