@@ -256,10 +256,12 @@ def _prepare(config: PrepareCommand, out: Path, record: Record) -> None:
     source = _source(config.data)
     print(prepare(source, out, config.prepare).text())
     if config.export is not None:
+        num_videos = 0
         for drive, problem in export_videos(source, config.export, out / "videos"):
+            num_videos += problem is None
             if problem is not None:
                 print(f"no video of {drive}: {problem}")
-        print(f"videos: {out / 'videos'}")
+        print(f"{number_of(num_videos, 'video')} of split {config.export.split}: {out / 'videos'}")
         if config.export.scenes_every_s is not None:
             for scene, problem in export_scenes(source, config.export, out / "scenes"):
                 if problem is not None:

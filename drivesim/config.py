@@ -317,14 +317,13 @@ def to_typed(config: DictConfig) -> Any:
 @contextmanager
 def errors_as_they_are() -> Iterator[None]:
     """Hydra raises its errors instead of printing them in its own form."""
-    before = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+    name = "HYDRA_FULL_ERROR"
+    before, os.environ[name] = os.environ.get(name), "1"
     try:
         yield
     finally:
-        del os.environ["HYDRA_FULL_ERROR"]
-        if before is not None:
-            os.environ["HYDRA_FULL_ERROR"] = before
+        del os.environ[name]
+        os.environ |= {} if before is None else {name: before}
 
 
 def explain(error: BaseException, overrides: Sequence[str]) -> str:
@@ -348,19 +347,20 @@ def explain(error: BaseException, overrides: Sequence[str]) -> str:
     given = " ".join(overrides)
     if isinstance(error, AssertionError):
         return f"a key of a group that has no choice yet, in '{given}'; choose one first, as in export=videos"
-    quoting = "values with blanks, brackets, '=' or accents need quotes, such as 'start=\"photo (1).jpg\"'"
-    return f"cannot read '{given}': {str(error).splitlines()[0]}; {quoting}" if given else str(error)
+    hint = "values with blanks, brackets, '=' or accents need quotes, such as 'start=\"photo (1).jpg\"'"
+    hint = "-m runs once for each of several values" if "Ambiguous value" in str(error) else hint
+    return f"cannot read '{given}': {str(error).splitlines()[0]}; {hint}" if given else str(error)
 
 
 def choices_of(group: str) -> list[str]:
     """The shipped choices of a group, those in sub-folders included."""
-    folder = conf_dir() / group
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+    found = (path.relative_to(conf_dir() / group) for path in (conf_dir() / group).rglob("*.yaml"))
+    return sorted(path.with_suffix("").as_posix() for path in found)
 
 
 def _unknown_key(place: str, key: str, valid: Sequence[str]) -> str:
-    where = f" in {place}" if place else ""
-    return f"unknown key '{place + '.' if place else ''}{key}'{_hint(key, valid)}; valid{where}: {', '.join(valid)}"
+    where, name = (f" in {place}", f"{place}.{key}") if place else ("", key)
+    return f"unknown key '{name}'{_hint(key, valid)}; valid{where}: {', '.join(valid)}"
 
 
 def _hint(word: str, choices: Iterable[str]) -> str:
@@ -392,8 +392,8 @@ def _with_tuples(value: Any) -> Any:
         if not (tuples and isinstance(found, list)):
             setattr(value, field.name, _with_tuples(found))
             continue
-        length = len(typing.get_args(tuples[0]))
-        if length != len(found) and Ellipsis not in typing.get_args(tuples[0]):
-            raise ValueError(f"{field.name}: {len(found)} values, expected {length}")
+        wanted = typing.get_args(tuples[0])
+        if len(wanted) != len(found) and Ellipsis not in wanted:
+            raise ValueError(f"{field.name}: {len(found)} values, expected {len(wanted)}")
         setattr(value, field.name, tuple(found))
     return value

@@ -187,8 +187,8 @@ class Simulator:
             seed: run seed.
             future: futures of one start frame differ by this number alone.
             is_night: None = that of the start, unknown for a picture.
-            motion: how the ego car is to drive from the start frame on, of a driving model that was trained to be told;
-                () = the model chooses.
+            motion: segments (`core.motion`) of how the ego car is to drive from the start frame on, of a driving model
+                that was trained to be told; () = the model chooses.
             name: of the start frame, part of the key of every random number; None = that of the start, "start" for a
                 picture, "text" without one.
             on_step: of a text-to-video model: called after each step of sampling, with a preview of what is made.

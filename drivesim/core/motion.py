@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+_FASTEST_MPS, _FASTEST_DEG_PER_S = 70.0, 180.0  # that a car on a road drives
+
 
 @dataclass(kw_only=True, slots=True)
 class MotionSegment:
@@ -28,6 +30,11 @@ class MotionSegment:
         if not (math.isfinite(self.speed_mps) and math.isfinite(self.yaw_deg_per_s)):
             raise ValueError(
                 f"motion.segments: speed_mps={self.speed_mps}, yaw_deg_per_s={self.yaw_deg_per_s}; must be numbers"
+            )
+        if abs(self.speed_mps) > _FASTEST_MPS or abs(self.yaw_deg_per_s) > _FASTEST_DEG_PER_S:
+            raise ValueError(
+                f"motion.segments: speed_mps={self.speed_mps}, yaw_deg_per_s={self.yaw_deg_per_s}; "
+                f"no car does more than {_FASTEST_MPS:g} m/s and {_FASTEST_DEG_PER_S:g} degrees a second"
             )
 
 

@@ -11,7 +11,7 @@ from drivesim.core.video_writing import VideoWriter
 from drivesim.data.frames import file_stem
 from drivesim.data.reading import read_drive
 from drivesim.data.sampling import is_too_fast
-from drivesim.data.source import ClipSource, Drive, check_split
+from drivesim.data.source import ALL, ClipSource, Drive, check_split, drives_of
 
 _RECORD = "export.json"  # beside the videos: what they were made from, and which of the folder's files they are
 
@@ -20,7 +20,7 @@ _RECORD = "export.json"  # beside the videos: what they were made from, and whic
 class ExportConfig:
     """Which drives become videos, and how they look."""
 
-    split: str = "val"  # of the drives
+    split: str = "val"  # of the drives: train, val, test or all
     fps: float = 4.0  # frames a second of the videos
     size_hw: tuple[int, int] = (64, 128)  # height and width of the videos in pixels
     crf: int = 12  # x264's quality: 0 lossless .. 51 worst; scores feel it
@@ -28,7 +28,8 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         """Refuses what makes no videos."""
-        check_split(self.split)
+        if self.split != ALL:
+            check_split(self.split)
         if not self.fps > 0:
             raise ValueError(f"export: fps is {self.fps}; must be above 0")
         if not 0 <= self.crf <= 51:
@@ -51,8 +52,11 @@ def export_videos(source: ClipSource, config: ExportConfig, out_dir: Path) -> It
     Yields:
         A drive's name, and why it has no video (None = it has one): one that was recorded below `fps`,
         or holds a gap or a damaged frame, would show a jump.
+
+    Raises:
+        ValueError: no drive in the split.
     """
-    drives = source.drives(config.split)
+    drives = drives_of(source, config.split)
     _remove_others(source, config, [_file_name(drive.name) for drive in drives], out_dir)
     for drive in drives:
         path = out_dir / _file_name(drive.name)

@@ -16,7 +16,7 @@ from drivesim.core.scene import Scene
 from drivesim.data.conditions import nearest_boxes
 from drivesim.data.export import ExportConfig
 from drivesim.data.frames import file_stem
-from drivesim.data.source import ClipSource
+from drivesim.data.source import ClipSource, drives_of
 
 SCENE_FILE = "scene.yaml"
 REAL_PICTURE = "real.png"
@@ -38,13 +38,13 @@ def export_scenes(source: ClipSource, config: ExportConfig, out_dir: Path) -> It
         A scene's name, and why it was left out (None = it was not).
 
     Raises:
-        ValueError: the source knows no boxes.
+        ValueError: the source knows no boxes, or no drive in the split.
     """
     if not source.has_boxes:
         raise ValueError(f"{source.name} has no boxes; leave export.scenes_every_s out")
     assert config.scenes_every_s is not None, "the caller has looked"
     _remove_others(source, config, out_dir)
-    for drive in source.drives(config.split):
+    for drive in drives_of(source, config.split):
         for time_s in np.arange(0.0, drive.duration_s, config.scenes_every_s):
             name = f"{file_stem(drive.name)}_{time_s:07.2f}"
             folder = out_dir / name

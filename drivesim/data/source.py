@@ -14,6 +14,7 @@ from drivesim.data.captions import Captions
 from drivesim.data.conditions import Conditions
 
 SPLITS = ("train", "val", "test")
+ALL = "all"  # of the splits
 
 
 class ProblemKind(str, Enum):
@@ -132,6 +133,23 @@ def problems_line(source: ClipSource) -> str | None:
     if len(problems) == 1:
         return f"1 problem in the data: {first}"
     return f"{len(problems)} problems in the data, the first: {first}; drivesim prepare lists them"
+
+
+def drives_of(source: ClipSource, split: str) -> list[Drive]:
+    """The drives of a split, or of `ALL`.
+
+    Raises:
+        ValueError: no such split, or there is no drive in it; names those that have some.
+    """
+    if split != ALL:
+        check_split(split)
+    numbers = {name: len(source.drives(name)) for name in SPLITS}
+    chosen = [name for name in SPLITS if split in (name, ALL)]
+    found = [drive for name in chosen for drive in source.drives(name)]
+    if not found:
+        others = ", ".join(f"{name} has {number}" for name, number in numbers.items() if number)
+        raise ValueError(f"{source.name}: no drive in split {split}; {others or 'nor in any other'}")
+    return found
 
 
 def check_split(split: str) -> str:

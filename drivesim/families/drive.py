@@ -21,6 +21,13 @@ class DriveFacts:
     is_night: bool | None = None  # None = unknown
     motion: tuple[MotionSegment, ...] = ()  # how the ego car drives; () = the model chooses
 
+    def __post_init__(self) -> None:
+        """Refuses what is no segment, such as a name, of which the command line alone knows what it stands for."""
+        if not all(isinstance(segment, MotionSegment) for segment in self.motion):
+            raise ValueError(
+                f"motion: {self.motion}; segments are wanted, such as MotionSegment(seconds=2, speed_mps=8)"
+            )
+
     def over(self, before: DriveFacts | None) -> DriveFacts:
         """What is said here, and of what is not what was said before."""
         before = before or DriveFacts()

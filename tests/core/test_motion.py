@@ -36,7 +36,12 @@ def test_segments_follow_one_another_and_a_gap_over_their_border_is_the_mean() -
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"seconds": 0.0}, "seconds=0.0; must be a number above 0"), ({"yaw_deg_per_s": float("nan")}, "must be numbers")],
+    [
+        ({"seconds": 0.0}, "seconds=0.0; must be a number above 0"),
+        ({"yaw_deg_per_s": float("nan")}, "must be numbers"),
+        ({"speed_mps": 100.0}, "speed_mps=100.0, .*; no car does more than 70 m/s"),
+        ({"yaw_deg_per_s": -400.0}, "no car does more than 70 m/s and 180 degrees a second"),
+    ],
 )
 def test_what_nobody_can_drive_is_refused(wrong: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):

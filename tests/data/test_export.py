@@ -53,6 +53,17 @@ def exported(tables, tmp_path: Path) -> Path:
     return out
 
 
+def test_a_split_without_a_drive_is_refused_and_all_splits_are_one_export(tables, tmp_path: Path) -> None:
+    tables.write()
+    source = NuScenesSource(NuScenesConfig(root=str(tables.root), version="v1.0-handmade", val_scenes=["lane-day"]))
+    assert list(_export(source, _config(split="val"), tmp_path / "val")) == ["lane-day"]
+    assert sorted(_export(source, _config(split="all"), tmp_path / "all")) == NAMES
+    with pytest.raises(ValueError, match="no drive in split test; train has 1, val has 1"):
+        _export(source, _config(split="test"), tmp_path / "test")
+    with pytest.raises(ValueError, match="split 'both' is none of train, val, test"):
+        _config(split="both")
+
+
 def test_the_same_export_again_writes_nothing(tables, exported: Path) -> None:
     before = _times_written(exported)
     assert _export(_source(tables), _config(), exported) == dict.fromkeys(NAMES)

@@ -127,6 +127,11 @@ def test_clips_that_are_told_have_a_guidance_of_their_own(folder: Path) -> None:
         PredictionOverrides(told_guidance=0.5)
 
 
+def test_a_name_is_no_motion_in_python() -> None:
+    with pytest.raises(ValueError, match=r"motion: \('l', 'e', 'f', 't'\); segments are wanted"):
+        DriveFacts(motion=tuple("left"))
+
+
 def test_a_drive_says_what_is_not_said_before_and_its_facts_name_motion_only_where_there_is_some() -> None:
     before = DriveFacts(is_night=True)
     assert DriveFacts(motion=LEFT).over(before) == DriveFacts(is_night=True, motion=LEFT)
