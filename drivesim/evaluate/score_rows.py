@@ -68,6 +68,12 @@ def frechet_rows(
     """
     statistics = {side: statistics_of(side) for pair in pairs.values() for side in pair}
     counts = {row: [statistics[side].count for side in pair] for row, pair in pairs.items()}
+    made, real = counts[ScoreRow.GENERATED]
+    if min(made, real) < 2:
+        raise ValueError(
+            f"{number_of(made, 'feature vector')} of generated videos and {real} of real ones; a covariance needs at "
+            "least 2 of each: more or longer videos, or a smaller protocol.num_frames or protocol.spacing_frames"
+        )
     pairs = {row: pair for row, pair in pairs.items() if row is ScoreRow.GENERATED or min(counts[row]) >= 2}
     with_samples = extractor.feature_dim <= config.max_features
     samples = {side: sample_of(side) for pair in pairs.values() for side in pair} if with_samples else {}
