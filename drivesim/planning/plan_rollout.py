@@ -41,8 +41,8 @@ def plan_rollout(command: Any, wanted: PlanConfig, find_recipe: Callable[[str], 
     hardware = choose_hardware(wanted, command.device)
     if not hardware.is_gpu:
         command.memory.check_offload(command.device)
-    counts = _Counts(command, find_recipe, has_groups=not hardware.is_gpu)
-    model, demand = counts.of(command)
+    counts = _Counts(command, find_recipe)
+    model, demand = counts.of(command, has_groups=not hardware.is_gpu)
     workers = num_workers(command.pool, command.futures)
     with torch_threads(command.pool.threads):
         speed = choose_speed(hardware, [phase.work for phase in demand.phases], wanted.measure_s)
@@ -59,9 +59,9 @@ def plan_rollout(command: Any, wanted: PlanConfig, find_recipe: Callable[[str], 
 
     def needs(overrides: list[Override]) -> tuple[int, int]:
         changed = applied(command, overrides)
-        _, smaller = counts.of(changed)
         is_moved = changed.device != command.device
         on = choose_hardware(replace(wanted, memory_gib=None), changed.device) if is_moved else hardware
+        _, smaller = counts.of(changed, has_groups=not on.is_gpu)
         num = num_workers(changed.pool, changed.futures)
         rows = _memory(smaller, changed.pool, num, on, now_bytes)
         return int(sum(row.value for row in rows)), on.memory_bytes
@@ -76,17 +76,17 @@ def plan_rollout(command: Any, wanted: PlanConfig, find_recipe: Callable[[str], 
 class _Counts:
     """Counts of a rollout and of changes of it: what a change leaves as it is, is not counted again."""
 
-    def __init__(self, command: Any, find_recipe: Callable[[str], Any], *, has_groups: bool):
+    def __init__(self, command: Any, find_recipe: Callable[[str], Any]):
         self._pieces = (command.memory.tile, command.memory.chunk)
-        self._find_recipe, self._has_groups = find_recipe, has_groups
+        self._find_recipe = find_recipe
         self._known: dict[str, tuple[DrivingModel | TextModel, Demand]] = {}
 
-    def of(self, command: Any) -> tuple[DrivingModel | TextModel, Demand]:
-        """The model without weights, and what one process asks for."""
+    def of(self, command: Any, *, has_groups: bool) -> tuple[DrivingModel | TextModel, Demand]:
+        """The model without weights, and what one process asks for; `has_groups` as of `counted_as`."""
         tile, chunk = self._pieces
         whole = applied(command, [("memory.tile", tile), ("memory.chunk", chunk)])
-        key = repr((whole.stages, whole.weights, whole.memory))
-        with counted_as(has_groups=self._has_groups):
+        key = repr((whole.stages, whole.weights, whole.memory, has_groups))
+        with counted_as(has_groups=has_groups):
             if key not in self._known:
                 self._known[key] = _counted(whole, self._find_recipe)
             model, demand = self._known[key]

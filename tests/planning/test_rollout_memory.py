@@ -34,8 +34,8 @@ def _peaks(demand: Demand) -> dict[str, int]:
 
 def test_pieces_are_counted_as_they_run_and_nothing_else_again(folder: Path) -> None:
     plain, smaller = _command(folder), _command(folder, "memory.chunk=1", "memory.tile=2")
-    counts = _Counts(plain, lambda model: None, has_groups=True)
-    whole, pieces = (_peaks(counts.of(command)[1]) for command in (plain, smaller))
+    counts = _Counts(plain, lambda model: None)
+    whole, pieces = (_peaks(counts.of(command, has_groups=True)[1]) for command in (plain, smaller))
     (changed,) = (name for name in whole if whole[name] != pieces[name])
     assert changed.startswith("finishing")
     assert pieces[changed] < 0.7 * whole[changed]
