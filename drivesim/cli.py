@@ -64,6 +64,10 @@ _GROUPS = {  # by the config file that they belong to
     "rollout": ("family", "pool", "sampler", "motion", "preset"),
     "evaluate": ("protocol", "pool", "claims"),
 }
+_FLAGS = {  # Hydra's own
+    "--cfg", "--config-dir", "--config-name", "--experimental-rerun", "--hydra-help", "--info", "--multirun",
+    "--package", "--resolve", "--run", "--shell-completion",
+}  # fmt: skip
 Record = Callable[..., None]  # writes config and origin into the run folder
 
 
@@ -145,6 +149,7 @@ def _as_yaml(value: Any) -> str:
 def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
     """Hands over to Hydra, which calls back with the composed config: once, or for each job of -m."""
     typed = overrides
+    _check_flags(overrides)
     if _HELP & set(overrides):
         print(_help(command, [argument for argument in overrides if argument not in _HELP]))
         return
@@ -186,6 +191,15 @@ def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
         raise ValueError(explain(error, overrides)) from error
     if failed_jobs:
         _fail(f"{number_of(len(failed_jobs), 'job')} failed: {', '.join(map(str, failed_jobs))}", 1)
+
+
+def _check_flags(arguments: Sequence[str]) -> None:
+    """Refuses keys that are written as flags, which Hydra answers with its own usage."""
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if flag.startswith("--") and flag not in _FLAGS | _HELP:
+            key, value = flag.lstrip("-").replace("-", "_"), value if equals else "..."
+            raise ValueError(f"unknown flag '{flag}'; keys are given without dashes: {key}={value}")
 
 
 def _run(command: str, composed: DictConfig, overrides: Sequence[str]) -> None:

@@ -208,6 +208,9 @@ def test_a_future_drives_as_it_is_told_by_name_or_by_segments(
         assert drivesim(*refused, f"model={model}", "motion=left", "out=run") == 2
         assert "model 'tiny' was not trained to be told how the ego car drives" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+    for written in (["--futures", "3"], ["--futures=3"]):
+        assert drivesim(*command, *written) == 2
+        assert "unknown flag '--futures'; keys are given without dashes: futures=" in capsys.readouterr().err
     assert drivesim("rollout", "start=a.mp4", "start_s=0,1", "out=run") == 2
     assert "start_s=0,1'; -m runs once for each of several values" in capsys.readouterr().err
     assert drivesim(*command, f"model={told}", "motion=left", "motion.in_turn=[right]", "out=run") == 2
