@@ -39,7 +39,7 @@ from drivesim.train.exported import RECORD, forget_export, is_exported, note_exp
 from drivesim.train.folders import Parts
 from drivesim.train.initial_parts import initial_parts, judge_parts
 from drivesim.train.recipes import RECIPES, made_parts, trained_parts
-from drivesim.train.run_length import change_length, last_checkpoint
+from drivesim.train.run_length import RateOfLength, change_length, last_checkpoint
 from drivesim.train.stage import VALIDATION_SEED
 
 _log = logging.getLogger(__name__)
@@ -231,7 +231,7 @@ def _trainer(config: TrainConfig, out: Path) -> L.Trainer:
         gradient_clip_val=config.optim.clip_norm,
         # Each start of a run gets its own version folder: CSVLogger would delete the rows of the start before.
         logger=[CSVLogger(out, name="logs"), TensorBoardLogger(out, name="tensorboard", version="")],
-        callbacks=[checkpoint, SamplePictures(out / "samples", t.picture_every)],
+        callbacks=[checkpoint, SamplePictures(out / "samples", t.picture_every), RateOfLength()],
         plugins=[AtomicCheckpointIO()],
         val_check_interval=t.validate_every * t.accumulate,
         check_val_every_n_epoch=None,

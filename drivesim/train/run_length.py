@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 
 from drivesim.core.files import read_json, write_json
@@ -15,6 +16,21 @@ from drivesim.core.run_folder import IDENTITY_FILE
 LENGTHS = "earlier_lengths.json"  # in a run folder: how long the run was to be before, and up to which step
 _LENGTH = "max_steps"
 _log = logging.getLogger(__name__)
+
+
+class RateOfLength(L.Callback):
+    """Gives the first step of a run that is gone on with the learning rate of the run's own length.
+
+    A checkpoint holds the rate of the next step of the length that it was made for.
+    """
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Called when all is restored."""
+        for schedule in (config.scheduler for config in trainer.lr_scheduler_configs):
+            assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR), schedule
+            groups = schedule.optimizer.param_groups
+            for group, peak, share in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+                group["lr"] = peak * share(schedule.last_epoch)
 
 
 def last_checkpoint(out: Path) -> Path:

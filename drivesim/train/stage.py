@@ -90,16 +90,8 @@ class Stage(L.LightningModule):
         self.ema.update(self.global_step)
 
     def on_train_start(self) -> None:
-        """Lightning puts everything in training mode; frozen parts stay as they are.
-
-        What is gone on with has the learning rate of its last step; one of another length has another.
-        """
+        """Lightning puts everything in training mode; frozen parts stay as they are."""
         self.frozen.eval()
-        schedule: Any = self.lr_schedulers()
-        for group, peak, share in zip(
-            schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
-        ):
-            group["lr"] = peak * share(schedule.last_epoch)
 
     def on_validation_model_train(self) -> None:
         """As `on_train_start`, after validation."""
