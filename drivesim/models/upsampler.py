@@ -134,8 +134,8 @@ def enlarged(frames_NCHW: Tensor, scale: int) -> Tensor:
 def _enlarged_folded(frames_NChw: Tensor, scale: int, patch_px: int) -> Iterator[Tensor]:
     """`enlarged`, folded, frame by frame: (3 * patch_px^2, h * scale / patch_px, w * scale / patch_px).
 
-    Every pixel of a large picture is the same weights' mean of a small one and its neighbours: one product, in a
-    twelfth of the time that enlarging alone takes.
+    Every pixel of a large picture is the same weights' mean of a small one and its neighbours: one product, in an
+    eighth of the time that enlarging alone takes.
     """
     c, h, w = frames_NChw.shape[1:]
     neighbours_9133 = torch.eye(9).view(9, 1, 3, 3)
