@@ -10,6 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,6 @@ from drivesim.config import (
     choices_of,
     conf_dir,
     config_name,
-    errors_as_they_are,
     experiment_that_writes,
     explain,
     recipe_that_writes,
@@ -181,7 +181,7 @@ def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
             raise SystemExit(1) from error
 
     try:
-        with errors_as_they_are():
+        with _errors_as_they_are():
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
     except SystemExit:
         if errors:
@@ -191,6 +191,19 @@ def _compose_and_run(command: str, overrides: Sequence[str]) -> None:
         raise ValueError(explain(error, overrides)) from error
     if failed_jobs:
         _fail(f"{number_of(len(failed_jobs), 'job')} failed: {', '.join(map(str, failed_jobs))}", 1)
+
+
+@contextmanager
+def _errors_as_they_are() -> Iterator[None]:
+    """Hydra raises its errors instead of printing them in its own form."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["HYDRA_FULL_ERROR"]
+        if before is not None:
+            os.environ["HYDRA_FULL_ERROR"] = before
 
 
 def _check_flags(arguments: Sequence[str]) -> None:

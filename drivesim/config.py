@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -314,18 +312,6 @@ def to_typed(config: DictConfig) -> Any:
     return _with_tuples(OmegaConf.to_object(config))
 
 
-@contextmanager
-def errors_as_they_are() -> Iterator[None]:
-    """Hydra raises its errors instead of printing them in its own form."""
-    name = "HYDRA_FULL_ERROR"
-    before, os.environ[name] = os.environ.get(name), "1"
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        os.environ |= {} if before is None else {name: before}
-
-
 def explain(error: BaseException, overrides: Sequence[str]) -> str:
     """A readable line for one of HYDRA_ERRORS: the key, the nearest valid one, the choices."""
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
@@ -348,14 +334,15 @@ def explain(error: BaseException, overrides: Sequence[str]) -> str:
     if isinstance(error, AssertionError):
         return f"a key of a group that has no choice yet, in '{given}'; choose one first, as in export=videos"
     hint = "values with blanks, brackets, '=' or accents need quotes, such as 'start=\"photo (1).jpg\"'"
-    hint = "-m runs once for each of several values" if "Ambiguous value" in str(error) else hint
+    if "Ambiguous value" in str(error):
+        hint = "-m runs once for each of several values"
     return f"cannot read '{given}': {str(error).splitlines()[0]}; {hint}" if given else str(error)
 
 
 def choices_of(group: str) -> list[str]:
     """The shipped choices of a group, those in sub-folders included."""
-    found = (path.relative_to(conf_dir() / group) for path in (conf_dir() / group).rglob("*.yaml"))
-    return sorted(path.with_suffix("").as_posix() for path in found)
+    folder = conf_dir() / group
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
 def _unknown_key(place: str, key: str, valid: Sequence[str]) -> str:

@@ -79,7 +79,9 @@ def claim_folder(folder: Path, identity: Mapping[str, Any], may_grow: str | None
         write_json(path, dict(identity))
         return
     held = read_json(path)
-    grown = {key: identity[key] for key in [may_grow] if key and held.get(key, math.inf) < identity[key]}
+    grown = {}
+    if may_grow is not None and held.get(may_grow, math.inf) < identity[may_grow]:
+        grown = {may_grow: identity[may_grow]}
     differences = _differences(held | grown, identity)
     if differences:
         raise ValueError(f"{folder} holds another run ({differences}); choose another folder or delete it")

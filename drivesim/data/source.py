@@ -143,11 +143,10 @@ def drives_of(source: ClipSource, split: str) -> list[Drive]:
     """
     if split != ALL:
         check_split(split)
-    numbers = {name: len(source.drives(name)) for name in SPLITS}
-    chosen = [name for name in SPLITS if split in (name, ALL)]
-    found = [drive for name in chosen for drive in source.drives(name)]
+    by_split = {name: source.drives(name) for name in SPLITS}
+    found = [drive for name, drives in by_split.items() if split in (name, ALL) for drive in drives]
     if not found:
-        others = ", ".join(f"{name} has {number}" for name, number in numbers.items() if number)
+        others = ", ".join(f"{name} has {len(drives)}" for name, drives in by_split.items() if drives)
         raise ValueError(f"{source.name}: no drive in split {split}; {others or 'nor in any other'}")
     return found
 

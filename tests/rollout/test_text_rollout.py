@@ -119,6 +119,20 @@ def test_a_simulator_makes_videos_of_prompts_and_shows_its_steps(folder: Path) -
         next(sim.rollout(seed=3))
 
 
+def test_steps_are_told_to_the_listener_of_their_own_rollout(folder: Path) -> None:
+    sim = Simulator.from_pretrained(folder)
+    alone: list[str] = []
+    list(sim.rollout(prompt="night", seed=3, on_step=lambda step: alone.append(step.stage)))
+    heard: dict[int, list[str]] = {3: [], 4: []}
+    videos = [
+        sim.rollout(prompt="night", seed=seed, on_step=lambda step, own=own: own.append(step.stage))  # type: ignore[misc]
+        for seed, own in heard.items()
+    ]
+    for _ in zip(*videos, strict=True):  # in turn
+        pass
+    assert heard[3] == heard[4] == alone
+
+
 def test_what_another_family_takes_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text, driving = (Simulator.from_pretrained(model) for model in (folder, write_tiny_family(tmp_path / "driving")))
     with pytest.raises(ValueError, match="is_night is for driving models; say it in the prompt"):
