@@ -47,7 +47,7 @@ class Kernel:
 
     def __init__(self, operator: Any, args: tuple[Any, ...], key: Hashable):
         self.operator = operator
-        self._arguments = tree_map(lambda leaf: _shape_of(leaf) if isinstance(leaf, Tensor) else leaf, args)
+        self._arguments = _with_shapes(args)
         self._key = key
 
     def __eq__(self, other: object) -> bool:
@@ -70,12 +70,17 @@ class _Seen:
     made: Any  # a `TensorShape`, or several, for new tensors; None = it writes, or makes views, and is to be run
 
 
-# What the meta device made of arguments of the same shapes, which takes it up to a millisecond to find out.
+# What the meta device made of arguments of the same shapes, which takes it a millisecond to find out for norms.
 _SEEN: dict[Hashable, _Seen] = {}
 
 
 def _shape_of(tensor: Tensor) -> TensorShape:
     return TensorShape(tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
+
+
+def _with_shapes(values: Any) -> Any:
+    """Nested values with shapes in place of tensors."""
+    return tree_map(lambda leaf: _shape_of(leaf) if isinstance(leaf, Tensor) else leaf, values)
 
 
 def _key_of(value: Any) -> Hashable:
@@ -177,12 +182,11 @@ def _seen(func: Any, call: tuple[Any, Any, Any], key: Hashable, *, is_new: bool)
     kernel = None if formula is None else Kernel(func, args, key)
     flops = 0 if formula is None else formula(*args, **kwargs, out_val=out)
     can_make = is_new and not func._schema.is_mutable
-    made = tree_map(lambda leaf: _shape_of(leaf) if isinstance(leaf, Tensor) else leaf, out) if can_make else None
-    return _Seen(kernel=kernel, flops=flops, made=made)
+    return _Seen(kernel=kernel, flops=flops, made=_with_shapes(out) if can_make else None)
 
 
 def tensors_in(values: Iterable[Any]) -> list[Tensor]:
-    """The tensors of nested arguments; torch's own way through them takes ten times as long."""
+    """The tensors of nested arguments; torch's own way through them takes three times as long."""
     found: list[Tensor] = []
     for value in values:
         if isinstance(value, Tensor):
